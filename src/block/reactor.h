@@ -146,7 +146,8 @@ class Signal {
   bool is_set() const { return is_set_; }
 
   void add(std::coroutine_handle<> waiter) { waiters_.push_back(waiter); }
-  void forget(std::coroutine_handle<> waiter) { std::erase(waiters_, waiter); }
+  // false: it was set meanwhile, and the waiter is ready already.
+  bool forget(std::coroutine_handle<> waiter) { return std::erase(waiters_, waiter) > 0; }
 
  private:
   bool is_set_ = false;

@@ -1,0 +1,175 @@
+"""A pair of real processes for the cluster tests: the sandbox by its own commands, a verifying load, and waiting for facts.
+
+A test is a function `test_*(pair)` in a `test_*.py` beside this file; `run.py` finds them. Its docstring's first line is the
+promise that it shows. No sleeps for luck: wait_for() waits for a fact and says what it saw when the fact never came.
+"""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+BIN = pathlib.Path(os.environ["ZPAIR_BIN"])
+
+
+class Failed(Exception):
+    pass
+
+
+class Skipped(Exception):
+    pass
+
+
+def check(condition, message):
+    if not condition:
+        raise Failed(message)
+
+
+def wait_for(what, fact, seconds=30.0, every=0.05):
+    """Polls fact() until it is true (its value is returned); at the end says what it waited for and the last value."""
+    end = time.monotonic() + seconds
+    value = None
+    while time.monotonic() < end:
+        value = fact()
+        if value:
+            return value
+        time.sleep(every)
+    raise Failed(f"waited {seconds:.0f} s for {what}, which never came (last: {value!r})")
+
+
+def run(*command, timeout=120, ok=(0,)):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout)
+    if ok is not None and done.returncode not in ok:
+        raise Failed(f"{' '.join(map(str, command))} ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
+    return done
+
+
+class Load:
+    """A verifying load over every volume given: stamps blocks, reconnects for ever, checks the history at its end."""
+
+    def __init__(self, folder, uris, writers=4, rate=0, working_set="16M"):
+        self.result_file = folder / f"load-{time.monotonic_ns()}.json"
+        self.log = open(folder / "load.log", "a")
+        command = [BIN / "zpair-load", "run", *uris, "--state", folder / "load.state", "--json", self.result_file,
+                   "--writers", str(writers), "--working-set", working_set]
+        if rate:
+            command += ["--rate", str(rate)]
+        self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=self.log,
+                                        stderr=self.log, text=True)
+
+    def mark(self, name):
+        """Ends the running measurement of the longest stall and starts one of this name."""
+        self.process.stdin.write(f"mark {name}\n")
+        self.process.stdin.flush()
+
+    def alive(self):
+        return self.process.poll() is None
+
+    def finish(self, timeout=120):
+        """Stops the writers, verifies every block, and returns the result; raises when anything was lost or corrupt."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise Failed("the load did not finish: some request was never answered")
+        result = json.loads(self.result_file.read_text()) if self.result_file.exists() else {}
+        check(result, f"the load left no result (exit {self.process.returncode})")
+        check(result["lost"] == 0 and result["corrupt"] == 0, f"lost {result['lost']}, corrupt {result['corrupt']}: {result}")
+        check(result["acknowledged"] > 0, "the load acknowledged nothing: the test showed nothing")
+        return result
+
+    def stop_hard(self):
+        if self.alive():
+            self.process.kill()
+            self.process.wait()
+
+
+class Pair:
+    def __init__(self, mirrors=2, pools=2, volume_size="64M", drive_size="256M", extra=(), folder=None):
+        # Socket paths must stay short: straight under the system's folder for temporary files.
+        self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="zp."))
+        self.dir = self.folder / "s"
+        self.loads = []
+        self.options = ["--pools", pools, "--mirrors", mirrors, "--volume-size", volume_size, "--drive-size", drive_size, *extra]
+
+    def up(self):
+        self.sandbox("up", *self.options, timeout=180)
+        return self
+
+    def sandbox(self, command, *arguments, timeout=120, ok=(0,)):
+        return run(BIN / "zpair", "sandbox", command, self.dir, *arguments, timeout=timeout, ok=ok)
+
+    def zpair(self, *arguments, timeout=120, ok=(0,)):
+        return run(BIN / "zpair", "--sandbox", self.dir, *arguments, timeout=timeout, ok=ok)
+
+    def zpair_json(self, *arguments):
+        return json.loads(self.zpair(*arguments, "--json").stdout)
+
+    def status(self):
+        return json.loads(self.sandbox("status", "--json").stdout)
+
+    def pool(self, name="tank-a"):
+        for pool in self.status()["pools"]:
+            if pool["name"] == name:
+                return pool
+        return {"name": name, "owner": None, "epoch": 0, "state": "unknown", "mirrors": []}
+
+    def uris(self, node, pools=None):
+        volumes = self.zpair_json("volume", "list")["volumes"]
+        return [volume["nbd"][node] for volume in volumes if pools is None or volume["pool"] in pools]
+
+    def load(self, node="b", pools=None, **options):
+        load = Load(self.folder, self.uris(node, pools), **options)
+        self.loads.append(load)
+        return load
+
+    def kill(self, target):
+        self.sandbox("kill", target)
+
+    def start(self, target):
+        self.sandbox("start", target)
+
+    def pause(self, target):
+        self.sandbox("pause", target)
+
+    def resume(self, target):
+        self.sandbox("resume", target)
+
+    def cut(self, what):
+        self.sandbox("cut", what)
+
+    def heal(self, what, reset=False):
+        self.sandbox("heal", what, *(["--reset"] if reset else []))
+
+    def wait_in_sync(self, seconds=90):
+        self.sandbox("wait", "--in-sync", "--timeout", seconds, timeout=seconds + 20)
+
+    def wait_owner(self, pool, node, seconds=20):
+        return wait_for(f"{pool} served by {node}",
+                        lambda: (lambda p: p if p["owner"] == node and p["state"] in ("online", "degraded") else None)(self.pool(pool)),
+                        seconds)
+
+    def legs(self, pool="tank-a", node=None):
+        return [leg for mirror in self.pool(pool)["mirrors"] for leg in mirror["legs"] if node in (None, leg["node"])]
+
+    def in_sync(self, pool, node):
+        return sum(leg["in_sync"] for leg in self.legs(pool, node))
+
+    def events(self):
+        return self.zpair_json("events")["events"]
+
+    def down(self, keep=False):
+        for load in self.loads:
+            load.stop_hard()
+        run(BIN / "zpair", "sandbox", "down", self.dir, "--delete", ok=None, timeout=120)
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def stalls(result):
+    """{name: longest stall in ms} of a load's marks."""
+    return {mark["name"]: mark["stall_ms"] for mark in result.get("marks", [])}

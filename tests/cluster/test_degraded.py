@@ -1,0 +1,118 @@
+"""The partner dies, a leg fails, both nodes fail: what may go on, what must refuse, what comes back."""
+import time
+
+from harness import check, run, wait_for
+
+
+def _wait_degraded(pair, pool, node):
+    wait_for(f"{pool} without {node}'s legs", lambda: pair.in_sync(pool, node) == 0 and pair.pool(pool)["mirrors"])
+
+
+def test_partner_killed_then_owner(pair):
+    """Partner dies, owner goes on, owner dies: the partner alone refuses; with the owner back nothing is lost."""
+    load = pair.load("a", ["tank-a"])
+    time.sleep(1)
+    load.mark("partner-loss")
+    pair.kill("b")
+    _wait_degraded(pair, "tank-a", "b")
+    time.sleep(2)
+    pair.kill("a")
+    pair.start("b")
+    wait_for("a refusal that names a's legs", lambda: any(
+        pool["name"] == "tank-a" and pool["state"] == "down" and "a" in pool.get("status", "")
+        for pool in pair.zpair_json("status")["pools"]), seconds=40)
+    check(pair.pool("tank-a")["state"] == "down", "b serves a pool whose newest writes it never saw")
+    load.mark("owner-returns")
+    pair.start("a")
+    pair.wait_owner("tank-a", "a", seconds=40)
+    pair.wait_in_sync()
+    load.finish()
+
+
+def test_partner_then_witness(pair):
+    """Partner killed, then the witness: the owner goes on; its restart waits for the store and serves when it is back."""
+    load = pair.load("a", ["tank-a"])
+    time.sleep(1)
+    pair.kill("b")
+    _wait_degraded(pair, "tank-a", "b")
+    pair.kill("witness")
+    time.sleep(3)
+    load.mark("store-less")
+    pair.kill("pool:tank-a")
+    wait_for("it says that it waits for the store", lambda: any(
+        pool["name"] == "tank-a" and "store" in (pool.get("status") or "") for pool in pair.zpair_json("status")["pools"]))
+    pair.start("witness")
+    pair.wait_owner("tank-a", "a", seconds=15)
+    time.sleep(1)
+    load.finish()
+
+
+def test_partner_returns_and_resyncs_little(pair):
+    """Resync after a 10 s absence copies what was written meanwhile, not the pool; reads and writes go on."""
+    load = pair.load("a", ["tank-a"])
+    time.sleep(2)
+    pair.kill("b")
+    _wait_degraded(pair, "tank-a", "b")
+    time.sleep(10)
+    pair.start("b")
+    pair.wait_in_sync()
+    load.finish()
+
+
+def test_zpaird_of_the_partner_restarted(pair):
+    """zpaird of the partner killed and restarted at once: its legs are back within the hold window, nothing shrunk."""
+    load = pair.load("a", ["tank-a"])
+    time.sleep(1)
+    pair.kill("zpaird:b")
+    pair.start("zpaird:b")
+    time.sleep(3)
+    check(pair.in_sync("tank-a", "b") == len(pair.legs("tank-a", "b")), "the partner's legs were shrunk")
+    load.finish()
+
+
+def test_both_nodes_killed(pair):
+    """Both nodes killed at once under load, both started: serves, nothing lost, nobody asked."""
+    load = pair.load("a")
+    time.sleep(2)
+    pair.kill("both")
+    pair.start("both")
+    pair.wait_owner("tank-a", "a", seconds=60)
+    pair.wait_owner("tank-b", "b", seconds=60)
+    pair.wait_in_sync()
+    load.finish()
+
+
+def test_both_nodes_lose_power_with_volatile_caches(pair):
+    """The same with drives that lose every unflushed write (a kill is a power cut)."""
+    test_both_nodes_killed(pair)
+
+
+test_both_nodes_lose_power_with_volatile_caches.options = {"extra": ("--volatile-cache",)}
+
+
+def test_one_of_two_returns(pair):
+    """Both nodes down with all legs in sync, one returns: it serves both pools."""
+    load = pair.load("b")
+    time.sleep(1)
+    pair.kill("both")
+    pair.start("b")
+    pair.wait_owner("tank-a", "b", seconds=60)
+    pair.wait_owner("tank-b", "b", seconds=60)
+    pair.start("a")
+    pair.wait_in_sync()
+    load.finish()
+
+
+def test_clean_down_and_up(pair):
+    """Down and up again: pools at home, nothing resyncs, and stock zdb finds no fault in the exported pool."""
+    load = pair.load("a")
+    time.sleep(1)
+    load.finish()
+    pair.sandbox("down")
+    drives = pair.dir / "drives"
+    done = run("zdb", "-e", "-p", drives / "a", "-p", drives / "b", "-b", "tank-a", ok=None, timeout=120)
+    check(done.returncode == 0, f"zdb: {done.stderr[-400:]}")
+    check("No leaks" in done.stdout, done.stdout[-400:])
+    pair.sandbox("up")
+    pair.wait_owner("tank-a", "a", seconds=60)
+    pair.wait_owner("tank-b", "b", seconds=60)

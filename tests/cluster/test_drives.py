@@ -1,0 +1,105 @@
+"""Drives that err, lie dead, answer slowly, lose their cache, or are replaced."""
+import time
+
+from harness import check, wait_for
+
+
+def _one_leg(pair, pool, node):
+    return pair.legs(pool, node)[0]
+
+
+def _shrunk(pair, pool, drive):
+    return wait_for(f"{drive} off the record", lambda: any(
+        leg["drive"] == drive and not leg["in_sync"] for leg in pair.legs(pool)), seconds=20)
+
+
+def _fault_shrinks_one_leg(pair, node, fault):
+    load = pair.load("a", ["tank-a"])
+    time.sleep(1)
+    drive = _one_leg(pair, "tank-a", node)["drive"]
+    load.mark("fault")
+    pair.sandbox("fault", f"{node}:{drive}", fault)
+    _shrunk(pair, "tank-a", drive)
+    others = [leg for leg in pair.legs("tank-a") if leg["drive"] != drive]
+    check(all(leg["in_sync"] for leg in others), "other legs were shrunk too")
+    pair.sandbox("fault", f"{node}:{drive}", "clear")
+    pair.wait_in_sync()
+    load.finish()
+
+
+def test_leg_with_write_errors(pair):
+    """A leg that returns write errors is shrunk out; status says why; nothing lost."""
+    _fault_shrinks_one_leg(pair, "b", "write-errors on")
+
+
+def test_local_leg_with_write_errors(pair):
+    """The same for the owner's own leg."""
+    _fault_shrinks_one_leg(pair, "a", "write-errors on")
+
+
+def test_leg_with_flush_errors(pair):
+    """A leg whose flush fails is shrunk out before anything counts on it."""
+    _fault_shrinks_one_leg(pair, "b", "flush-errors on")
+
+
+def test_slow_leg(pair):
+    """A leg that answers in 5 s instead of 1 ms is shrunk out."""
+    _fault_shrinks_one_leg(pair, "b", "slow 5000")
+
+
+def test_lost_cache_is_noticed(pair):
+    """A drive that loses completed but unflushed writes inside the hold window: noticed by its verifier, nothing lost."""
+    load = pair.load("a", ["tank-a"])
+    for turn in range(5):
+        time.sleep(0.7)
+        for leg in pair.legs("tank-a", "b"):
+            pair.sandbox("fault", f"b:{leg['drive']}", "lose-cache")
+        pair.wait_in_sync()
+    load.finish()
+    pair.kill("a")
+    pair.wait_owner("tank-a", "b")
+    load2 = pair.load("b", ["tank-a"])
+    time.sleep(1)
+    load2.finish()
+
+
+test_lost_cache_is_noticed.options = {"extra": ("--volatile-cache",)}
+
+
+def test_replace_under_load_then_node_kill(pair):
+    """`drive replace` under load, then the other node killed: nothing lost."""
+    load = pair.load("b", ["tank-a"])
+    time.sleep(1)
+    old = _one_leg(pair, "tank-a", "b")
+    new_file = pair.dir / "drives" / "b" / "spare"
+    with open(new_file, "wb") as file:
+        file.truncate(256 << 20)
+    pair.zpair("drive", "replace", "tank-a", f"b:{old['drive']}", f"b:{new_file}")
+    wait_for("the new leg in sync", lambda: any(
+        leg["file"] == str(new_file) and leg["in_sync"] for leg in pair.legs("tank-a")), seconds=60)
+    pair.kill("a")
+    pair.wait_owner("tank-a", "b")
+    time.sleep(1)
+    load.finish()
+
+
+def test_flipped_byte_is_healed(pair):
+    """Bytes flipped on one leg: reads return good data, the leg is healed, status counts it."""
+    load = pair.load("a", ["tank-a"])
+    time.sleep(3)
+    load.finish()
+    leg = _one_leg(pair, "tank-a", "a")
+    with open(leg["file"], "r+b") as file:     # past the labels, before the back labels
+        for offset in range(8 << 20, 200 << 20, 1 << 20):
+            file.seek(offset)
+            block = bytearray(file.read(64 << 10))
+            if any(block):
+                file.seek(offset)
+                file.write(bytes(byte ^ 0x55 for byte in block))
+    pair.zpair("pool", "scrub", "tank-a")
+    wait_for("checksum errors counted", lambda: any(
+        leg.get("checksum_errors", 0) > 0 for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a"
+        for mirror in pool["mirrors"] for leg in mirror["legs"]), seconds=60)
+    again = pair.load("a", ["tank-a"])
+    time.sleep(1)
+    again.finish()

@@ -63,6 +63,7 @@ class AgentClient {
   std::size_t best_path() const;
   block::Task<void> keep_connected(Link& link);
   block::Task<void> run_connection(Link& link);
+  block::Task<void> watch_silence(Link& link, block::Signal& ended);
   void break_link(Link& link);
 
   Options options_;

@@ -133,10 +133,13 @@ std::string to_json(const CallRequest& value);
 std::string to_json(const CallAnswer& value);
 std::string to_json(const RelayHello& value);
 std::string to_json(const RelayAnswer& value);
+std::string to_json(const Error& value);
 
 // parse<Hello>(text): `invalid` names the message and the key.
 template <class Message>
 Result<Message> parse(std::string_view json);
+
+Error parse_error(std::string_view json);                 // what cannot be read is an `internal` error
 
 std::string to_bytes(const Frame& frame);                 // length and JSON
 Result<Frame> parse_frame(std::string_view json);         // without the length

@@ -37,6 +37,7 @@ class Stream {
 
   void shutdown();   // both ways: what waits in a read or write ends with an error or end of stream; idempotent
   int fd() const { return socket_.get(); }
+  UniqueFd release() { return std::move(socket_); }   // to hand it to another process; nothing may be under way
 
  private:
   UniqueFd socket_;

@@ -10,6 +10,7 @@
 #include <map>
 #include <optional>
 
+#include "base/assert.h"
 #include "base/unique_fd.h"
 
 // The file is text, one `key value` a line, so that a person can read it at night; its last line is a checksum of all
@@ -196,6 +197,14 @@ Result<std::unique_ptr<FenceFile>> FenceFile::open(std::string folder, std::stri
   ZP_TRY(contents, file->contents());
   (void)contents;
   return file;
+}
+
+Result<void> FenceFile::remove(const std::string& folder, std::string_view drive) {
+  std::string path = path_of(folder, drive);
+  ZP_TRY(lock, lock_file(path));
+  (void)lock;
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return fail_errno(errno, "cannot remove {}", path);
+  return sync_folder(folder);
 }
 
 Result<Contents> FenceFile::contents() const {

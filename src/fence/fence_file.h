@@ -58,6 +58,8 @@ class FenceFile {
   static Result<std::unique_ptr<FenceFile>> create(std::string folder, std::string_view drive);
   // not_found when the drive was never registered here: that is closed, never "fresh".
   static Result<std::unique_ptr<FenceFile>> open(std::string folder, std::string_view drive);
+  // When a drive is unregistered (its pool is destroyed, or it starts a new life in another pool). Nothing may be in flight.
+  static Result<void> remove(const std::string& folder, std::string_view drive);
   // Where the file of this drive lies.
   static std::string path_of(std::string_view folder, std::string_view drive);
 

@@ -149,6 +149,7 @@ std::string control_path(const std::string& run_dir, std::string_view pool) {
   return fmt::format("{}/pool-{}.control", run_dir, pool);
 }
 std::string api_path(const std::string& run_dir, std::string_view pool) { return fmt::format("{}/pool-{}.sock", run_dir, pool); }
+std::string fence_folder(const std::string& state_dir) { return state_dir + "/fence"; }
 std::string pid_path(const std::string& run_dir, std::string_view pool) { return fmt::format("{}/pool-{}.pid", run_dir, pool); }
 
 }  // namespace zpair::control

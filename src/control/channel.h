@@ -44,6 +44,7 @@ class Channel {
 
 std::string control_path(const std::string& run_dir, std::string_view pool);   // RUN_DIR/pool-NAME.control
 std::string api_path(const std::string& run_dir, std::string_view pool);       // RUN_DIR/pool-NAME.sock: its HTTP API
+std::string fence_folder(const std::string& state_dir);                        // STATE_DIR/fence: fence::FenceFile's
 std::string pid_path(const std::string& run_dir, std::string_view pool);       // RUN_DIR/pool-NAME.pid: flocked by the process
 
 }  // namespace zpair::control

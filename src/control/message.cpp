@@ -30,6 +30,11 @@ struct ToJson {
   json operator()(const PartnerHint& m) const {
     return {{"kind", "partner_hint"}, {"alive", m.alive}, {"can_serve_all", m.can_serve_all}};
   }
+  json operator()(const CannotFence& m) const {
+    json legs = json::array();
+    for (LegId leg : m.legs) legs.push_back(leg.value);
+    return {{"kind", "cannot_fence"}, {"legs", legs}};
+  }
   json operator()(const DrivePlaces& m) const {
     json drives = json::array();
     for (const DrivePlace& drive : m.drives) drives.push_back(json_of(drive));
@@ -73,6 +78,12 @@ State state_of(const json& value) {
   return state;
 }
 
+CannotFence cannot_fence_of(const json& value) {
+  CannotFence message;
+  for (const json& leg : value.at("legs")) message.legs.push_back(LegId{leg.get<std::uint64_t>()});
+  return message;
+}
+
 DrivePlaces drive_places_of(const json& value) {
   DrivePlaces places;
   for (const json& drive : value.at("drives")) places.drives.push_back(drive_place_of(drive));
@@ -94,6 +105,7 @@ Result<Message> message_of(const json& value) {
   if (kind == "release_promise") return ReleasePromise{};
   if (kind == "record_hint") return RecordHint{stored_of(value.at("stored"))};
   if (kind == "partner_hint") return PartnerHint{value.at("alive"), value.at("can_serve_all")};
+  if (kind == "cannot_fence") return cannot_fence_of(value);
   if (kind == "drive_places") return drive_places_of(value);
   if (kind == "record_kept") return RecordKept{Epoch{value.at("epoch")}, Revision{value.at("rev")}};
   if (kind == "heartbeat") return Heartbeat{value.at("engine_moves")};

@@ -38,6 +38,9 @@ struct PartnerHint {                // what the partner's agent said last
   bool alive = false;
   bool can_serve_all = false;       // it could serve every mirror (rule 3: the owner may give up)
 };
+struct CannotFence {                // the handover's answer: these legs of the partner cannot be fenced now
+  std::vector<LegId> legs;
+};
 struct DrivePlaces {                // drives that were registered or moved since the start
   std::vector<DrivePlace> drives;
 };
@@ -75,8 +78,8 @@ struct RecordKept {
   Revision rev;
 };
 
-using Message = std::variant<Start, VolumeSocket, RelayLink, Export, ReleasePromise, RecordHint, PartnerHint, DrivePlaces,
-                             RecordKept, Heartbeat, State, KeepRecord, Exiting>;
+using Message = std::variant<Start, VolumeSocket, RelayLink, Export, ReleasePromise, RecordHint, PartnerHint, CannotFence,
+                             DrivePlaces, RecordKept, Heartbeat, State, KeepRecord, Exiting>;
 
 std::string to_json(const Message& message);
 Result<Message> parse_message(std::string_view json);   // not_found: a kind that this program does not know

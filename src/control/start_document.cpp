@@ -40,6 +40,7 @@ json json_of(const StartDocument& document) {
           {"drives", drives},
           {"floor", json::parse(record::to_json(document.floor))},
           {"first_ack_not_before_ns", document.first_ack_not_before_ns},
+          {"newest_txg", document.newest_txg.value},
           {"force", document.force},
           {"accept_data_loss", document.accept_data_loss},
           {"accept_corruption", document.accept_corruption}};
@@ -56,6 +57,7 @@ StartDocument start_document_of(const json& value) {
   if (!floor) throw std::invalid_argument(floor.error().message);
   document.floor = std::move(*floor);
   document.first_ack_not_before_ns = value.at("first_ack_not_before_ns");
+  document.newest_txg = Txg{value.at("newest_txg").get<std::uint64_t>()};
   document.force = value.at("force");
   document.accept_data_loss = value.at("accept_data_loss");
   document.accept_corruption = value.at("accept_corruption");

@@ -37,8 +37,9 @@ struct StartDocument {
   record::Floor floor;                           // max of the record's and the newest promise's (rule 7)
   // Rule 6: no acknowledgement before this instant, unless the former process is known dead or exported.
   Nanoseconds first_ack_not_before_ns = 0;       // CLOCK_BOOTTIME; 0: released
+  Txg newest_txg;                                // newest uberblock txg on the node's own legs before the swap; 0: unknown
   bool force = false;                            // create: take drives that carry another pool
-  bool accept_data_loss = false;                 // import: the operator's override (rule 11): the floor is skipped
+  bool accept_data_loss = false;                 // import: the operator's override (rule 11): the floor is skipped, and said so
   bool accept_corruption = false;
   bool operator==(const StartDocument&) const = default;
 };

@@ -227,9 +227,19 @@ block::Task<Result<Heartbeat>> AgentClient::heartbeat(std::size_t path, Heartbea
   co_return parsed<Heartbeat>(answer);
 }
 
-block::Task<Result<AgreeAnswer>> AgentClient::agree(AgreeRequest request, Deadline deadline) {
-  auto answer = co_await ask_any("agree", to_json(request), deadline);
-  co_return parsed<AgreeAnswer>(answer);
+block::Task<Result<SurveyAnswer>> AgentClient::survey(SurveyRequest request, Deadline deadline) {
+  auto answer = co_await ask_any("survey", to_json(request), deadline);
+  co_return parsed<SurveyAnswer>(answer);
+}
+
+block::Task<Result<CanServeAnswer>> AgentClient::can_serve(CanServeRequest request, Deadline deadline) {
+  auto answer = co_await ask_any("can_serve", to_json(request), deadline);
+  co_return parsed<CanServeAnswer>(answer);
+}
+
+block::Task<Result<YieldAnswer>> AgentClient::yield(YieldRequest request, Deadline deadline) {
+  auto answer = co_await ask_any("yield", to_json(request), deadline);
+  co_return parsed<YieldAnswer>(answer);
 }
 
 block::Task<Result<HandoverAnswer>> AgentClient::handover(HandoverRequest request, Deadline deadline) {

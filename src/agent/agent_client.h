@@ -50,9 +50,11 @@ class AgentClient {
   block::Task<Result<PromiseAnswer>> promise(std::size_t path, PromiseRequest request, Deadline deadline);
   block::Task<Result<Heartbeat>> heartbeat(std::size_t path, Heartbeat own, Deadline deadline);   // answers the partner's
 
-  // On the path heard most recently; again on the other when the connection breaks (both are idempotent).
-  block::Task<Result<AgreeAnswer>> agree(AgreeRequest request, Deadline deadline);
+  // On the path heard most recently; again on the other when the connection breaks (all are idempotent).
+  block::Task<Result<SurveyAnswer>> survey(SurveyRequest request, Deadline deadline);
+  block::Task<Result<CanServeAnswer>> can_serve(CanServeRequest request, Deadline deadline);
   block::Task<Result<HandoverAnswer>> handover(HandoverRequest request, Deadline deadline);
+  block::Task<Result<YieldAnswer>> yield(YieldRequest request, Deadline deadline);
   // Sent once: when its connection breaks the outcome is unknown (timed_out or io).
   block::Task<Result<CallAnswer>> call(CallRequest request, Deadline deadline);
 

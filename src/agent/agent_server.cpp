@@ -202,15 +202,24 @@ block::Task<void> AgentServer::answer(std::size_t path, Connection& connection, 
     auto request = parse_or_end<Heartbeat>(channel, frame);
     if (!request) co_return;
     channel.send(Frame{"answer", frame.id, to_json(service_.on_heartbeat(path, *request))});
-  } else if (frame.type == "agree") {
-    auto request = parse_or_end<AgreeRequest>(channel, frame);
+  } else if (frame.type == "can_serve") {
+    auto request = parse_or_end<CanServeRequest>(channel, frame);
     if (!request) co_return;
-    auto result = co_await service_.on_agree(std::move(*request));
+    channel.send(Frame{"answer", frame.id, to_json(service_.on_can_serve(*request))});
+  } else if (frame.type == "survey") {
+    auto request = parse_or_end<SurveyRequest>(channel, frame);
+    if (!request) co_return;
+    auto result = co_await service_.on_survey(std::move(*request));
     channel.send(answer_frame(frame.id, result));
   } else if (frame.type == "handover") {
     auto request = parse_or_end<HandoverRequest>(channel, frame);
     if (!request) co_return;
     auto result = co_await service_.on_handover(std::move(*request));
+    channel.send(answer_frame(frame.id, result));
+  } else if (frame.type == "yield") {
+    auto request = parse_or_end<YieldRequest>(channel, frame);
+    if (!request) co_return;
+    auto result = co_await service_.on_yield(std::move(*request));
     channel.send(answer_frame(frame.id, result));
   } else if (frame.type == "call") {
     auto request = parse_or_end<CallRequest>(channel, frame);

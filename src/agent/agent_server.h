@@ -24,8 +24,10 @@ class AgentService {
   virtual void on_hello(std::size_t path, const Hello& hello) = 0;
   virtual Heartbeat on_heartbeat(std::size_t path, const Heartbeat& partner) = 0;
   virtual PromiseAnswer on_promise(std::size_t path, const PromiseRequest& request) = 0;
-  virtual block::Task<Result<AgreeAnswer>> on_agree(AgreeRequest request) = 0;
+  virtual CanServeAnswer on_can_serve(const CanServeRequest& request) = 0;
+  virtual block::Task<Result<SurveyAnswer>> on_survey(SurveyRequest request) = 0;
   virtual block::Task<Result<HandoverAnswer>> on_handover(HandoverRequest request) = 0;
+  virtual block::Task<Result<YieldAnswer>> on_yield(YieldRequest request) = 0;
   virtual block::Task<CallAnswer> on_call(CallRequest request) = 0;
   // Takes the socket of a relayed client over when it accepts. The server has sent nothing yet: whoever takes it sends
   // `relay_accepted_bytes` first.

@@ -64,13 +64,10 @@ void read(const json& from, Hello& to) {
 
 void read(const json& from, PoolState& to) {
   to.pool = from.at("pool");
-  to.epoch = id_of<Epoch>(from.at("epoch"));
-  to.rev = id_of<Revision>(from.at("rev"));
-  to.process_alive = from.at("process_alive");
-  to.serving = from.at("serving");
+  to.vouch = from.at("vouch");
   to.process_epoch = id_of<Epoch>(from.at("process_epoch"));
-  to.holding = from.at("holding");
-  to.can_serve = from.at("can_serve");
+  to.known_epoch = id_of<Epoch>(from.at("known_epoch"));
+  to.knows_volumes = from.at("knows_volumes");
   for (const json& volume : from.at("volumes")) {
     to.volumes.push_back({volume.at("name"), number_of(volume.at("size_bytes")), number_of(volume.at("guid"))});
   }
@@ -86,37 +83,54 @@ void read(const json& from, PromiseRequest& to) {
   to.epoch = id_of<Epoch>(from.at("epoch"));
   to.nonce = number_of(from.at("nonce"));
   to.floor = unwrap(record::parse_floor(from.at("floor").dump()));
-  to.rev = id_of<Revision>(from.at("rev"));
 }
 
 void read(const json& from, PromiseAnswer& to) {
   to.granted = from.at("granted");
   to.nonce = number_of(from.at("nonce"));
   to.epoch = id_of<Epoch>(from.at("epoch"));
-  to.can_serve = from.at("can_serve");
 }
 
-void read(const json& from, AgreeRequest& to) {
+void read(const json& from, CanServeRequest& to) {
   to.pool = from.at("pool");
   to.epoch = id_of<Epoch>(from.at("epoch"));
-  to.record = unwrap(record::parse_record(from.at("record").dump()));
 }
 
-void read(const json& from, AgreeAnswer& to) {
-  to.legs = legs_of(from.at("legs"));
+void read(const json& from, CanServeAnswer& to) {
+  to.can_serve = from.at("can_serve");
   to.epoch = id_of<Epoch>(from.at("epoch"));
-  to.rev = id_of<Revision>(from.at("rev"));
-  to.process_alive = from.at("process_alive");
+}
+
+void read(const json& from, SurveyRequest& to) {
+  to.pool = from.at("pool");
+  to.epoch = id_of<Epoch>(from.at("epoch"));
+}
+
+void read(const json& from, SurveyAnswer& to) {
+  to.agreed = from.at("agreed");
+  to.legs = legs_of(from.at("legs"));
+  to.why = from.at("why");
 }
 
 void read(const json& from, HandoverRequest& to) {
+  to.stored.record = unwrap(record::parse_record(from.at("record").dump()));
+  to.stored.mod_revision = number_of(from.at("mod_revision"));
+}
+
+void read(const json& from, HandoverAnswer& to) {
+  to.epoch = id_of<Epoch>(from.at("epoch"));
+  to.done = from.at("done");
+  to.cannot = legs_of(from.at("cannot"));
+}
+
+void read(const json& from, YieldRequest& to) {
   to.pool = from.at("pool");
   to.epoch = id_of<Epoch>(from.at("epoch"));
 }
 
-void read(const json& from, HandoverAnswer& to) {
+void read(const json& from, YieldAnswer& to) {
   to.done = from.at("done");
-  to.cannot = legs_of(from.at("cannot"));
+  to.why = from.at("why");
 }
 
 void read(const json& from, CallRequest& to) {
@@ -146,8 +160,12 @@ constexpr std::string_view name_of_message(const Hello*) { return "hello"; }
 constexpr std::string_view name_of_message(const Heartbeat*) { return "heartbeat"; }
 constexpr std::string_view name_of_message(const PromiseRequest*) { return "promise request"; }
 constexpr std::string_view name_of_message(const PromiseAnswer*) { return "promise answer"; }
-constexpr std::string_view name_of_message(const AgreeRequest*) { return "agree request"; }
-constexpr std::string_view name_of_message(const AgreeAnswer*) { return "agree answer"; }
+constexpr std::string_view name_of_message(const CanServeRequest*) { return "can-serve request"; }
+constexpr std::string_view name_of_message(const CanServeAnswer*) { return "can-serve answer"; }
+constexpr std::string_view name_of_message(const SurveyRequest*) { return "survey request"; }
+constexpr std::string_view name_of_message(const SurveyAnswer*) { return "survey answer"; }
+constexpr std::string_view name_of_message(const YieldRequest*) { return "yield request"; }
+constexpr std::string_view name_of_message(const YieldAnswer*) { return "yield answer"; }
 constexpr std::string_view name_of_message(const HandoverRequest*) { return "handover request"; }
 constexpr std::string_view name_of_message(const HandoverAnswer*) { return "handover answer"; }
 constexpr std::string_view name_of_message(const CallRequest*) { return "call request"; }
@@ -161,13 +179,10 @@ json json_of(const PoolState& state) {
     volumes.push_back({{"name", volume.name}, {"size_bytes", volume.size_bytes}, {"guid", text_of(volume.guid)}});
   }
   return {{"pool", state.pool},
-          {"epoch", state.epoch.value},
-          {"rev", state.rev.value},
-          {"process_alive", state.process_alive},
-          {"serving", state.serving},
+          {"vouch", state.vouch},
           {"process_epoch", state.process_epoch.value},
-          {"holding", state.holding},
-          {"can_serve", state.can_serve},
+          {"known_epoch", state.known_epoch.value},
+          {"knows_volumes", state.knows_volumes},
           {"volumes", volumes}};
 }
 
@@ -194,37 +209,42 @@ std::string to_json(const PromiseRequest& value) {
   return dump({{"pool", value.pool},
                {"epoch", value.epoch.value},
                {"nonce", value.nonce},
-               {"floor", json::parse(record::to_json(value.floor))},
-               {"rev", value.rev.value}});
+               {"floor", json::parse(record::to_json(value.floor))}});
 }
 
 std::string to_json(const PromiseAnswer& value) {
-  return dump({{"granted", value.granted},
-               {"nonce", value.nonce},
-               {"epoch", value.epoch.value},
-               {"can_serve", value.can_serve}});
+  return dump({{"granted", value.granted}, {"nonce", value.nonce}, {"epoch", value.epoch.value}});
 }
 
-std::string to_json(const AgreeRequest& value) {
-  return dump({{"pool", value.pool},
-               {"epoch", value.epoch.value},
-               {"record", json::parse(record::to_json(value.record))}});
-}
-
-std::string to_json(const AgreeAnswer& value) {
-  return dump({{"legs", legs_to_json(value.legs)},
-               {"epoch", value.epoch.value},
-               {"rev", value.rev.value},
-               {"process_alive", value.process_alive}});
-}
-
-std::string to_json(const HandoverRequest& value) {
+std::string to_json(const CanServeRequest& value) {
   return dump({{"pool", value.pool}, {"epoch", value.epoch.value}});
 }
 
-std::string to_json(const HandoverAnswer& value) {
-  return dump({{"done", value.done}, {"cannot", legs_to_json(value.cannot)}});
+std::string to_json(const CanServeAnswer& value) {
+  return dump({{"can_serve", value.can_serve}, {"epoch", value.epoch.value}});
 }
+
+std::string to_json(const SurveyRequest& value) {
+  return dump({{"pool", value.pool}, {"epoch", value.epoch.value}});
+}
+
+std::string to_json(const SurveyAnswer& value) {
+  return dump({{"agreed", value.agreed}, {"legs", legs_to_json(value.legs)}, {"why", value.why}});
+}
+
+std::string to_json(const HandoverRequest& value) {
+  return dump({{"record", json::parse(record::to_json(value.stored.record))}, {"mod_revision", value.stored.mod_revision}});
+}
+
+std::string to_json(const HandoverAnswer& value) {
+  return dump({{"epoch", value.epoch.value}, {"done", value.done}, {"cannot", legs_to_json(value.cannot)}});
+}
+
+std::string to_json(const YieldRequest& value) {
+  return dump({{"pool", value.pool}, {"epoch", value.epoch.value}});
+}
+
+std::string to_json(const YieldAnswer& value) { return dump({{"done", value.done}, {"why", value.why}}); }
 
 std::string to_json(const CallRequest& value) {
   return dump({{"method", value.method}, {"path", value.path}, {"body", value.body}});
@@ -275,8 +295,12 @@ template Result<Hello> parse(std::string_view);
 template Result<Heartbeat> parse(std::string_view);
 template Result<PromiseRequest> parse(std::string_view);
 template Result<PromiseAnswer> parse(std::string_view);
-template Result<AgreeRequest> parse(std::string_view);
-template Result<AgreeAnswer> parse(std::string_view);
+template Result<CanServeRequest> parse(std::string_view);
+template Result<CanServeAnswer> parse(std::string_view);
+template Result<SurveyRequest> parse(std::string_view);
+template Result<SurveyAnswer> parse(std::string_view);
+template Result<YieldRequest> parse(std::string_view);
+template Result<YieldAnswer> parse(std::string_view);
 template Result<HandoverRequest> parse(std::string_view);
 template Result<HandoverAnswer> parse(std::string_view);
 template Result<CallRequest> parse(std::string_view);

@@ -31,20 +31,17 @@ struct Hello {
 // What a node says about one pool, every 100 ms on each path and at once when it changes.
 struct PoolState {
   std::string pool;
-  Epoch epoch;                      // highest that the node knows
-  Revision rev;
-  bool process_alive = false;       // a pool process of this node has the pool, or is about to
-  bool serving = false;             // ... and acknowledges clients
-  Epoch process_epoch;              // the epoch that it was started with, or the last one that died
-  bool holding = false;             // ... and holds: some mirror has no in-sync leg that it reaches (rule 3)
-  bool can_serve = false;           // this node could serve every mirror by itself, as far as it knows
+  std::string vouch;                // brain::agent::name_of(Vouch): none, importing, serving, cannot, gave_up
+  Epoch process_epoch;              // of its pool process; 0: none
+  Epoch known_epoch;                // highest that it knows
   struct Volume {
     std::string name;
     std::uint64_t size_bytes = 0;
     std::uint64_t guid = 0;
     bool operator==(const Volume&) const = default;
   };
-  std::vector<Volume> volumes;      // only from the node whose process serves; empty otherwise
+  bool knows_volumes = false;       // its process has the pool imported: `volumes` is the whole list
+  std::vector<Volume> volumes;
   bool operator==(const PoolState&) const = default;
 };
 
@@ -59,36 +56,52 @@ struct PromiseRequest {
   Epoch epoch;
   std::uint64_t nonce = 0;
   record::Floor floor;              // a lower bound that the partner keeps in memory for its own import
-  Revision rev;                     // newest revision that the owner knows
 };
 struct PromiseAnswer {
   bool granted = false;
   std::uint64_t nonce = 0;
   Epoch epoch;                      // highest epoch that the partner knows of this pool
-  bool can_serve = false;           // the partner could serve every mirror itself (rule 3: a holding owner may then exit)
 };
 
-// Rule 4: which legs of the answering node may the asking node name as reached for `epoch`?
-struct AgreeRequest {
+// Rule 3, from an owner that holds: could you serve every mirror?
+struct CanServeRequest {
   std::string pool;
   Epoch epoch;
-  record::Record record;            // as the asking node read it
 };
-struct AgreeAnswer {
+struct CanServeAnswer {
+  bool can_serve = false;
+  Epoch epoch;                      // highest epoch that the partner knows
+};
+
+// Rule 4: to which of its legs does the answering node agree, for an import at `epoch`?
+struct SurveyRequest {
+  std::string pool;
+  Epoch epoch;
+};
+struct SurveyAnswer {
+  bool agreed = false;
   std::vector<LegId> legs;          // drives that are there and answer
-  Epoch epoch;                      // highest that the answering node knows
-  Revision rev;
-  bool process_alive = false;       // it has a living process of the pool itself
+  std::string why;                  // not agreed: one line
 };
 
 // Rule 5: kill the former process and drain the node's legs; answered when that is so. Idempotent.
 struct HandoverRequest {
+  record::Stored stored;            // what the swap wrote
+};
+struct HandoverAnswer {
+  Epoch epoch;
+  bool done = false;                // every leg of the node is drained and no older process lives
+  std::vector<LegId> cannot;
+};
+
+// Planned switchover: drain and export; answered when the process has exited.
+struct YieldRequest {
   std::string pool;
   Epoch epoch;
 };
-struct HandoverAnswer {
-  bool done = false;                // every leg of the node is drained and no older process lives
-  std::vector<LegId> cannot;
+struct YieldAnswer {
+  bool done = false;
+  std::string why;
 };
 
 // An API call forwarded to the other node.
@@ -116,7 +129,7 @@ struct RelayAnswer {
 };
 
 struct Frame {
-  std::string type;                 // hello, heartbeat, promise, agree, handover, call, relay; "answer"; "error"
+  std::string type;                 // hello, heartbeat, promise, can_serve, survey, handover, yield, call, relay; answer, error
   std::uint64_t id = 0;
   std::string body;                 // JSON of one of the above
 };
@@ -125,10 +138,14 @@ std::string to_json(const Hello& value);
 std::string to_json(const Heartbeat& value);
 std::string to_json(const PromiseRequest& value);
 std::string to_json(const PromiseAnswer& value);
-std::string to_json(const AgreeRequest& value);
-std::string to_json(const AgreeAnswer& value);
+std::string to_json(const CanServeRequest& value);
+std::string to_json(const CanServeAnswer& value);
+std::string to_json(const SurveyRequest& value);
+std::string to_json(const SurveyAnswer& value);
 std::string to_json(const HandoverRequest& value);
 std::string to_json(const HandoverAnswer& value);
+std::string to_json(const YieldRequest& value);
+std::string to_json(const YieldAnswer& value);
 std::string to_json(const CallRequest& value);
 std::string to_json(const CallAnswer& value);
 std::string to_json(const RelayHello& value);

@@ -25,7 +25,7 @@
 namespace zpair::block {
 
 struct FileDeviceOptions {
-  std::string path;
+  std::string path = {};
   std::uint32_t block_size_bytes = 4096;
   // How long to wait while another opener holds the drive. The default does not wait.
   Deadline wait_for_lock = Deadline{0};

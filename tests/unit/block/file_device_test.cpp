@@ -12,8 +12,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
+#include "operations.h"
 #include "scratch.h"
 
 namespace zpair::block {
@@ -50,31 +50,6 @@ class FileDeviceTest : public ::testing::Test {
   std::unique_ptr<Reactor> reactor = std::move(*Reactor::create());
 };
 
-Task<IoStatus> do_write(BlockDevice& device, std::uint64_t at, std::span<const std::byte> bytes) {
-  auto outcome = co_await write(device, at, bytes);
-  co_return outcome.status;
-}
-Task<IoStatus> do_write_durable(BlockDevice& device, std::uint64_t at, std::span<const std::byte> bytes) {
-  auto outcome = co_await write_durable(device, at, bytes);
-  co_return outcome.status;
-}
-Task<IoStatus> do_read(BlockDevice& device, std::uint64_t at, std::span<std::byte> bytes) {
-  auto outcome = co_await read(device, at, bytes);
-  co_return outcome.status;
-}
-Task<IoStatus> do_flush(BlockDevice& device) {
-  auto outcome = co_await flush(device);
-  co_return outcome.status;
-}
-Task<IoStatus> do_trim(BlockDevice& device, std::uint64_t at, std::uint64_t size) {
-  auto outcome = co_await trim(device, at, size);
-  co_return outcome.status;
-}
-Task<IoStatus> do_zero(BlockDevice& device, std::uint64_t at, std::uint64_t size) {
-  auto outcome = co_await write_zeroes(device, at, size);
-  co_return outcome.status;
-}
-
 TEST_F(FileDeviceTest, what_was_written_is_read_and_lies_in_the_file) {
   std::string path = scratch.drive("d", 8 * mib);
   auto device = open(path);
@@ -101,20 +76,6 @@ TEST_F(FileDeviceTest, unaligned_buffers_are_bounced) {
   EXPECT_EQ(reactor->run_until_done(do_read(*device, 4096, odd_back)), IoStatus::ok);
   EXPECT_TRUE(std::ranges::equal(odd_sent, odd_back));
   close(*device);
-}
-
-Task<IoStatus> do_vector(BlockDevice& device, Operation operation, std::span<const iovec> pieces) {
-  struct Waited : Request {
-    Signal done;
-  } request;
-  request.operation = operation;
-  request.buffers = pieces;
-  request.size_bytes = std::accumulate(pieces.begin(), pieces.end(), std::uint64_t{0},
-                                       [](std::uint64_t sum, const iovec& piece) { return sum + piece.iov_len; });
-  request.on_done = [](Request& self) { static_cast<Waited&>(self).done.set(); };
-  device.submit(request);
-  co_await request.done.wait();
-  co_return request.status;
 }
 
 TEST_F(FileDeviceTest, more_pieces_than_the_kernel_takes_at_once) {

@@ -53,6 +53,7 @@ class Listener {
   // Ends accept() by taking the request back: shutting the socket down would end it for another process that shares it.
   // The descriptor closes with the object, which must outlive the accept().
   void close();
+  void reopen() { closed_ = false; }   // accept() may be called again (clients waited in the backlog meanwhile)
   int fd() const { return socket_.get(); }
 
  private:

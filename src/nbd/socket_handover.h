@@ -1,6 +1,6 @@
 #pragma once
 // Passes sockets from one process to another over a Unix socket (SCM_RIGHTS), each with a label.
-// Ownership: send() duplicates: the sender keeps its descriptors. What receive() returns is the caller's.
+// Ownership: send_sockets() duplicates: the sender keeps its descriptors. What receive_sockets() returns is the caller's.
 // Threading: any thread; both calls block until done or the deadline (the messages are tiny; the peer is a child or a
 //            parent on the same machine). In a reactor thread use them with a peer that is known to be there.
 // Errors:    io, timed_out, invalid (a message that is none of ours, or cut short).
@@ -16,7 +16,7 @@
 namespace zpair::nbd {
 
 struct SocketToSend {
-  std::string label;      // e.g. the volume, POOL/VOLUME; at most 1000 bytes
+  std::string label;       // e.g. the volume, POOL/VOLUME; at most 1000 bytes
   int fd = -1;
 };
 
@@ -24,8 +24,6 @@ struct ReceivedSocket {
   std::string label;
   UniqueFd fd;
 };
-
-inline constexpr std::size_t sockets_per_message = 128;   // more are sent as several messages
 
 // One batch; an empty one is fine. `over` is a connected Unix stream socket.
 Result<void> send_sockets(int over, std::span<const SocketToSend> sockets, Deadline deadline);

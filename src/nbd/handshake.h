@@ -1,0 +1,58 @@
+#pragma once
+// The server's half of the fixed newstyle handshake as a pure function: what the client sent in, what to answer out.
+// Threading: none. Errors: bad bytes from the client end the session or become an option's error reply.
+// Source:    NBD protocol, doc/proto.md, "Fixed newstyle negotiation"; rule 10 for the names.
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+
+namespace zpair::nbd {
+
+struct ExportFacts {
+  std::string name;
+  std::uint64_t size_bytes = 0;
+  std::uint32_t block_size_bytes = 4096;
+  bool read_only = false;
+};
+
+// What this client may see.
+struct Directory {
+  std::function<std::optional<ExportFacts>(const std::string& name)> find;
+  std::function<std::vector<std::string>()> list;
+  std::string default_name;                 // what the empty name means; empty: nothing
+  enum class ClientName : std::uint8_t { optional, required } client_name = ClientName::optional;
+};
+
+struct ExportName {
+  std::string volume;    // POOL/VOLUME, or empty
+  std::string client;    // after the last '@', or empty
+};
+Result<ExportName> parse_export_name(std::string_view text);
+
+struct Handshake {
+  bool no_zeroes = false;
+  bool structured_replies = false;
+  std::uint32_t option_count = 0;
+  ExportFacts chosen;                       // once a step says `transmit`
+  std::string client;
+};
+
+struct HandshakeStep {
+  enum class Next : std::uint8_t { option, transmit, end } next = Next::option;
+  std::vector<std::byte> answer;            // to send first
+};
+
+std::vector<std::byte> greeting();
+HandshakeStep on_client_flags(Handshake& handshake, std::uint32_t flags);
+HandshakeStep on_option(Handshake& handshake, const Directory& directory, std::uint32_t option,
+                        std::span<const std::byte> data);
+std::uint16_t transmission_flags(const ExportFacts& facts, const Handshake& handshake);
+
+}  // namespace zpair::nbd

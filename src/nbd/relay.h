@@ -29,11 +29,6 @@
 
 namespace zpair::nbd {
 
-struct PathStream {
-  std::unique_ptr<block::Stream> stream;
-  int path = 0;
-};
-
 struct RelayOptions {
   NodeId node = NodeId::a;      // where this relay runs
   std::size_t path_count = 2;
@@ -70,18 +65,24 @@ class Relay {
 
   block::Task<void> accept_clients(Volume& volume);
   block::Task<void> run_session(Volume& volume, Session& session);
-  block::Task<Result<PathStream>> link(Volume& volume, Session& session);
+  block::Task<void> link(Volume& volume, Session& session);              // sets session.link, or the session is over
+  block::Task<bool> request_link(Volume& volume, Session& session, std::size_t path);
+  block::Task<void> forward_from_client(Session& session);
+  block::Task<void> forward_from_owner(Session& session);
+  block::Task<void> keep_probing(std::size_t path);
   block::Task<void> probe(std::size_t path);
   void path_died(std::size_t path);
+  bool some_path_lives() const;
+  std::size_t choose_path(const Session& session) const;
   void pulse();
 
   RelayOptions options_;
   Uuid instance_ = Uuid::random();
   std::map<std::string, std::unique_ptr<Volume>> volumes_;
   std::vector<std::unique_ptr<Path>> paths_;
+  std::uint64_t next_session_ = 1;
   block::TaskGroup tasks_;
   block::Signal changed_;
-  std::uint64_t next_session_ = 1;
   bool closing_ = false;
   bool closed_ = false;
 };

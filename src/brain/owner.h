@@ -84,6 +84,7 @@ struct Replayed { Nanoseconds now_ns; };                                        
 struct PromiseReleased { Nanoseconds now_ns; };                                  // from the agent: handover `done` came
 
 struct LegErred { Nanoseconds now_ns; LegId leg; LegFault fault; std::string what; };
+struct LegMended { Nanoseconds now_ns; LegId leg; };                             // what erred was sent again and answered well (not verifier_changed)
 struct LegsFailed { Nanoseconds now_ns; std::vector<LegId> legs; };              // held I/O failed, leaf offline (persistently)
 struct LegQuiesced { Nanoseconds now_ns; LegId leg; };
 struct LegQuiesceFailed { Nanoseconds now_ns; LegId leg; std::string why; };
@@ -92,11 +93,12 @@ struct LegsInspected {                                                          
   std::vector<LegId> legs;
   std::uint32_t foreign_txg_count = 0;   // distinct uberblock txgs over all these legs that are not in our history
   bool foreign_use = false;              // an uberblock of a ZFS host id that is not in the record
+  std::uint64_t resync_id = 0;           // of the order that this answers: a late answer must not pass for a newer one's
 };
-struct LegsInspectFailed { Nanoseconds now_ns; std::vector<LegId> legs; std::string why; };
+struct LegsInspectFailed { Nanoseconds now_ns; std::vector<LegId> legs; std::string why; std::uint64_t resync_id = 0; };
 struct ResyncProgressed { Nanoseconds now_ns; int percent = 0; std::int64_t seconds_left = -1; };
-struct ResyncEnded { Nanoseconds now_ns; std::vector<LegId> legs; ScanReport report; };  // answer to ReturnLegs, AttachLeg
-struct ResyncFailed { Nanoseconds now_ns; std::vector<LegId> legs; std::string why; };   // the engine could not begin or go on
+struct ResyncEnded { Nanoseconds now_ns; std::vector<LegId> legs; ScanReport report; std::uint64_t resync_id = 0; };  // answer to ReturnLegs, AwaitResync
+struct ResyncFailed { Nanoseconds now_ns; std::vector<LegId> legs; std::string why; std::uint64_t resync_id = 0; };   // the engine could not begin or go on
 struct AckSetStands { Nanoseconds now_ns; std::uint64_t generation; };           // the gate checks against it from now on
 
 struct PromiseGranted { Nanoseconds now_ns; std::uint64_t nonce; };
@@ -107,7 +109,7 @@ struct MirrorOffered { Nanoseconds now_ns; std::uint64_t command; record::Mirror
 struct MirrorAdded { Nanoseconds now_ns; MirrorId mirror; record::Mirror built; };           // built: with the guids that the engine gave
 struct MirrorAddFailed { Nanoseconds now_ns; MirrorId mirror; std::string why; };
 struct LegOffered { Nanoseconds now_ns; std::uint64_t command; MirrorId mirror; record::Leg leg; std::optional<LegId> replaces; };  // fenced at our epoch
-struct LegAttached { Nanoseconds now_ns; LegId leg; LegId built; };              // its resync runs; ResyncEnded(built) follows
+struct LegAttached { Nanoseconds now_ns; LegId leg; LegId built; };              // its resync runs; the brain orders AwaitResync next
 struct LegAttachFailed { Nanoseconds now_ns; LegId leg; std::string why; };
 struct LegDetached { Nanoseconds now_ns; LegId leg; };
 
@@ -118,7 +120,7 @@ struct Exported { Nanoseconds now_ns; };                                        
 struct ExportFailed { Nanoseconds now_ns; std::string why; };
 
 using Event = std::variant<Started, Ticked, LegFenced, LegFenceFailed, LegCannotFence, FencedOut, Imported, ImportFailed, Replayed,
-                           PromiseReleased, LegErred, LegsFailed, LegQuiesced, LegQuiesceFailed, LegsInspected, LegsInspectFailed,
+                           PromiseReleased, LegErred, LegMended, LegsFailed, LegQuiesced, LegQuiesceFailed, LegsInspected, LegsInspectFailed,
                            ResyncProgressed, ResyncEnded, ResyncFailed, AckSetStands, PromiseGranted, PromiseRefused, PartnerAnswered,
                            MirrorOffered, MirrorAdded, MirrorAddFailed, LegOffered, LegAttached, LegAttachFailed, LegDetached,
                            EndOrdered, Drained, Exported, ExportFailed,
@@ -138,25 +140,35 @@ struct SetAckSet {                                                              
 };
 struct FailLegs { std::vector<LegId> legs; bool operator==(const FailLegs&) const = default; };   // first the held I/O, then the leaves, in one step. LegsFailed
 struct QuiesceLeg { LegId leg; bool operator==(const QuiesceLeg&) const = default; };             // LegQuiesced, LegQuiesceFailed
-struct InspectLegs { std::vector<LegId> legs; bool operator==(const InspectLegs&) const = default; };  // read-only. LegsInspected, LegsInspectFailed
+struct InspectLegs { std::vector<LegId> legs; std::uint64_t resync_id = 0; bool operator==(const InspectLegs&) const = default; };  // read-only. LegsInspected, LegsInspectFailed
 struct ReturnLegs {                                                              // seed from `since`, online in one step, one txg, resilver
   std::vector<LegId> legs;
   Txg since;
+  std::uint64_t resync_id = 0;
   bool operator==(const ReturnLegs&) const = default;                            // ResyncEnded, ResyncFailed
 };
+struct AwaitResync { std::vector<LegId> legs; std::uint64_t resync_id = 0; bool operator==(const AwaitResync&) const = default; };  // of a new leg, after LegAttached. ResyncEnded, ResyncFailed
 struct AskPromise { PathIndex path; std::uint64_t nonce; Epoch epoch; bool operator==(const AskPromise&) const = default; };  // PromiseGranted, PromiseRefused, or nothing
 struct AskPartner { bool operator==(const AskPartner&) const = default; };       // "can you serve every mirror?" PartnerAnswered, or nothing
 struct AddMirror { record::Mirror mirror; bool operator==(const AddMirror&) const = default; };                  // MirrorAdded, MirrorAddFailed
-struct AttachLeg { MirrorId mirror; record::Leg leg; bool operator==(const AttachLeg&) const = default; };       // LegAttached, LegAttachFailed
+// `discard`: first detach this leaf, a diverged leg on the very same drive, which comes back as a new one (rule 8).
+struct AttachLeg { MirrorId mirror; record::Leg leg; std::optional<LegId> discard; bool operator==(const AttachLeg&) const = default; };       // LegAttached, LegAttachFailed
 struct DetachLeg { LegId leg; bool operator==(const DetachLeg&) const = default; };                              // LegDetached
 struct StopAccepting { bool operator==(const StopAccepting&) const = default; }; // finish what was accepted. Drained
 struct ExportPool { End end; bool operator==(const ExportPool&) const = default; };  // destroy: destroys it. Exported, ExportFailed
 struct AnswerCommand { std::uint64_t command; bool done; std::string text; bool operator==(const AnswerCommand&) const = default; };
 struct Report { std::string text; bool operator==(const Report&) const = default; };  // a change of state, for log and events
-enum class ExitReason : std::uint8_t { fenced, gave_up, exported, import_failed, destroyed };
+enum class ExitReason : std::uint8_t {
+  fenced,         // a higher epoch exists
+  gave_up,        // the partner can serve every mirror, this node cannot (rule 3)
+  exported, destroyed,
+  import_failed,
+  export_failed,
+  lost_writes,    // the last leg of a mirror lost unflushed writes: only a new import knows what it holds
+};
 struct ExitProcess { ExitReason reason; std::string text; bool operator==(const ExitProcess&) const = default; };  // acknowledge and answer nothing more
 
-using Action = std::variant<FenceLeg, ImportPool, ReplayLogs, Serve, SetAckSet, FailLegs, QuiesceLeg, InspectLegs, ReturnLegs, AskPromise,
+using Action = std::variant<FenceLeg, ImportPool, ReplayLogs, Serve, SetAckSet, FailLegs, QuiesceLeg, InspectLegs, ReturnLegs, AwaitResync, AskPromise,
                             AskPartner, AddMirror, AttachLeg, DetachLeg, StopAccepting, ExportPool, AnswerCommand, Report, ExitProcess,
                             SwapRecord, RemoveRecord, ReadRecord, KeepCopy>;
 using Actions = std::vector<Action>;
@@ -196,8 +208,9 @@ struct Return {
     growing,     // the grow's swap is to come or open
   } phase = Phase::inspecting;
   std::vector<LegId> legs;
+  std::uint64_t id = 0;          // resync_id of its orders
   Txg since;
-  bool full = false;             // diverged: the swap that says so, then nothing (they come back as new legs)
+  bool full = false;             // diverged: the swap says so, and they come back one by one as new legs
   bool attach = false;           // new legs: the engine attaches instead of ReturnLegs
   std::uint64_t ack_set_generation = 0;
   int percent = 0;
@@ -206,17 +219,27 @@ struct Return {
 
 // pool add, drive attach and replace, one at a time.
 struct Change {
-  enum class Phase : std::uint8_t { waiting, recording, building, renaming, resyncing, detaching, forgetting, undoing } phase = Phase::waiting;
+  enum class Phase : std::uint8_t {
+    waiting,     // for a free swap, for the end of a resync
+    recording,   // record first (rule 1): the swap is to come or open
+    building,    // AddMirror or AttachLeg is on its way
+    renaming,    // the engine gave other guids: the swap that records them
+    resyncing,   // a new leg: State::returning does it
+    detaching,   // the replaced leg is taken off the record, failed, detached
+    forgetting,  // ... and removed from the record
+    undoing,     // building failed: removed from the record
+  } phase = Phase::waiting;
   std::uint64_t command = 0;
   std::optional<record::Mirror> mirror;   // add
   std::optional<record::Leg> leg;         // attach, replace
   MirrorId into;
   std::optional<LegId> replaces;
+  std::optional<LegId> discard;           // a diverged leg that comes back as a new one
   std::string why_failed;
 };
 
 // What an open swap is for.
-enum class Purpose : std::uint8_t { shrink, mark, grow, change, end, forget_mirrors };
+enum class Purpose : std::uint8_t { shrink, mark, grow, change, end, destroy, forget_mirrors };
 
 struct State {
   Limits limits;
@@ -230,6 +253,7 @@ struct State {
   std::optional<Return> returning;
   std::optional<Change> change;
   std::vector<MirrorId> forget_mirrors;      // recorded, but the pool has never had them
+  bool order_open = false;                   // AddMirror, AttachLeg or DetachLeg is on its way
   std::vector<LegId> ack_set;                // as last ordered
   std::uint64_t ack_set_generation = 0;
   std::uint64_t ack_set_standing = 0;        // confirmed by AckSetStands
@@ -252,6 +276,8 @@ struct State {
   bool both_slow = false;                    // all legs of some mirror are too slow: nothing is shrunk
   std::string both_slow_why;
   std::optional<EndOrdered> ending;
+  bool drained = false;
+  bool exported = false;
   bool end_recorded = false;                 // `exported` is in the record (rule 1 of the end: swap first)
   std::string exit_text;
 };

@@ -71,8 +71,9 @@ class Target {
   // Ends all controllers and connections, waits for every command in flight.
   block::Task<void> close();
 
+  struct State;                                         // target_internal.h
+
  private:
-  struct State;
   std::unique_ptr<State> state_;
 };
 

@@ -1,8 +1,8 @@
 #pragma once
 // The history checker: knows what every block of a volume may hold, and says when it holds something else.
 //
-// Each 4 KiB block carries a stamp: magic, volume id, block number, sequence, checksum, and a payload that follows from
-// them. Sequences count up for each block. After any faults a block must hold the last acknowledged write or a later one
+// Each 4 KiB block carries a stamp: magic, volume id, block number, sequence, a checksum over all of it, and a random
+// payload that follows from them. Sequences count up for each block. After any faults a block must hold the last acknowledged write or a later one
 // that was issued; a read during the run must not go back: it returns at least what was acknowledged, and at least what
 // an earlier read returned, before it was invoked.
 //   lost      a block holds an older write than it must (or none)
@@ -48,7 +48,9 @@ std::string_view name_of(Finding::Kind kind);
 
 class History {
  public:
-  History(Uuid volume, std::uint64_t block_count);
+  // What blocks hold that were never written by us: zeroes (anything else is corrupt), or unknown bytes of others.
+  enum class Before : std::uint8_t { zeroes, unknown };
+  History(Uuid volume, std::uint64_t block_count, Before before);
 
   const Uuid& volume() const { return volume_; }
   std::uint64_t block_count() const { return blocks_.size(); }
@@ -91,6 +93,7 @@ class History {
   void report(Finding finding);
 
   Uuid volume_;
+  Before before_;
   std::vector<Block> blocks_;
   Counts counts_;
   std::vector<Finding> findings_;

@@ -56,7 +56,7 @@ struct LoadReport {
   bool verified = false;
   bool good() const { return verified && counts.bad() == 0 && failed_operations == 0; }
 };
-std::string to_json(const std::vector<LoadReport>& reports);   // zpair-load's --json
+std::string to_json(const std::vector<LoadReport>& reports);   // zpair-load's --json: keys in README.md
 
 class Load {
  public:
@@ -90,6 +90,8 @@ class Load {
   block::Task<void> write_for_ever(std::uint32_t writer);
   block::Task<void> read_for_ever(std::uint32_t reader);
   block::Task<void> keep_rate();
+  block::Task<Result<History>> new_history(std::uint64_t block_count);
+  std::uint64_t random_extent(std::mt19937_64& random, std::uint64_t& block_count) const;
   void note_error(const Error& error);
 
   LoadOptions options_;
@@ -101,6 +103,7 @@ class Load {
   block::TaskGroup tasks_;
   Nanoseconds next_slot_ns_ = 0;
   bool stopping_ = false;
+  bool client_closed_ = false;
   bool verified_ = false;
   std::uint64_t operations_ = 0, write_operations_ = 0, read_operations_ = 0, flush_operations_ = 0, failed_operations_ = 0;
   std::string first_error_;

@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -73,14 +74,20 @@ class NbdClient {
 
  private:
   struct Command;
+  struct Line;                             // one connection
 
   block::Task<Result<void>> run(Command& command);
   block::Task<void> stay_connected();
-  block::Task<Result<void>> negotiate(block::Stream& stream);
-  block::Task<void> send_commands(block::Stream& stream, block::Signal& over);
-  block::Task<Result<void>> receive_replies(block::Stream& stream);
-  void queue_again();
-  void finish(std::uint64_t cookie, Result<void> result);
+  block::Task<void> serve_line(Line& line);
+  block::Task<Result<void>> negotiate(Line& line);
+  block::Task<Result<void>> ask(Line& line, std::uint32_t option, std::span<const std::byte> data);
+  block::Task<void> send_commands(Line& line);
+  block::Task<Result<void>> receive_replies(Line& line);
+  block::Task<Result<void>> receive_simple(Line& line);
+  block::Task<Result<void>> receive_chunk(Line& line);
+  void queue_all_again();
+  Command* unanswered(std::uint64_t cookie);
+  void finish(Command& command, Result<void> result);
 
   NbdTarget target_;
   NbdClientOptions options_;
@@ -88,14 +95,12 @@ class NbdClient {
   block::TaskGroup tasks_;
   block::Signal opened_;
   block::Signal to_send_changed_;
-  block::Signal closing_signal_;
-  std::unique_ptr<block::Stream> stream_;
-  std::map<std::uint64_t, Command*> unanswered_;     // by cookie, which counts up: the order of issue
+  Line* line_ = nullptr;
+  std::map<std::uint64_t, Command*> commands_;       // unanswered, by cookie, which counts up: the order of issue
   std::deque<std::uint64_t> to_send_;
   std::uint64_t next_cookie_ = 1;
   std::size_t next_address_ = 0;
   bool connected_ = false;
-  bool structured_ = false;
   bool started_ = false;
   bool closing_ = false;
   std::uint64_t connection_count_ = 0;

@@ -1,0 +1,173 @@
+#include "pool/exports.h"
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+#include "agent/agent_server.h"
+#include "base/assert.h"
+#include "base/log.h"
+#include "nbd/socket_handover.h"
+
+namespace zpair::pool {
+
+Exports::Exports(zfs::Pool& pool, Options options)
+    : pool_(pool), options_(std::move(options)), server_(nbd::ServerOptions{.read_permitted = options_.read_permitted}) {}
+
+Exports::~Exports() { ZP_ASSERT(closed_, "exports are closed before they end"); }
+
+block::Task<Result<void>> Exports::open_all() {
+  ZP_CO_TRY(volumes, co_await pool_.list_volumes());
+  for (const zfs::VolumeInfo& volume : volumes) {
+    auto opened = co_await open(volume.name);
+    if (!opened) co_return fail(opened.error(), "volume {}/{} does not open", options_.pool_name, volume.name);
+  }
+  co_return Result<void>{};
+}
+
+block::Task<Result<void>> Exports::open(std::string name) {
+  ZP_CO_TRY(volume, co_await pool_.open_volume(name));
+  Entry& entry = entries_[name];
+  entry.volume = std::move(volume);
+  auto added = server_.add_export({.name = export_name(name), .device = entry.volume.get()});
+  ZP_ASSERT(added.has_value(), "a volume is exported once");
+  listen_where_possible(name, entry);
+  co_return Result<void>{};
+}
+
+void Exports::serve() {
+  serving_ = true;
+  for (auto& [name, entry] : entries_) listen_where_possible(name, entry);
+}
+
+void Exports::listen_where_possible(const std::string& name, Entry& entry) {
+  if (!serving_ || !entry.volume || !entry.socket || entry.listening) return;
+  auto duplicate = nbd::duplicate(entry.socket.get());   // ours stays: the server closes its own with the export
+  if (!duplicate) {
+    log_error("volume {}: {}", export_name(name), duplicate.error().message);
+    return;
+  }
+  auto listener = std::make_unique<block::Listener>(std::move(*duplicate));
+  auto listening = server_.listen(std::move(listener), {.transport = nbd::Transport::local, .volume = export_name(name)});
+  if (!listening) {
+    log_error("volume {}: {}", export_name(name), listening.error().message);
+    return;
+  }
+  entry.listening = true;
+}
+
+block::Task<void> Exports::drain() { co_await server_.pause(); }
+
+block::Task<void> Exports::close() {
+  closed_ = true;
+  co_await server_.close();
+  co_await tasks_.close();
+  for (auto& [name, entry] : entries_) {
+    if (entry.volume) co_await entry.volume->close();
+    entry.volume.reset();
+  }
+}
+
+void Exports::take_socket(std::string volume, UniqueFd listening) {
+  if (closed_) return;
+  Entry& entry = entries_[volume];
+  if (entry.listening) return;   // zpaird was restarted and hands it once more: ours is the same socket
+  entry.socket = std::move(listening);
+  listen_where_possible(volume, entry);
+}
+
+void Exports::take_relay_link(UniqueFd connected) {
+  if (closed_ || !serving_) return;   // closes it: the relay tries again
+  tasks_.spawn(run_relay_link(std::move(connected)));
+}
+
+block::Task<void> Exports::run_relay_link(UniqueFd connected) {
+  auto stream = std::make_unique<block::Stream>(std::move(connected));
+  const std::string accepted = agent::relay_accepted_bytes();
+  auto written = co_await stream->write_all(std::as_bytes(std::span(accepted)));
+  if (!written || closed_) co_return;
+  server_.serve(std::move(stream), {.transport = nbd::Transport::relay, .volume = ""});
+}
+
+block::Task<Result<zfs::VolumeInfo>> Exports::create(zfs::VolumeSpec spec) {
+  const std::string name = spec.name;
+  ZP_CO_TRY(info, co_await pool_.create_volume(std::move(spec)));
+  ZP_CO_CHECK(co_await open(name));
+  options_.volumes_changed();
+  co_return info;
+}
+
+block::Task<Result<void>> Exports::resize(std::string name, std::uint64_t size_bytes) {
+  ZP_CO_TRY(info, co_await pool_.resize_volume(std::move(name), size_bytes));
+  static_cast<void>(info);
+  options_.volumes_changed();
+  co_return Result<void>{};
+}
+
+block::Task<Result<void>> Exports::destroy(std::string name) {
+  auto found = entries_.find(name);
+  if (found == entries_.end() || !found->second.volume) {
+    co_return fail(ErrorCode::not_found, "pool {} has no volume {}", options_.pool_name, name);
+  }
+  co_await shut(name);
+  auto destroyed = co_await pool_.destroy_volume(name);
+  if (!destroyed) {
+    auto again = co_await open(name);   // it has snapshots, say: it serves on
+    if (!again) log_error("volume {}: {}", export_name(name), again.error().message);
+    co_return std::unexpected(destroyed.error());
+  }
+  entries_.erase(name);
+  options_.volumes_changed();
+  co_return Result<void>{};
+}
+
+block::Task<void> Exports::shut(std::string name) {
+  auto removed = co_await server_.remove_export(export_name(name));
+  static_cast<void>(removed);
+  Entry& entry = entries_[name];
+  co_await entry.volume->close();
+  entry.volume.reset();
+  entry.listening = false;
+}
+
+block::Task<Result<void>> Exports::snapshot(std::string name, std::string snapshot) {
+  co_return co_await pool_.snapshot_volume(std::move(name), std::move(snapshot));
+}
+
+block::Task<Result<std::vector<VolumeView>>> Exports::list() {
+  ZP_CO_TRY(volumes, co_await pool_.list_volumes());
+  std::vector<VolumeView> views;
+  for (zfs::VolumeInfo& info : volumes) {
+    const std::string name = info.name;
+    auto found = entries_.find(name);
+    const bool open = found != entries_.end() && found->second.volume != nullptr;
+    views.push_back({std::move(info), open, client_count(name)});
+  }
+  co_return views;
+}
+
+std::vector<Exports::Known> Exports::known() const {
+  std::vector<Known> volumes;
+  for (const auto& [name, entry] : entries_) {
+    if (!entry.volume) continue;
+    volumes.push_back({name, entry.volume->geometry().size_bytes, entry.volume->info().guid});
+  }
+  return volumes;
+}
+
+std::uint32_t Exports::client_count(const std::string& volume) const {
+  for (const nbd::ExportStatus& status : server_.status()) {
+    if (status.name == export_name(volume)) return static_cast<std::uint32_t>(status.clients.size());
+  }
+  return 0;
+}
+
+std::uint64_t Exports::answered_count() const {
+  std::uint64_t count = 0;
+  for (const nbd::ExportStatus& status : server_.status()) {
+    count += status.read_count + status.write_count + status.flush_count + status.other_count;
+  }
+  return count;
+}
+
+}  // namespace zpair::pool

@@ -1,0 +1,84 @@
+#pragma once
+// The pool's volumes as the clients see them: opens each volume, exports it over NBD on the listening socket that zpaird
+// handed over, and on links of the partner's relay. Nobody is let in before serve().
+// Ownership: the engine's pool outlives it. close() before the pool is exported.
+// Threading: reactor thread.
+// Errors:    as the engine's; a volume that does not open is reported and left out, the others serve.
+// Source:    rules 6 and 10; design, section 4.
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "block/task.h"
+#include "nbd/server.h"
+#include "zfs/pool.h"
+#include "zfs/volume.h"
+
+namespace zpair::pool {
+
+struct VolumeView {
+  zfs::VolumeInfo info;
+  bool open = false;
+  std::uint32_t client_count = 0;
+};
+
+class Exports {
+ public:
+  struct Options {
+    std::string pool_name;
+    std::function<bool()> read_permitted;                  // rule 6
+    std::function<void()> volumes_changed;
+  };
+  Exports(zfs::Pool& pool, Options options);
+  ~Exports();
+
+  block::Task<Result<void>> open_all();                    // replays what the import left; no client yet
+  void serve();                                            // rule 6: acknowledgements may leave from now on
+  bool serving() const { return serving_; }
+  block::Task<void> drain();                               // takes nothing new; returns when all requests have finished
+  block::Task<void> close();                               // ends all clients and closes the volumes
+
+  void take_socket(std::string volume, UniqueFd listening);
+  void take_relay_link(UniqueFd connected);               // its LinkHeader names volume and session
+  void recheck_reads() { server_.recheck_reads(); }
+
+  block::Task<Result<zfs::VolumeInfo>> create(zfs::VolumeSpec spec);
+  block::Task<Result<void>> resize(std::string name, std::uint64_t size_bytes);
+  block::Task<Result<void>> destroy(std::string name);
+  block::Task<Result<void>> snapshot(std::string name, std::string snapshot);
+  block::Task<Result<std::vector<VolumeView>>> list();     // asks the engine
+
+  struct Known {
+    std::string name;
+    std::uint64_t size_bytes;
+    std::uint64_t guid;
+  };
+  std::vector<Known> known() const;                        // from memory: what wants a socket
+  std::uint32_t client_count(const std::string& volume) const;
+  std::uint64_t answered_count() const;                    // requests of all clients ever answered with success
+
+ private:
+  struct Entry {
+    std::unique_ptr<zfs::Volume> volume;
+    UniqueFd socket;           // kept: a socket that came before its volume serves
+    bool listening = false;
+  };
+  block::Task<Result<void>> open(std::string name);
+  block::Task<void> shut(std::string name);
+  block::Task<void> run_relay_link(UniqueFd connected);
+  void listen_where_possible(const std::string& name, Entry& entry);
+  std::string export_name(const std::string& volume) const { return options_.pool_name + "/" + volume; }
+
+  zfs::Pool& pool_;
+  Options options_;
+  nbd::Server server_;
+  std::map<std::string, Entry> entries_;
+  bool serving_ = false;
+  bool closed_ = false;
+  block::TaskGroup tasks_;
+};
+
+}  // namespace zpair::pool

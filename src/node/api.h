@@ -1,0 +1,83 @@
+#pragma once
+// The node's API (docs/api.md): JSON over HTTP from the operator's programs, and the same calls forwarded by the partner's
+// agent. Either node answers every request: what only the other node or a pool process can do is passed on, once.
+// Threading: reactor thread; handlers of api::HttpServer run there.
+// Errors:    as docs/api.md; each names the thing, what happened, the mend.
+#include <functional>
+#include <map>
+#include <string>
+
+#include "agent/messages.h"
+#include "api/http_server.h"
+#include "base/config.h"
+#include "block/task.h"
+
+namespace zpair::node {
+
+class Daemon;
+
+class Api {
+ public:
+  explicit Api(Daemon& daemon);
+  api::Routes routes();                                              // for the operator's programs
+  block::Task<agent::CallAnswer> answer_partner(agent::CallRequest request);
+
+ private:
+  // Whether the request came over the partner's agent: it is not passed on again.
+  enum class From : std::uint8_t { operator_here, partner };
+  struct Asked {
+    api::Request request;
+    From from = From::operator_here;
+  };
+  using Answer = block::Task<Result<std::string>>;
+  using Method = Answer (Api::*)(Asked asked);
+
+  void add(const std::string& route, Method method);
+  Answer dispatch(std::string route, Asked asked);
+
+  // api_status.cpp
+  Answer status(Asked asked);
+  Answer pools(Asked asked);
+  Answer volumes(Asked asked);
+  Answer drives(Asked asked);
+  Answer store(Asked asked);
+  Answer events(Asked asked);
+  // api_pools.cpp
+  Answer pool_create(Asked asked);
+  Answer pool_add(Asked asked);
+  Answer pool_destroy(Asked asked);
+  Answer pool_export(Asked asked);
+  Answer pool_import(Asked asked);
+  Answer pool_scrub(Asked asked);
+  Answer volume_change(Asked asked);
+  Answer switchover(Asked asked);
+  Answer takeover(Asked asked);
+  Answer failback(Asked asked);
+  // api_drives.cpp
+  Answer drive_replace(Asked asked);
+  Answer store_readmit(Asked asked);
+  Answer fault(Asked asked);
+  Answer shutdown(Asked asked);
+  Answer drive_inspect(Asked asked);       // these four only from the partner
+  Answer drive_register(Asked asked);
+  Answer drive_unregister(Asked asked);
+  Answer pool_forget(Asked asked);
+
+  // Passing on. `path` and `body` as docs/api.md.
+  Answer call_partner(std::string method, std::string path, std::string body, std::int64_t limit_ms);
+  Answer call_pool(std::string pool, std::string method, std::string path, std::string body, std::int64_t limit_ms);
+  // To the pool's process: here, or through the partner.
+  Answer to_owner(Asked asked, std::string pool, std::int64_t limit_ms);
+
+  Answer owner_answer(std::string pool, Nanoseconds ordered_ns, bool with_stall);   // once it serves here
+
+  struct DriveWork;                        // api_pools.cpp
+  friend struct DriveWork;
+  struct Impl;                             // helpers that see the JSON library (api_internal.h)
+  friend struct Impl;
+
+  Daemon& daemon_;
+  std::map<std::string, Method> methods_;
+};
+
+}  // namespace zpair::node

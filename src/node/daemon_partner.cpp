@@ -1,0 +1,242 @@
+// What the node hears from its partner and from the store, and passes on to the pools' agents.
+#include <algorithm>
+
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "node/api.h"
+#include "node/daemon.h"
+
+namespace zpair::node {
+
+namespace {
+
+constexpr std::int64_t beat_ms = 100;
+constexpr std::int64_t beat_limit_ms = 300;
+constexpr std::int64_t look_ms = 100;
+constexpr Nanoseconds partner_silent_ns = 900 * ns_per_ms;
+constexpr Nanoseconds path_silent_ns = 700 * ns_per_ms;
+constexpr std::int64_t store_look_ms = 1000;
+constexpr std::int64_t store_limit_ms = 1500;
+constexpr std::int64_t events_wait_ms = 1000;
+constexpr std::int64_t call_limit_ms = 3000;
+
+}  // namespace
+
+// --- heartbeats ------------------------------------------------------------------------------------------------------
+
+agent::Heartbeat Daemon::own_heartbeat() {
+  agent::Heartbeat own;
+  own.sequence = ++heartbeat_number_;
+  for (const auto& [name, agent] : agents_) own.pools.push_back(agent->to_tell());
+  return own;
+}
+
+void Daemon::heard(const agent::Heartbeat& partner) {
+  for (auto& [name, agent] : agents_) {
+    auto told = std::find_if(partner.pools.begin(), partner.pools.end(), [&](const auto& pool) { return pool.pool == name; });
+    if (told != partner.pools.end()) {
+      agent->heard(*told);
+    } else {
+      agent->heard_nothing_of_it();
+    }
+  }
+}
+
+block::Task<void> Daemon::beat(std::size_t path) {
+  while (!closed_) {
+    Nanoseconds next_ns = boot_time_ns() + beat_ms * ns_per_ms;
+    auto answer = co_await client_->heartbeat(path, own_heartbeat(), Deadline::in_ms(beat_limit_ms));
+    if (closed_) break;
+    if (answer) heard(*answer);
+    co_await block::wait_for(closing_, Deadline{next_ns});
+  }
+}
+
+Nanoseconds Daemon::path_heard_ns(std::size_t path) const {
+  return std::max(client_->last_heard_ns(path), server_->last_heard_ns(path));
+}
+
+Nanoseconds Daemon::partner_heard_ns() const {
+  Nanoseconds newest = 0;
+  for (std::size_t path = 0; path < client_->path_count(); ++path) newest = std::max(newest, path_heard_ns(path));
+  return newest;
+}
+
+block::Task<void> Daemon::watch_partner() {
+  bool alive = false;
+  std::vector<bool> up(client_->path_count(), false);
+  NodeId partner = partner_of(options_.config.node);
+  while (!closed_) {
+    Nanoseconds now_ns = boot_time_ns();
+    for (std::size_t path = 0; path < up.size(); ++path) {
+      // A path carries bytes both ways or it is down: only answers count, not what arrives.
+      bool is_up = client_->connected(path) && now_ns - client_->last_heard_ns(path) < path_silent_ns;
+      if (is_up == up[path]) continue;
+      up[path] = is_up;
+      events_->add("", is_up ? "path-up" : "path-down", fmt::format("{} to node {} is {}", client_->path_name(path), partner, is_up ? "up" : "down"));
+    }
+    Nanoseconds heard = partner_heard_ns();
+    bool is_alive = heard > 0 && now_ns - heard < partner_silent_ns;
+    if (is_alive != alive) {
+      alive = is_alive;
+      events_->add("", alive ? "partner-alive" : "partner-silent", fmt::format("node {} {}", partner, alive ? "answers" : "does not answer on any path"));
+    }
+    co_await block::wait_for(closing_, Deadline::in_ms(look_ms));
+  }
+}
+
+block::Task<void> Daemon::follow_partner_events() {
+  using nlohmann::json;
+  std::uint64_t since = events_->last_of_partner();
+  while (!closed_) {
+    agent::CallRequest request{"GET", fmt::format("/v1/events?since={}&wait_ms={}", since, events_wait_ms), ""};
+    auto answer = co_await client_->call(std::move(request), Deadline::in_ms(call_limit_ms));
+    if (closed_) break;
+    if (!answer || answer->http_status >= 400) {
+      co_await block::wait_for(closing_, Deadline::in_ms(200));
+      continue;
+    }
+    bool readable = true;
+    try {
+      json value = json::parse(answer->body);
+      auto last = value.at("last").get<std::uint64_t>();
+      if (last < since) events_->partner_starts_anew();
+      since = last;
+      for (const json& event : value.at("events")) {
+        std::string pool = event.at("pool").is_null() ? "" : event.at("pool").get<std::string>();
+        events_->add_of_partner({event.at("number"), event.at("time_ms"), event.at("node"), pool, event.at("kind"), event.at("text"), 0});
+      }
+    } catch (const std::exception& error) {
+      log_warning("the partner's events cannot be read: {}", error.what());
+      readable = false;
+    }
+    if (!readable) co_await block::wait_for(closing_, Deadline::in_ms(5000));
+  }
+}
+
+block::Task<void> Daemon::refresh_partner_drives() {
+  using nlohmann::json;
+  auto answer = co_await client_->call({"GET", "/v1/drives", ""}, Deadline::in_ms(call_limit_ms));
+  if (closed_ || !answer || answer->http_status >= 400) co_return;
+  try {
+    std::vector<PartnerDrive> drives;
+    for (const json& drive : json::parse(answer->body).at("drives")) {
+      PartnerDrive one;
+      one.place.node = partner_of(options_.config.node);
+      one.place.durable_id = drive.at("drive_id");
+      one.place.path = drive.at("file");
+      one.place.nsid = drive.at("nsid");
+      one.place.size_bytes = drive.at("size_bytes");
+      one.pool = drive.at("registered_for");
+      drives.push_back(std::move(one));
+    }
+    partner_drives_ = std::move(drives);
+    for (auto& [name, agent] : agents_) agent->tell_places();
+  } catch (const std::exception& error) {
+    log_warning("the partner's drives cannot be read: {}", error.what());
+  }
+}
+
+// --- the store -------------------------------------------------------------------------------------------------------
+
+block::Task<void> Daemon::watch_store() {
+  bool known = false;
+  while (!closed_) {
+    auto records = co_await store_->list(Deadline::in_ms(store_limit_ms));
+    if (closed_) break;
+    bool available = records.has_value();
+    if (available != store_available_ || !known) {
+      store_available_ = available;
+      bool worth_telling = known || !available;
+      known = true;
+      if (worth_telling) {
+        events_->add("", available ? "store-available" : "store-unavailable",
+                     available ? std::string("the store answers") : "the store does not answer: " + records.error().message);
+      }
+    }
+    if (available) {
+      for (record::Stored& stored : *records) on_record(std::move(stored));
+    }
+    co_await block::wait_for(closing_, Deadline::in_ms(store_look_ms));
+  }
+}
+
+void Daemon::on_record(record::Stored stored) {
+  if (closed_) return;
+  if (stored.mod_revision == 0) {
+    tasks_.spawn(forget_if_removed(stored.record.name));
+    return;
+  }
+  PoolAgent* agent = find_pool(stored.record.name);
+  if (agent == nullptr) {
+    log_info("pool {}: heard of it from the store, owner {}, epoch {}", stored.record.name, stored.record.owner, stored.record.epoch);
+    agent = &new_pool(stored.record.name);
+    agent->start(std::nullopt);
+  }
+  agent->seen(std::move(stored));
+}
+
+// The store told of a removal, which only `pool destroy` asks for. A key that is merely absent (a store that lost its
+// memory) never comes here.
+block::Task<void> Daemon::forget_if_removed(std::string pool) {
+  auto stored = co_await store_->read(pool, Deadline::in_ms(store_limit_ms));
+  if (closed_ || !stored || *stored) co_return;
+  PoolAgent* agent = find_pool(pool);
+  if (agent == nullptr || agent->has_process()) co_return;   // its own process destroys it, and the API cleans up
+  log_info("pool {} was destroyed", pool);
+  co_await drop_pool(pool);
+}
+
+// --- agent::AgentService ---------------------------------------------------------------------------------------------
+
+void Daemon::on_hello(std::size_t, const agent::Hello&) {}
+
+agent::Heartbeat Daemon::on_heartbeat(std::size_t, const agent::Heartbeat& partner) {
+  heard(partner);
+  return own_heartbeat();
+}
+
+agent::PromiseAnswer Daemon::on_promise(std::size_t path, const agent::PromiseRequest& request) {
+  PoolAgent* agent = find_pool(request.pool);
+  if (agent == nullptr) return {false, request.nonce, Epoch{}};
+  return agent->promise(path, request);
+}
+
+agent::CanServeAnswer Daemon::on_can_serve(const agent::CanServeRequest& request) {
+  PoolAgent* agent = find_pool(request.pool);
+  if (agent == nullptr) return {false, Epoch{}};
+  return agent->can_serve(request);
+}
+
+block::Task<Result<agent::SurveyAnswer>> Daemon::on_survey(agent::SurveyRequest request) {
+  PoolAgent* agent = find_pool(request.pool);
+  if (agent == nullptr) co_return fail(ErrorCode::not_found, "node {} does not know pool {}", options_.config.node, request.pool);
+  co_return co_await agent->survey(std::move(request));
+}
+
+block::Task<Result<agent::HandoverAnswer>> Daemon::on_handover(agent::HandoverRequest request) {
+  PoolAgent* agent = find_pool(request.stored.record.name);
+  if (agent == nullptr) {
+    co_return fail(ErrorCode::not_found, "node {} does not know pool {}", options_.config.node, request.stored.record.name);
+  }
+  co_return co_await agent->handover(std::move(request));
+}
+
+block::Task<Result<agent::YieldAnswer>> Daemon::on_yield(agent::YieldRequest request) {
+  PoolAgent* agent = find_pool(request.pool);
+  if (agent == nullptr) co_return fail(ErrorCode::not_found, "node {} does not know pool {}", options_.config.node, request.pool);
+  co_return co_await agent->yield(std::move(request));
+}
+
+block::Task<agent::CallAnswer> Daemon::on_call(agent::CallRequest request) {
+  co_return co_await api_->answer_partner(std::move(request));
+}
+
+agent::RelayAnswer Daemon::on_relay(const agent::RelayHello& hello, UniqueFd& socket) {
+  PoolAgent* agent = find_pool(hello.pool);
+  if (agent == nullptr) return {false, fmt::format("node {} does not know pool {}", options_.config.node, hello.pool)};
+  return agent->relay(hello, socket);
+}
+
+}  // namespace zpair::node

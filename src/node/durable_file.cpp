@@ -1,0 +1,86 @@
+#include "node/durable_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+
+#include "base/unique_fd.h"
+#include "block/uring_await.h"
+
+namespace zpair::node {
+
+namespace {
+
+block::Task<Result<void>> sync(int fd, std::string path) {
+  auto prepare = [fd](io_uring_sqe* entry) { io_uring_prep_fsync(entry, fd, 0); };
+  int result = co_await block::UringAwait(prepare);
+  if (result < 0) co_return fail_errno(-result, "cannot sync {}", path);
+  co_return Result<void>{};
+}
+
+block::Task<Result<void>> sync_folder_of(std::string path) {
+  std::string folder = std::filesystem::path(path).parent_path();
+  UniqueFd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd) co_return fail_errno(errno, "cannot open the folder {}", folder);
+  co_return co_await sync(fd.get(), folder);
+}
+
+}  // namespace
+
+block::Task<Result<void>> store_file(std::string path, std::string text) {
+  // Two writers of one file take turns by their own means; the name aside is still each one's own.
+  static std::uint64_t last_number = 0;
+  std::string aside = fmt::format("{}.new-{}", path, ++last_number);
+  UniqueFd fd(::open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  if (!fd) co_return fail_errno(errno, "cannot write {}", aside);
+  for (std::size_t done = 0; done < text.size();) {
+    ssize_t count = ::write(fd.get(), text.data() + done, text.size() - done);
+    if (count < 0) {
+      int error = errno;
+      ::unlink(aside.c_str());
+      co_return fail_errno(error, "cannot write {}", aside);
+    }
+    done += static_cast<std::size_t>(count);
+  }
+  auto synced = co_await sync(fd.get(), aside);
+  if (!synced) {
+    ::unlink(aside.c_str());
+    co_return synced;
+  }
+  if (::rename(aside.c_str(), path.c_str()) != 0) co_return fail_errno(errno, "cannot rename {} to {}", aside, path);
+  co_return co_await sync_folder_of(path);
+}
+
+block::Task<Result<void>> remove_file(std::string path) {
+  if (::unlink(path.c_str()) != 0) {
+    if (errno == ENOENT) co_return Result<void>{};
+    co_return fail_errno(errno, "cannot remove {}", path);
+  }
+  co_return co_await sync_folder_of(path);
+}
+
+Result<std::string> load_file(const std::string& path) {
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) return fail_errno(errno, "cannot read {}", path);
+  std::string text;
+  char buffer[16384];
+  for (;;) {
+    ssize_t count = ::read(fd.get(), buffer, sizeof buffer);
+    if (count < 0) return fail_errno(errno, "cannot read {}", path);
+    if (count == 0) return text;
+    text.append(buffer, static_cast<std::size_t>(count));
+  }
+}
+
+Result<void> make_folder(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) return fail_errno(error.value(), "cannot make the folder {}", path);
+  return {};
+}
+
+}  // namespace zpair::node

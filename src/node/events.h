@@ -1,0 +1,53 @@
+#pragma once
+// The node's events, for `zpair events`: numbered, the newest thousand in memory, all of them in the state folder.
+// Threading: reactor thread.
+// Errors:    none: an event that cannot be written to the file is in memory still, and logged.
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/unique_fd.h"
+#include "block/reactor.h"
+#include "block/task.h"
+
+namespace zpair::node {
+
+struct Event {
+  std::uint64_t number = 0;       // goes on over restarts
+  std::int64_t time_ms = 0;       // wall clock, for people only
+  std::string node;
+  std::string pool;               // empty: of the node
+  std::string kind;
+  std::string text;
+  std::uint64_t origin_number = 0;   // an event of the partner: its number there; 0: our own
+};
+
+class Events {
+ public:
+  static constexpr std::size_t capacity = 1000;
+  Events(NodeId node, std::string file);   // goes on where the file ends
+
+  void add(std::string pool, std::string kind, std::string text);
+  void add_of_partner(Event event);        // as it was told; twice is once
+  void partner_starts_anew() { last_of_partner_ = 0; }   // its state folder is a new one
+  std::uint64_t last_of_partner() const { return last_of_partner_; }
+  std::uint64_t last() const { return last_; }
+  std::vector<Event> since(std::uint64_t number) const;
+  block::Task<std::vector<Event>> wait_since(std::uint64_t number, Deadline deadline);
+  void close();                            // ends every wait
+
+ private:
+  NodeId node_;
+  UniqueFd file_;
+  std::deque<Event> events_;
+  void keep(Event event);
+  std::uint64_t last_ = 0;
+  std::uint64_t last_of_partner_ = 0;
+  bool closed_ = false;
+  block::Signal changed_;
+};
+
+}  // namespace zpair::node

@@ -1,0 +1,293 @@
+#include "node/pool_agent.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace zpair::node {
+
+namespace {
+
+namespace brain_agent = brain::agent;
+
+constexpr std::int64_t survey_answer_ms = 2000;
+constexpr std::int64_t handover_answer_ms = 20'000;
+constexpr std::int64_t yield_answer_ms = 60'000;
+
+brain_agent::Vouch vouch_of(const std::string& text) {
+  for (auto vouch : {brain_agent::Vouch::importing, brain_agent::Vouch::serving, brain_agent::Vouch::cannot, brain_agent::Vouch::gave_up}) {
+    if (name_of(vouch) == text) return vouch;
+  }
+  return brain_agent::Vouch::none;
+}
+
+}  // namespace
+
+PoolAgent::PoolAgent(std::string pool, NodeParts& node)
+    : pool_(std::move(pool)),
+      node_(node),
+      sockets_(VolumeSockets::Options{
+          .pool = pool_,
+          .config = node.config,
+          .paths = node.paths,
+          .give =
+              [this](const std::string& volume, int fd) {
+                if (!process_) return;
+                auto sent = process_->send(control::VolumeSocket{volume}, fd);
+                if (!sent) log_warning("pool {}: the socket of volume {}: {}", pool_, volume, sent.error().message);
+              },
+      }) {
+  state_.limits = node.limits;
+  learn_volumes(node_.folder->load_volumes(pool_));
+}
+
+PoolAgent::~PoolAgent() { ZP_ASSERT(tasks_.running() == 0, "a pool's agent was closed"); }
+
+void PoolAgent::start(std::optional<record::Record> kept) {
+  brain_agent::Started started{};
+  started.now_ns = boot_time_ns();
+  started.node = node_.config->node;
+  started.pool = pool_;
+  if (kept) started.kept = record::Stored{*kept, 0};
+  if (process_) started.running = process_epoch_;
+  Uuid random = Uuid::random();
+  for (int i = 0; i < 8; ++i) started.nonce = started.nonce << 8 | random.bytes[static_cast<std::size_t>(i)];
+  started_ = true;
+  feed(std::move(started));
+  tick();
+}
+
+block::Task<void> PoolAgent::close() {
+  closed_ = true;
+  closing_.set();
+  if (timer_ != 0) node_.reactor->cancel_timer(timer_);
+  process_changed_.set();
+  for (auto& [id, answer] : surveys_) answer->done.set();
+  for (auto& [id, answer] : commands_) answer->done.set();
+  for (auto& [epoch, answer] : handovers_) answer->done.set();
+  for (auto& [epoch, answer] : yields_) answer->done.set();
+  if (process_) co_await process_->close();
+  co_await tasks_.close();
+  while (visitor_count_ > 0) {
+    visitors_left_.reset();
+    co_await visitors_left_.wait();
+  }
+  process_.reset();
+  co_await sockets_.close();
+}
+
+// --- the brain -------------------------------------------------------------------------------------------------------
+
+void PoolAgent::feed(Event event) {
+  if (closed_ || !started_) return;
+  waiting_.push_back(std::move(event));
+  if (!digesting_) digest();
+}
+
+void PoolAgent::digest() {
+  digesting_ = true;
+  while (!waiting_.empty() && !closed_) {
+    Event event = std::move(waiting_.front());
+    waiting_.pop_front();
+    for (const Action& action : step(state_, event)) {
+      std::visit([this](const auto& order_given) { order(order_given); }, action);
+    }
+  }
+  digesting_ = false;
+  after_step();
+}
+
+void PoolAgent::tick() {
+  if (closed_) return;
+  feed(brain_agent::Ticked{boot_time_ns()});
+  timer_ = node_.reactor->call_at(boot_time_ns() + state_.limits.tick_ns, [this] { tick(); });
+}
+
+void PoolAgent::after_step() {
+  note_changes();
+  settle_sockets();
+}
+
+void PoolAgent::note_changes() {
+  if (state_.stored) {
+    const record::Record& record = state_.stored->record;
+    std::string owner = fmt::format("{}@{}", record.owner, record.epoch);
+    if (owner != noted_owner_) {
+      if (!noted_owner_.empty()) {
+        node_.events->add(pool_, "owner-changed", fmt::format("node {} owns the pool at epoch {}: {}", record.owner, record.epoch, record.why));
+      }
+      noted_owner_ = owner;
+      sockets_.owner_changed();
+    }
+  }
+  if (state_.refused != noted_refused_) {
+    if (!state_.refused.empty()) node_.events->add(pool_, "refused", state_.refused);
+    noted_refused_ = state_.refused;
+  }
+}
+
+void PoolAgent::settle_sockets() {
+  bool partner_owns = state_.stored && state_.stored->record.owner != node_.config->node;
+  VolumeSockets::Server server = VolumeSockets::Server::nobody;
+  if (process_) {
+    server = VolumeSockets::Server::process;
+  } else if (partner_owns) {
+    server = VolumeSockets::Server::relay;
+  }
+  sockets_.serve_by(server);
+}
+
+std::optional<record::Record> PoolAgent::newest_record() const {
+  std::optional<record::Record> newest;
+  if (state_.stored) newest = state_.stored->record;
+  bool process_knows = process_state_ && process_state_->stored.mod_revision > 0;
+  if (process_knows && (!newest || process_state_->stored.record.rev > newest->rev)) newest = process_state_->stored.record;
+  return newest;
+}
+
+void PoolAgent::learn_volumes(std::vector<agent::PoolState::Volume> volumes) {
+  std::sort(volumes.begin(), volumes.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  if (volumes == volumes_) return;
+  volumes_ = std::move(volumes);
+  std::vector<std::string> names;
+  for (const auto& volume : volumes_) names.push_back(volume.name);
+  sockets_.set_volumes(names);
+  if (!started_ && !creating_) return;
+  auto store = [](PoolAgent& self, std::vector<agent::PoolState::Volume> list) -> block::Task<void> {
+    auto stored = co_await self.node_.folder->store_volumes(self.pool_, std::move(list));
+    if (!stored) log_warning("pool {}: {}", self.pool_, stored.error().message);
+  };
+  tasks_.spawn(store(*this, volumes_));
+}
+
+block::Task<void> PoolAgent::forget() {
+  learn_volumes({});
+  auto removed = co_await node_.folder->remove_record(pool_);
+  if (!removed) log_warning("pool {}: {}", pool_, removed.error().message);
+}
+
+// --- the partner -----------------------------------------------------------------------------------------------------
+
+void PoolAgent::seen(record::Stored stored) { feed(brain::RecordSeen{boot_time_ns(), std::move(stored)}); }
+
+void PoolAgent::heard(const agent::PoolState& told) {
+  feed(brain_agent::PartnerHeard{boot_time_ns(), {vouch_of(told.vouch), told.process_epoch, told.known_epoch}});
+  bool owner_there = state_.stored && state_.stored->record.owner != node_.config->node;
+  if (told.knows_volumes && owner_there && !process_) learn_volumes(told.volumes);
+}
+
+void PoolAgent::heard_nothing_of_it() { feed(brain_agent::PartnerHeard{boot_time_ns(), {}}); }
+
+agent::PoolState PoolAgent::to_tell() const {
+  agent::PoolState told;
+  told.pool = pool_;
+  if (creating_) {
+    told.vouch = name_of(brain_agent::Vouch::importing);
+    told.process_epoch = told.known_epoch = process_epoch_;
+    return told;
+  }
+  brain_agent::PartnerReport report = brain_agent::report(state_);
+  told.vouch = name_of(report.vouch);
+  told.process_epoch = report.process_epoch;
+  told.known_epoch = report.known_epoch;
+  told.knows_volumes = process_serves();
+  if (told.knows_volumes) told.volumes = volumes_;
+  return told;
+}
+
+agent::PromiseAnswer PoolAgent::promise(std::size_t path, const agent::PromiseRequest& request) {
+  ZP_ASSERT(!digesting_, "a promise is asked from outside a step");
+  promise_answer_.reset();
+  feed(brain_agent::PromiseAsked{boot_time_ns(), static_cast<brain::PathIndex>(path), request.epoch, request.nonce, request.floor});
+  if (!promise_answer_) return {false, request.nonce, state_.seen_epoch};
+  return {promise_answer_->granted, request.nonce, promise_answer_->known};
+}
+
+agent::CanServeAnswer PoolAgent::can_serve(const agent::CanServeRequest& request) {
+  ZP_ASSERT(!digesting_, "a question is asked from outside a step");
+  can_serve_answer_.reset();
+  feed(brain_agent::CanServeAsked{boot_time_ns(), request.epoch});
+  if (!can_serve_answer_) return {false, state_.seen_epoch};
+  return {can_serve_answer_->can_serve, can_serve_answer_->known};
+}
+
+block::Task<Result<agent::SurveyAnswer>> PoolAgent::survey(agent::SurveyRequest request) {
+  Visit visit(*this);
+  Answer answer;
+  std::uint64_t id = ++last_id_;
+  surveys_.emplace(id, &answer);
+  feed(brain_agent::SurveyAsked{boot_time_ns(), id, request.epoch});
+  co_await block::wait_for(answer.done, Deadline::in_ms(survey_answer_ms));
+  surveys_.erase(id);
+  if (!answer.ok) co_return fail(ErrorCode::timed_out, "pool {}: the survey has no answer yet", pool_);
+  co_return std::move(answer.survey);
+}
+
+block::Task<Result<agent::HandoverAnswer>> PoolAgent::handover(agent::HandoverRequest request) {
+  Visit visit(*this);
+  Answer answer;
+  Epoch epoch = request.stored.record.epoch;
+  auto at = handovers_.emplace(epoch, &answer);
+  feed(brain_agent::HandoverAsked{boot_time_ns(), std::move(request.stored)});
+  co_await block::wait_for(answer.done, Deadline::in_ms(handover_answer_ms));
+  handovers_.erase(at);
+  if (!answer.ok) co_return fail(ErrorCode::timed_out, "pool {}: the handover is not done yet", pool_);
+  co_return std::move(answer.handover);
+}
+
+block::Task<Result<agent::YieldAnswer>> PoolAgent::yield(agent::YieldRequest request) {
+  Visit visit(*this);
+  Answer answer;
+  auto at = yields_.emplace(request.epoch, &answer);
+  feed(brain_agent::YieldAsked{boot_time_ns(), request.epoch});
+  co_await block::wait_for(answer.done, Deadline::in_ms(yield_answer_ms));
+  yields_.erase(at);
+  if (!answer.ok) co_return fail(ErrorCode::timed_out, "pool {}: its process has not exported it yet", pool_);
+  co_return std::move(answer.yield);
+}
+
+agent::RelayAnswer PoolAgent::relay(const agent::RelayHello& hello, UniqueFd& socket) {
+  if (!process_) return {false, fmt::format("pool {} is not served by node {}", pool_, node_.config->node)};
+  auto sent = process_->send(control::RelayLink{hello.volume, hello.session.to_string(), hello.link_number}, socket.get());
+  if (!sent) return {false, sent.error().message};
+  socket.reset();
+  return {true, ""};
+}
+
+// --- the operator ----------------------------------------------------------------------------------------------------
+
+block::Task<Result<std::string>> PoolAgent::command(std::function<Event(std::uint64_t)> make, Deadline deadline) {
+  Visit visit(*this);
+  Answer answer;
+  std::uint64_t id = ++last_id_;
+  commands_.emplace(id, &answer);
+  feed(make(id));
+  bool answered = co_await block::wait_for(answer.done, deadline);
+  commands_.erase(id);
+  if (!answered) co_return fail(ErrorCode::timed_out, "pool {}: not done yet: {}", pool_, brain_agent::why(state_));
+  if (closed_) co_return fail(ErrorCode::cancelled, "zpaird stops");
+  if (!answer.ok) co_return fail(ErrorCode::refused, "{}", answer.text);
+  co_return std::move(answer.text);
+}
+
+block::Task<Result<std::string>> PoolAgent::switch_here(Deadline deadline) {
+  auto make = [](std::uint64_t id) -> Event { return brain_agent::SwitchoverOrdered{boot_time_ns(), id}; };
+  co_return co_await command(make, deadline);
+}
+
+block::Task<Result<std::string>> PoolAgent::take_over(Deadline deadline) {
+  auto make = [](std::uint64_t id) -> Event { return brain_agent::TakeoverOrdered{boot_time_ns(), id}; };
+  co_return co_await command(make, deadline);
+}
+
+block::Task<Result<std::string>> PoolAgent::import(bool accept_data_loss, bool accept_corruption, Deadline deadline) {
+  if (accept_data_loss) {
+    node_.events->add(pool_, "override", fmt::format("import with accepted data loss{} was ordered", accept_corruption ? " and corruption" : ""));
+  }
+  auto make = [accept_data_loss, accept_corruption](std::uint64_t id) -> Event {
+    return brain_agent::ImportOrdered{boot_time_ns(), id, accept_data_loss, accept_corruption};
+  };
+  co_return co_await command(make, deadline);
+}
+
+}  // namespace zpair::node

@@ -133,7 +133,6 @@ class Pool {
   ScanStatus resync_progress() const;           // (any time) as last seen by the task that waits for it
   block::Task<Result<void>> start_scrub();      // refused while a resync runs
   block::Task<Result<void>> cancel_scrub();
-  // Reads held instead of given up while clients have not been served yet; ends with import_pool.
   block::Task<Result<PoolStatus>> status();
 
   // ---- floor
@@ -161,6 +160,8 @@ class Pool {
   struct Handle;
   block::Task<Result<void>> learn_layout();
   block::Task<Result<ResyncOutcome>> resync(std::vector<LegId> legs, Txg since, bool seed);
+  enum class Attach : std::uint8_t { beside, in_place_of };
+  block::Task<Result<LegId>> attach(LegId old_leg, LegSpec leg, Attach how);
 
   Engine& engine_;
   Options options_;

@@ -1,0 +1,86 @@
+#include "zfs/engine.h"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/log.h"
+#include "zfs/engine_internal.h"
+#include "zfs/tunables.h"
+#include "zfs/worker_threads_internal.h"
+
+namespace zpair::zfs {
+
+Engine::Engine(block::Reactor& reactor, const EngineOptions& options)
+    : reactor_(reactor),
+      options_(options),
+      volume_threads_(std::make_unique<WorkerThreads>("zfs-volume", options.volume_threads, WorkerThreads::Growth::fixed)),
+      control_threads_(std::make_unique<WorkerThreads>("zfs-control", 2, WorkerThreads::Growth::one_per_waiting_job)) {}
+
+Engine::~Engine() = default;
+
+Result<std::unique_ptr<Engine>> Engine::start(block::Reactor& reactor, const EngineOptions& options) {
+  if (::mkdir(options.config_folder.c_str(), 0700) != 0 && errno != EEXIST) {
+    return fail_errno(errno, "cannot make the engine's folder {}", options.config_folder);
+  }
+  zp_why why{};
+  zp_engine_options plain{options.config_folder.c_str(), options.zfs_host_id, options.arc_bytes, options.dirty_bytes,
+                          options.log_bytes};
+  if (int error = zp_engine_start(&plain, &why); error != 0) {
+    ErrorCode code = error == EINVAL ? ErrorCode::invalid : error == EEXIST ? ErrorCode::exists : ErrorCode::unsupported;
+    return fail(code, "{}", why.text);
+  }
+  if (options.self_test == EngineOptions::SelfTest::run) {
+    if (zp_gate_self_test(&why) != 0) return fail(ErrorCode::internal, "{}", why.text);
+  }
+  return std::unique_ptr<Engine>(new Engine(reactor, options));
+}
+
+void Engine::run_control(std::function<void()> job) {
+  control_threads_->run(
+      [](void* argument) {
+        std::unique_ptr<std::function<void()>> call(static_cast<std::function<void()>*>(argument));
+        (*call)();
+      },
+      new std::function<void()>(std::move(job)));
+}
+
+// ---- tunables
+
+std::vector<Tunable> tunables() {
+  std::vector<Tunable> all;
+  for (int i = 0; i < zp_tunable_count(); ++i) {
+    const zp_tunable* about = zp_tunable_at(i);
+    all.push_back(Tunable{about->name, about->unit, about->meaning, zp_tunable_get(i), about->least, about->most});
+  }
+  return all;
+}
+
+namespace {
+int index_of(std::string_view name) {
+  for (int i = 0; i < zp_tunable_count(); ++i) {
+    if (name == zp_tunable_at(i)->name) return i;
+  }
+  return -1;
+}
+}  // namespace
+
+Result<std::uint64_t> tunable(std::string_view name) {
+  int index = index_of(name);
+  if (index < 0) return fail(ErrorCode::not_found, "OpenZFS has no tunable {} that can be reached here", name);
+  return zp_tunable_get(index);
+}
+
+Result<void> set_tunable(std::string_view name, std::uint64_t value) {
+  int index = index_of(name);
+  if (index < 0) return fail(ErrorCode::not_found, "OpenZFS has no tunable {} that can be reached here", name);
+  const zp_tunable* about = zp_tunable_at(index);
+  if (value < about->least || value > about->most) {
+    return fail(ErrorCode::invalid, "tunable {} takes {} to {} {}, not {}", name, about->least, about->most, about->unit, value);
+  }
+  zp_tunable_set(index, value);
+  return {};
+}
+
+}  // namespace zpair::zfs

@@ -1,0 +1,644 @@
+/*
+ * The embedded OpenZFS, third part: volumes, laid out as the kernel's zvols are (object 1 the data, object 2 a ZAP with
+ * "size", TX_WRITE and TX_TRUNCATE in the intent log), so that either engine replays the other's log.
+ *
+ * What zp_volume_write() did is in memory and in the list of log records; zp_batch_commit() makes it durable: it returns when
+ * the log blocks are written and flushed on every leg of the ack set (the gate and the driver see to it).
+ */
+#include "zfs/zfs_internal.h"
+
+#define	DATA_OBJECT	1ULL
+#define	PROPERTY_OBJECT	2ULL
+#define	WRITE_MOST	(1ULL << 20)	/* bytes in one transaction */
+
+struct zp_volume {
+	char name[ZP_NAME_SIZE];
+	objset_t *os;
+	zilog_t *zilog;
+	dnode_t *data;
+	zfs_rangelock_t ranges;
+	uint64_t size;
+	uint32_t block_size;
+	uint64_t sequence;		/* newest committed: txg << 32 | low half of the log's own sequence */
+	uint64_t replayed_count;
+	uint64_t failed_replay_seq;
+};
+
+/* ---- create and the like */
+
+struct layout {
+	uint64_t size;
+	uint32_t block_size;
+};
+
+static void
+lay_out(objset_t *os, void *context, cred_t *cred, dmu_tx_t *tx)
+{
+	struct layout *layout = context;
+	(void) cred;
+	VERIFY0(dmu_object_claim(os, DATA_OBJECT, DMU_OT_ZVOL, layout->block_size, DMU_OT_NONE, 0, tx));
+	VERIFY0(zap_create_claim(os, PROPERTY_OBJECT, DMU_OT_ZVOL_PROP, DMU_OT_NONE, 0, tx));
+	VERIFY0(zap_update(os, PROPERTY_OBJECT, "size", 8, 1, &layout->size, tx));
+}
+
+/*
+ * What a full volume takes: its data and the indirect blocks over it, which OpenZFS stores in one copy more (as libzfs
+ * reckons for `zfs create -V`).
+ */
+static uint64_t
+full_size(uint64_t size, uint64_t block_size)
+{
+	uint64_t indirect = 7;
+	for (uint64_t blocks = size / block_size; blocks > 1; ) {
+		blocks = (blocks + 127) / 128;
+		indirect += blocks;
+	}
+	return (size + indirect * 2 * (1ULL << DN_MAX_INDBLKSHIFT));
+}
+
+int
+zp_property_set(const char *name, const char *property, const char *value, struct zp_why *why)
+{
+	zfs_prop_t prop = zfs_name_to_prop(property);
+	uint64_t number;
+	int error;
+
+	switch (prop) {
+	case ZFS_PROP_SYNC:
+		return (zp_explain(why, EPERM, "sync is always (rule 2): it cannot be set on %s", name));
+	case ZFS_PROP_COMPRESSION:
+	case ZFS_PROP_LOGBIAS:
+	case ZFS_PROP_PRIMARYCACHE:
+	case ZFS_PROP_CHECKSUM:
+	case ZFS_PROP_REDUNDANT_METADATA:
+		break;
+	default:
+		return (zp_explain(why, EINVAL, "property %s cannot be set here", property));
+	}
+	if (zfs_prop_string_to_index(prop, value, &number) != 0)
+		return (zp_explain(why, EINVAL, "%s is no value of property %s", value, property));
+	if (prop == ZFS_PROP_CHECKSUM && number == ZIO_CHECKSUM_OFF)
+		return (zp_explain(why, EPERM, "checksums stay on"));
+	error = dsl_prop_set_int(name, property, ZPROP_SRC_LOCAL, number);
+	if (error != 0)
+		return (zp_explain(why, error, "cannot set %s=%s on %s: %s", property, value, name, strerror(error)));
+	return (0);
+}
+
+int
+zp_volume_create(const char *name, uint64_t size, uint32_t block_size, int thick, const char *compression, struct zp_why *why)
+{
+	struct layout layout = { size, block_size };
+	int error = dmu_objset_create(name, DMU_OST_ZVOL, 0, NULL, lay_out, &layout);
+
+	if (error != 0)
+		return (zp_explain(why, error, "cannot create volume %s: %s", name, strerror(error)));
+	if (thick) {
+		error = dsl_dataset_set_refreservation(name, ZPROP_SRC_LOCAL, full_size(size, block_size));
+		if (error != 0)
+			zp_explain(why, error, "cannot reserve %llu bytes for volume %s: %s", (u_longlong_t)full_size(size, block_size),
+			    name, error == ENOSPC ? "the pool has not that much free (a thin volume reserves nothing)" : strerror(error));
+	}
+	if (error == 0 && compression != NULL && compression[0] != '\0')
+		error = zp_property_set(name, "compression", compression, why);
+	if (error != 0)
+		(void) dsl_destroy_head(name);
+	return (error);
+}
+
+int
+zp_volume_destroy(const char *name, struct zp_why *why)
+{
+	int error = dsl_destroy_head(name);
+	if (error != 0) {
+		return (zp_explain(why, error, "cannot destroy volume %s: %s", name,
+		    error == EEXIST ? "it has snapshots" : error == EBUSY ? "it is in use" : strerror(error)));
+	}
+	return (0);
+}
+
+int
+zp_volume_snapshot(const char *name, const char *snapshot, struct zp_why *why)
+{
+	int error = dmu_objset_snapshot_one(name, snapshot);
+	if (error != 0) {
+		return (zp_explain(why, error, "cannot take snapshot %s@%s: %s", name, snapshot,
+		    error == ENOSPC ? "a thick volume's snapshot needs room to overwrite all of it" : strerror(error)));
+	}
+	return (0);
+}
+
+int
+zp_snapshot_destroy(const char *name, const char *snapshot, struct zp_why *why)
+{
+	char full[ZP_NAME_SIZE];
+	(void) snprintf(full, sizeof (full), "%s@%s", name, snapshot);
+	int error = dsl_destroy_snapshot(full, B_FALSE);
+	if (error != 0)
+		return (zp_explain(why, error, "cannot destroy snapshot %s: %s", full, strerror(error)));
+	return (0);
+}
+
+int
+zp_volume_resize(const char *name, zp_volume *volume, uint64_t size, struct zp_why *why)
+{
+	struct zp_volume_info info;
+	objset_t *os = volume != NULL ? volume->os : NULL;
+	int error = zp_volume_look(name, &info, why);
+
+	if (error != 0)
+		return (error);
+	if (size < info.size_bytes)
+		return (zp_explain(why, EINVAL, "volume %s has %llu bytes, %llu would cut data off: volumes only grow", name,
+		    (u_longlong_t)info.size_bytes, (u_longlong_t)size));
+	if (info.reserved_bytes != 0) {
+		error = dsl_dataset_set_refreservation(name, ZPROP_SRC_LOCAL, full_size(size, info.block_size_bytes));
+		if (error != 0)
+			return (zp_explain(why, error, "cannot reserve %llu bytes for volume %s: %s",
+			    (u_longlong_t)full_size(size, info.block_size_bytes), name, strerror(error)));
+	}
+	if (volume == NULL) {
+		error = dmu_objset_own(name, DMU_OST_ZVOL, B_FALSE, B_FALSE, FTAG, &os);
+		if (error != 0)
+			return (zp_explain(why, error, "cannot open volume %s: %s", name, strerror(error)));
+	}
+	dmu_tx_t *tx = dmu_tx_create(os);
+	dmu_tx_hold_zap(tx, PROPERTY_OBJECT, TRUE, NULL);
+	error = dmu_tx_assign(tx, DMU_TX_WAIT);
+	if (error != 0) {
+		dmu_tx_abort(tx);
+	} else {
+		error = zap_update(os, PROPERTY_OBJECT, "size", 8, 1, &size, tx);
+		dmu_tx_commit(tx);
+		txg_wait_synced(dmu_objset_pool(os), 0);
+	}
+	if (volume == NULL)
+		dmu_objset_disown(os, B_FALSE, FTAG);
+	else if (error == 0)
+		__atomic_store_n(&volume->size, size, __ATOMIC_RELEASE);
+	if (error != 0)
+		return (zp_explain(why, error, "cannot resize volume %s: %s", name, strerror(error)));
+	return (0);
+}
+
+int
+zp_volume_look(const char *name, struct zp_volume_info *info, struct zp_why *why)
+{
+	objset_t *os;
+	dmu_object_info_t data;
+	uint64_t number;
+	int error = dmu_objset_hold(name, FTAG, &os);
+
+	if (error != 0)
+		return (zp_explain(why, error, "cannot look at volume %s: %s", name, strerror(error)));
+	memset(info, 0, sizeof (*info));
+	(void) snprintf(info->name, sizeof (info->name), "%s", name);
+	if (dmu_objset_type(os) != DMU_OST_ZVOL) {
+		error = zp_explain(why, ENOTBLK, "%s is no volume", name);
+	} else {
+		dsl_dataset_t *ds = dmu_objset_ds(os);
+		dsl_pool_t *dp = dmu_objset_pool(os);
+		info->guid = dsl_dataset_phys(ds)->ds_guid;
+		error = zap_lookup(os, PROPERTY_OBJECT, "size", 8, 1, &info->size_bytes);
+		if (error == 0)
+			error = dmu_object_info(os, DATA_OBJECT, &data);
+		if (error == 0) {
+			info->block_size_bytes = data.doi_data_block_size;
+			info->reserved_bytes = ds->ds_reserved;
+			info->used_bytes = dsl_dir_phys(ds->ds_dir)->dd_used_bytes;
+			info->referenced_bytes = dsl_dataset_phys(ds)->ds_referenced_bytes;
+			info->log_is_live = !ds->ds_is_snapshot && !BP_IS_HOLE(&dmu_objset_zil(os)->zl_header->zh_log);
+			const char *compression = "?";
+			dsl_pool_config_enter(dp, FTAG);
+			if (dsl_prop_get_int_ds(ds, zfs_prop_to_name(ZFS_PROP_COMPRESSION), &number) == 0)
+				(void) zfs_prop_index_to_string(ZFS_PROP_COMPRESSION, number, &compression);
+			dsl_pool_config_exit(dp, FTAG);
+			(void) snprintf(info->compression, sizeof (info->compression), "%s", compression);
+		} else {
+			zp_explain(why, error, "cannot read the layout of volume %s: %s", name, strerror(error));
+		}
+	}
+	dmu_objset_rele(os, FTAG);
+	return (error);
+}
+
+struct each {
+	int (*found)(void *context, const char *name);
+	void *context;
+	const char *pool;
+};
+
+static int
+each_dataset(const char *name, void *opaque)
+{
+	struct each *each = opaque;
+	if (strcmp(name, each->pool) == 0)
+		return (0);
+	return (each->found(each->context, name));
+}
+
+int
+zp_volumes_each(zp_pool *pool, int (*found)(void *context, const char *name), void *context)
+{
+	struct each each = { found, context, pool->name };
+	return (dmu_objset_find(pool->name, each_dataset, &each, DS_FIND_CHILDREN | DS_FIND_SNAPSHOTS));
+}
+
+/* ---- the log: what a commit asks for, and its replay */
+
+static void
+get_done(zgd_t *zgd, int error)
+{
+	(void) error;
+	if (zgd->zgd_db != NULL)
+		dmu_buf_rele(zgd->zgd_db, zgd);
+	zfs_rangelock_exit(zgd->zgd_lr);
+	kmem_free(zgd, sizeof (*zgd));
+}
+
+/*
+ * The data of a record that was noted without it: copied into the log (`buffer`), or, for WR_INDIRECT, written to its final
+ * place now.  zgd_lwb and zgd_bp make dmu_sync() tell the log which legs to flush before the commit is done.
+ */
+static int
+get_data(void *context, uint64_t generation, lr_write_t *lr, char *buffer, struct lwb *lwb, zio_t *zio)
+{
+	zp_volume *volume = context;
+	uint64_t offset = lr->lr_offset, size = lr->lr_length;
+	zgd_t *zgd = kmem_zalloc(sizeof (*zgd), KM_SLEEP);
+	int error;
+
+	(void) generation;
+	zgd->zgd_lwb = lwb;
+	if (buffer != NULL) {
+		zgd->zgd_lr = zfs_rangelock_enter(&volume->ranges, offset, size, RL_READER);
+		error = dmu_read_by_dnode(volume->data, offset, size, buffer, DMU_READ_NO_PREFETCH);
+	} else {
+		dmu_buf_t *db;
+		size = volume->block_size;
+		offset = P2ALIGN_TYPED(offset, size, uint64_t);
+		zgd->zgd_lr = zfs_rangelock_enter(&volume->ranges, offset, size, RL_READER);
+		error = dmu_buf_hold_noread_by_dnode(volume->data, offset, zgd, &db);
+		if (error == 0) {
+			zgd->zgd_db = db;
+			zgd->zgd_bp = &lr->lr_blkptr;
+			error = dmu_sync(zio, lr->lr_common.lrc_txg, get_done, zgd);
+			if (error == 0)
+				return (0);
+		}
+	}
+	get_done(zgd, error);
+	return (SET_ERROR(error));
+}
+
+/*
+ * OpenZFS syncs and tries a record again after its first error, and drops the rest of the log after the second.  Rule 7: no
+ * dropped log.  So the second one ends the process, with the log still on the legs.
+ */
+static int
+replay_result(zp_volume *volume, uint64_t seq, int error)
+{
+	if (error != 0 && volume->failed_replay_seq == seq)
+		zp_die("rule 7: record %llu of the log of volume %s cannot be replayed: %s. The log is kept; this process ends.",
+		    (u_longlong_t)seq, volume->name, strerror(error));
+	if (error != 0)
+		volume->failed_replay_seq = seq;
+	else
+		volume->replayed_count++;
+	return (error);
+}
+
+static int
+replay_write(void *context, void *record, boolean_t byteswap)
+{
+	zp_volume *volume = context;
+	lr_write_t *lr = record;
+
+	if (byteswap)
+		byteswap_uint64_array(lr, sizeof (*lr));
+	uint64_t offset = lr->lr_offset, size = lr->lr_length;
+	if (lr->lr_common.lrc_reclen == sizeof (*lr)) {		/* by reference: the whole block */
+		uint64_t block_size = BP_GET_LSIZE(&lr->lr_blkptr);
+		if (size < block_size) {
+			offset -= offset % block_size;
+			size = block_size;
+		}
+	}
+	dmu_tx_t *tx = dmu_tx_create(volume->os);
+	dmu_tx_hold_write(tx, DATA_OBJECT, offset, size);
+	int error = dmu_tx_assign(tx, DMU_TX_WAIT);
+	if (error != 0) {
+		dmu_tx_abort(tx);
+	} else {
+		dmu_write(volume->os, DATA_OBJECT, offset, size, lr + 1, tx);
+		(void) zil_replaying(volume->zilog, tx);
+		dmu_tx_commit(tx);
+	}
+	return (replay_result(volume, lr->lr_common.lrc_seq, error));
+}
+
+static int
+replay_truncate(void *context, void *record, boolean_t byteswap)
+{
+	zp_volume *volume = context;
+	lr_truncate_t *lr = record;
+
+	if (byteswap)
+		byteswap_uint64_array(lr, sizeof (*lr));
+	int error = dmu_free_long_range(volume->os, DATA_OBJECT, lr->lr_offset, lr->lr_length);
+	if (error == 0) {
+		dmu_tx_t *tx = dmu_tx_create(volume->os);
+		dmu_tx_mark_netfree(tx);
+		error = dmu_tx_assign(tx, DMU_TX_WAIT);
+		if (error != 0) {
+			dmu_tx_abort(tx);
+		} else {
+			(void) zil_replaying(volume->zilog, tx);
+			dmu_tx_commit(tx);
+		}
+	}
+	return (replay_result(volume, lr->lr_common.lrc_seq, error));
+}
+
+static int
+replay_unknown(void *context, void *record, boolean_t byteswap)
+{
+	zp_volume *volume = context;
+	(void) record;
+	(void) byteswap;
+	zp_die("rule 7: the log of volume %s holds a record that no volume writes. The log is kept; this process ends.", volume->name);
+}
+
+static zil_replay_func_t *replay[TX_MAX_TYPE];
+
+static void __attribute__((constructor))
+fill_replay(void)
+{
+	for (int type = 0; type < TX_MAX_TYPE; type++)
+		replay[type] = type == TX_WRITE ? replay_write : type == TX_TRUNCATE ? replay_truncate : replay_unknown;
+}
+
+int
+zp_volume_open(zp_pool *pool, const char *name, uint64_t floor_sequence, zp_volume **volumep, uint64_t *replayed_count,
+    struct zp_why *why)
+{
+	zp_volume *volume = calloc(1, sizeof (*volume));
+	int error;
+
+	(void) snprintf(volume->name, sizeof (volume->name), "%s", name);
+	error = dmu_objset_own(name, DMU_OST_ZVOL, B_FALSE, B_FALSE, volume, &volume->os);
+	if (error != 0) {
+		free(volume);
+		return (zp_explain(why, error, "cannot open volume %s: %s", name,
+		    error == EBUSY ? "it is open already" : strerror(error)));
+	}
+	error = zap_lookup(volume->os, PROPERTY_OBJECT, "size", 8, 1, &volume->size);
+	if (error == 0)
+		error = dnode_hold(volume->os, DATA_OBJECT, volume, &volume->data);
+	if (error != 0) {
+		dmu_objset_disown(volume->os, B_FALSE, volume);
+		free(volume);
+		return (zp_explain(why, error, "cannot read the layout of volume %s: %s", name, strerror(error)));
+	}
+	volume->block_size = volume->data->dn_datablksz;
+	zfs_rangelock_init(&volume->ranges, NULL, NULL);
+	volume->zilog = zil_open(volume->os, get_data, NULL);
+
+	const zil_header_t *header = volume->zilog->zl_header;
+	uint64_t claimed_seq = header->zh_flags & ZIL_CLAIM_LR_SEQ_VALID ? header->zh_claim_lr_seq : 0;
+	boolean_t must_replay = (header->zh_flags & ZIL_REPLAY_NEEDED) != 0;
+	/*
+	 * The floor's record is in a txg that was imported whole, or among the claimed ones; else the log was cut short.
+	 */
+	if (floor_sequence >> 32 > pool->import_txg && pool->import_txg != 0 &&
+	    (int32_t)((uint32_t)claimed_seq - (uint32_t)floor_sequence) < 0) {
+		error = zp_explain(why, EPERM, "rule 7: the log of volume %s ends at record %llu, but record %llu of txg %llu was "
+		    "committed", name, (u_longlong_t)(uint32_t)claimed_seq, (u_longlong_t)(uint32_t)floor_sequence,
+		    (u_longlong_t)(floor_sequence >> 32));
+	} else if (volume->zilog->zl_sync != ZFS_SYNC_ALWAYS) {
+		error = zp_explain(why, EPERM, "rule 2: volume %s has sync=%s, only sync=always is served: zfs inherit sync %s", name,
+		    volume->zilog->zl_sync == ZFS_SYNC_DISABLED ? "disabled" : "standard", name);
+	}
+	if (error != 0) {
+		volume->zilog->zl_get_data = NULL;
+		dnode_rele(volume->data, volume);
+		dmu_objset_disown(volume->os, B_FALSE, volume);
+		zfs_rangelock_fini(&volume->ranges);
+		free(volume);
+		return (error);
+	}
+	(void) zil_replay(volume->os, volume, replay);
+	if (must_replay && volume->zilog->zl_replaying_seq < claimed_seq) {
+		zp_die("rule 7: the log of volume %s was replayed up to record %llu of %llu only", name,
+		    (u_longlong_t)volume->zilog->zl_replaying_seq, (u_longlong_t)claimed_seq);
+	}
+	*replayed_count = volume->replayed_count;
+	*volumep = volume;
+	return (0);
+}
+
+void
+zp_volume_close(zp_volume *volume)
+{
+	zil_close(volume->zilog);
+	dnode_rele(volume->data, volume);
+	txg_wait_synced(dmu_objset_pool(volume->os), 0);
+	dmu_objset_disown(volume->os, B_FALSE, volume);
+	zfs_rangelock_fini(&volume->ranges);
+	free(volume);
+}
+
+uint64_t
+zp_volume_size(const zp_volume *volume)
+{
+	return (__atomic_load_n(&volume->size, __ATOMIC_ACQUIRE));
+}
+
+uint64_t
+zp_volume_sequence(const zp_volume *volume)
+{
+	return (__atomic_load_n(&volume->sequence, __ATOMIC_RELAXED));
+}
+
+/* ---- data */
+
+/* Walks iovecs: where the next bytes come from or go to. */
+struct cursor {
+	const struct iovec *iov;
+	size_t used;
+};
+
+static void *
+next_piece(struct cursor *cursor, uint64_t most, uint64_t *size)
+{
+	while (cursor->used == cursor->iov->iov_len) {
+		cursor->iov++;
+		cursor->used = 0;
+	}
+	char *piece = (char *)cursor->iov->iov_base + cursor->used;
+	*size = MIN(most, cursor->iov->iov_len - cursor->used);
+	cursor->used += *size;
+	return (piece);
+}
+
+int
+zp_volume_read(zp_volume *volume, const struct iovec *iov, uint64_t offset, uint64_t size)
+{
+	struct cursor cursor = { iov, 0 };
+	int error = 0;
+
+	zfs_locked_range_t *range = zfs_rangelock_enter(&volume->ranges, offset, size, RL_READER);
+	while (size > 0 && error == 0) {
+		uint64_t piece_size;
+		void *piece = next_piece(&cursor, size, &piece_size);
+		error = dmu_read_by_dnode(volume->data, offset, piece_size, piece, DMU_READ_PREFETCH);
+		offset += piece_size;
+		size -= piece_size;
+	}
+	zfs_rangelock_exit(range);
+	return (error);
+}
+
+static void
+note_write(zp_volume *volume, dmu_tx_t *tx, struct cursor from, uint64_t offset, uint64_t size)
+{
+	zilog_t *zilog = volume->zilog;
+	/*
+	 * By reference when whole blocks are large enough that writing them twice costs more than the extra command each: the data
+	 * goes to its final place at the commit.
+	 */
+	uint64_t block_size = volume->block_size;
+	boolean_t by_reference = size >= block_size && (zilog->zl_logbias == ZFS_LOGBIAS_THROUGHPUT ||
+	    (block_size >= 65536 && !spa_has_slogs(zilog->zl_spa)));
+	uint64_t logged = 0;
+
+	while (size > 0) {
+		itx_wr_state_t state = WR_COPIED;
+		uint64_t length = size;
+		if (by_reference) {
+			length = MIN(block_size - P2PHASE_TYPED(offset, block_size, uint64_t), size);
+			state = length == block_size ? WR_INDIRECT : WR_NEED_COPY;
+		} else if (size > zil_max_copied_data(zilog)) {
+			state = WR_NEED_COPY;
+		}
+		itx_t *itx = zil_itx_create(TX_WRITE, sizeof (lr_write_t) + (state == WR_COPIED ? length : 0));
+		lr_write_t *lr = (lr_write_t *)&itx->itx_lr;
+		char *into = (char *)(lr + 1);
+		for (uint64_t left = length; left > 0; ) {
+			uint64_t piece_size;
+			const void *piece = next_piece(&from, left, &piece_size);
+			if (state == WR_COPIED) {
+				memcpy(into, piece, piece_size);
+				into += piece_size;
+			}
+			left -= piece_size;
+		}
+		itx->itx_wr_state = state;
+		itx->itx_private = volume;
+		itx->itx_sync = B_TRUE;
+		lr->lr_foid = DATA_OBJECT;
+		lr->lr_offset = offset;
+		lr->lr_length = length;
+		lr->lr_blkoff = 0;
+		BP_ZERO(&lr->lr_blkptr);
+		zil_itx_assign(zilog, itx, tx);
+		if (state != WR_INDIRECT)
+			logged += length;
+		offset += length;
+		size -= length;
+	}
+	if (logged > 0)
+		dsl_pool_wrlog_count(zilog->zl_dmu_pool, logged, tx->tx_txg);	/* pushes a txg when the log gets long */
+}
+
+/*
+ * What a batch's commit proves, for the floor: its newest record is of txg newest_txg and has a sequence above log_before.  An
+ * import either begins at that txg or later, or finds a record above log_before in the claimed log.
+ */
+void
+zp_batch_begin(zp_volume *volume, struct zp_batch *batch)
+{
+	batch->newest_txg = 0;
+	batch->log_before = __atomic_load_n(&volume->zilog->zl_lr_seq, __ATOMIC_RELAXED);
+}
+
+int
+zp_volume_write(zp_volume *volume, struct zp_batch *batch, const struct iovec *iov, uint64_t offset, uint64_t size)
+{
+	struct cursor cursor = { iov, 0 };
+	int error = 0;
+
+	zfs_locked_range_t *range = zfs_rangelock_enter(&volume->ranges, offset, size, RL_WRITER);
+	while (size > 0 && error == 0) {
+		uint64_t part = MIN(size, WRITE_MOST);
+		dmu_tx_t *tx = dmu_tx_create(volume->os);
+		dmu_tx_hold_write_by_dnode(tx, volume->data, offset, part);
+		error = dmu_tx_assign(tx, DMU_TX_WAIT);
+		if (error != 0) {
+			dmu_tx_abort(tx);
+			break;
+		}
+		struct cursor from = cursor;
+		for (uint64_t at = offset, left = part; left > 0 && error == 0; ) {
+			uint64_t piece_size;
+			const void *piece = next_piece(&cursor, left, &piece_size);
+			error = dmu_write_by_dnode(volume->data, at, piece_size, piece, tx);
+			at += piece_size;
+			left -= piece_size;
+		}
+		if (error == 0)
+			note_write(volume, tx, from, offset, part);
+		batch->newest_txg = MAX(batch->newest_txg, dmu_tx_get_txg(tx));
+		dmu_tx_commit(tx);
+		offset += part;
+		size -= part;
+	}
+	zfs_rangelock_exit(range);
+	return (error);
+}
+
+/*
+ * Freed first, noted then (the kernel's zvol does it the other way round): a record counts as done once its txg has synced, so
+ * nothing of the free may be in a later one.
+ */
+int
+zp_volume_free(zp_volume *volume, struct zp_batch *batch, uint64_t offset, uint64_t size)
+{
+	zfs_locked_range_t *range = zfs_rangelock_enter(&volume->ranges, offset, size, RL_WRITER);
+	int error = dmu_free_long_range(volume->os, DATA_OBJECT, offset, size);
+	if (error == 0) {
+		dmu_tx_t *tx = dmu_tx_create(volume->os);
+		dmu_tx_mark_netfree(tx);
+		error = dmu_tx_assign(tx, DMU_TX_WAIT);
+		if (error != 0) {
+			dmu_tx_abort(tx);
+		} else {
+			itx_t *itx = zil_itx_create(TX_TRUNCATE, sizeof (lr_truncate_t));
+			lr_truncate_t *lr = (lr_truncate_t *)&itx->itx_lr;
+			lr->lr_foid = DATA_OBJECT;
+			lr->lr_offset = offset;
+			lr->lr_length = size;
+			itx->itx_sync = B_TRUE;
+			zil_itx_assign(volume->zilog, itx, tx);
+			batch->newest_txg = MAX(batch->newest_txg, dmu_tx_get_txg(tx));
+			dmu_tx_commit(tx);
+		}
+	}
+	zfs_rangelock_exit(range);
+	return (error);
+}
+
+void
+zp_batch_commit(zp_volume *volume, struct zp_batch *batch)
+{
+	if (volume->zilog->zl_sync != ZFS_SYNC_ALWAYS)
+		zp_die("rule 2: volume %s has no sync=always any more", volume->name);
+	zil_commit(volume->zilog, DATA_OBJECT);
+	if (batch->newest_txg == 0)
+		return;
+	uint64_t sequence = batch->newest_txg << 32 | (uint32_t)(batch->log_before + 1);
+	uint64_t seen = __atomic_load_n(&volume->sequence, __ATOMIC_RELAXED);
+	while (sequence > seen &&
+	    !__atomic_compare_exchange_n(&volume->sequence, &seen, sequence, B_TRUE, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		continue;
+}

@@ -1,0 +1,228 @@
+#include "zfs/volume.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/assert.h"
+#include "zfs/volume_internal.h"
+
+namespace zpair::zfs {
+
+namespace {
+
+constexpr unsigned most_committers = 3;
+constexpr unsigned most_readers = 16;
+constexpr std::uint32_t sector_bytes = 512;
+
+block::IoStatus status_of(int error) {
+  switch (error) {
+    case 0: return block::IoStatus::ok;
+    case ENOSPC:
+    case EDQUOT: return block::IoStatus::no_space;
+    default: return block::IoStatus::io_error;
+  }
+}
+
+bool overlap(const block::Request& a, const block::Request& b) {
+  return a.offset_bytes < b.offset_bytes + b.size_bytes && b.offset_bytes < a.offset_bytes + a.size_bytes;
+}
+
+}  // namespace
+
+// ---- on the reactor
+
+void Volume::State::submit(block::Request& request) {
+  using block::Operation;
+  ZP_ASSERT(!closing, "nothing is submitted to a volume that closes");
+  ++in_flight;
+  request.verifier = Verifier{1};
+  if (request.operation == Operation::flush) {   // nothing that was answered is unflushed
+    answer_soon(request, block::IoStatus::ok);
+    return;
+  }
+  std::uint64_t size = zp_volume_size(handle);
+  if (request.offset_bytes % sector_bytes != 0 || request.size_bytes % sector_bytes != 0 || request.offset_bytes > size ||
+      request.size_bytes > size - request.offset_bytes) {
+    answer_soon(request, block::IoStatus::invalid);
+    return;
+  }
+  if (request.size_bytes == 0) {
+    answer_soon(request, block::IoStatus::ok);
+    return;
+  }
+  bool start_thread = false;
+  if (request.operation == Operation::read) {
+    std::lock_guard lock(mutex);
+    waiting_reads.push_back(&request);
+    start_thread = readers < most_readers;
+    if (start_thread) ++readers;
+  } else {
+    unanswered_writes.push_back(Write{&request, ++last_write_number});
+    std::lock_guard lock(mutex);
+    waiting_writes.push_back(&request);
+    start_thread = committers < most_committers;
+    if (start_thread) ++committers;
+  }
+  if (!start_thread) return;
+  if (request.operation == Operation::read) {
+    engine.volume_threads().run([](void* self) { static_cast<State*>(self)->read_some(); }, this);
+  } else {
+    engine.volume_threads().run([](void* self) { static_cast<State*>(self)->commit_batches(); }, this);
+  }
+}
+
+void Volume::State::answer_soon(block::Request& request, block::IoStatus status) {
+  request.status = status;
+  immediate.push_back(&request);
+  if (immediate.size() > 1) return;
+  engine.reactor().post([this] {
+    for (block::Request* each : std::exchange(immediate, {})) answer(*each);
+  });
+}
+
+void Volume::State::answer(block::Request& request) {
+  bool last = --in_flight == 0 && closing;
+  request.on_done(request);      // may submit the next one
+  if (last) idle.set();
+}
+
+// Rule 10: what the read saw may have come from a write that is not committed yet.
+bool Volume::State::must_wait(const block::Request& read, std::uint64_t newest_write) const {
+  for (const Write& write : unanswered_writes) {
+    if (write.number <= newest_write && overlap(*write.request, read)) return true;
+  }
+  return false;
+}
+
+void Volume::State::answer_done() {
+  {
+    std::lock_guard lock(mutex);
+    answering.swap(done);
+  }
+  bool a_write = false;
+  std::vector<block::Request*> finished_now;
+  finished_now.swap(answering);
+  for (block::Request* request : finished_now) {
+    if (request->operation == block::Operation::read) continue;
+    a_write = true;
+    std::erase_if(unanswered_writes, [request](const Write& write) { return write.request == request; });
+  }
+  for (block::Request* request : finished_now) {
+    if (request->operation == block::Operation::read && must_wait(*request, last_write_number)) {
+      held_reads.push_back(HeldRead{request, last_write_number});
+    } else {
+      answer(*request);
+    }
+  }
+  if (a_write && !held_reads.empty()) {
+    std::vector<block::Request*> free_reads;
+    std::erase_if(held_reads, [&](const HeldRead& read) {
+      if (must_wait(*read.request, read.newest_write)) return false;
+      free_reads.push_back(read.request);
+      return true;
+    });
+    for (block::Request* read : free_reads) answer(*read);
+  }
+  finished_now.clear();
+  answering.swap(finished_now);   // keeps the capacity
+}
+
+// ---- on the engine's threads
+
+void Volume::State::finished(std::vector<block::Request*>& requests) {
+  bool first;
+  {
+    std::lock_guard lock(mutex);
+    first = done.empty();
+    done.insert(done.end(), requests.begin(), requests.end());
+  }
+  if (first) engine.reactor().post([this] { answer_done(); });
+}
+
+void Volume::State::commit_batches() {
+  std::vector<block::Request*> batch;
+  for (;;) {
+    batch.clear();
+    {
+      std::lock_guard lock(mutex);
+      if (waiting_writes.empty()) {
+        --committers;
+        return;
+      }
+      batch.swap(waiting_writes);
+    }
+    zp_batch written;
+    zp_batch_begin(handle, &written);
+    for (block::Request* request : batch) {
+      int error = request->operation == block::Operation::write
+                      ? zp_volume_write(handle, &written, request->buffers.data(), request->offset_bytes, request->size_bytes)
+                      : zp_volume_free(handle, &written, request->offset_bytes, request->size_bytes);
+      request->status = status_of(error);
+    }
+    zp_batch_commit(handle, &written);
+    finished(batch);
+  }
+}
+
+void Volume::State::read_some() {
+  std::vector<block::Request*> one(1);
+  for (;;) {
+    {
+      std::lock_guard lock(mutex);
+      if (waiting_reads.empty()) {
+        --readers;
+        return;
+      }
+      one[0] = waiting_reads.front();
+      waiting_reads.pop_front();
+    }
+    block::Request& request = *one[0];
+    request.status = status_of(zp_volume_read(handle, request.buffers.data(), request.offset_bytes, request.size_bytes));
+    finished(one);
+  }
+}
+
+// ---- the device
+
+Volume::Volume(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+Volume::~Volume() { ZP_ASSERT(state_->handle == nullptr, "a volume is closed before it ends"); }
+
+block::Geometry Volume::geometry() const { return block::Geometry{zp_volume_size(state_->handle), sector_bytes}; }
+
+void Volume::submit(block::Request& request) { state_->submit(request); }
+
+const VolumeInfo& Volume::info() const {
+  state_->info.size_bytes = zp_volume_size(state_->handle);
+  return state_->info;
+}
+
+VolumeLog Volume::log() const { return VolumeLog{state_->info.guid, zp_volume_sequence(state_->handle)}; }
+
+block::Task<void> Volume::close() {
+  if (state_->handle == nullptr) co_return;
+  state_->closing = true;
+  if (state_->in_flight > 0) co_await state_->idle.wait();
+  zp_volume* handle = state_->handle;
+  State* state = state_.get();
+  // The threads leave their loops a moment after their last answer.
+  auto threads_left = [state] {
+    for (;;) {
+      {
+        std::lock_guard lock(state->mutex);
+        if (state->committers == 0 && state->readers == 0) return true;
+      }
+      std::this_thread::yield();
+    }
+  };
+  auto close_handle = [handle, threads_left] {
+    threads_left();
+    zp_volume_close(handle);
+    return true;
+  };
+  co_await state_->engine.blocking(close_handle);
+  state_->handle = nullptr;
+  if (state_->on_closed) state_->on_closed();
+}
+
+}  // namespace zpair::zfs

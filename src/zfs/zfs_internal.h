@@ -1,0 +1,54 @@
+/*
+ * What engine.c, legs.c and volume.c share: libzpool's headers, and the pool's handle. Only these three include it.
+ * libzpool is a debug build: ZFS_DEBUG and DEBUG must be defined here too, or the layout of its structures differs.
+ */
+#ifndef ZPAIR_ZFS_INTERNAL_H
+#define ZPAIR_ZFS_INTERNAL_H
+#if !defined(ZFS_DEBUG) || !defined(DEBUG) || defined(NDEBUG)
+#error "build with -DZFS_DEBUG -DDEBUG -UNDEBUG, as libzpool is"
+#endif
+#include <sys/zfs_context.h>
+#include <sys/spa.h>
+#include <sys/spa_impl.h>
+#include <sys/vdev.h>
+#include <sys/vdev_impl.h>
+#include <sys/zio.h>
+#include <sys/zio_checksum.h>
+#include <sys/zil.h>
+#include <sys/zil_impl.h>
+#include <sys/dmu.h>
+#include <sys/dmu_impl.h>
+#include <sys/dmu_objset.h>
+#include <sys/dmu_tx.h>
+#include <sys/dsl_pool.h>
+#include <sys/dsl_dir.h>
+#include <sys/dsl_dataset.h>
+#include <sys/dsl_destroy.h>
+#include <sys/dsl_prop.h>
+#include <sys/dsl_scan.h>
+#include <sys/dnode.h>
+#include <sys/zap.h>
+#include <sys/abd.h>
+#include <sys/arc.h>
+#include <sys/txg.h>
+#include <sys/uberblock_impl.h>
+#include <sys/zfs_rlock.h>
+#include <sys/mmp.h>
+#include <sys/fs/zfs.h>
+#include <zfeature_common.h>
+
+#include "zfs/engine_internal.h"
+
+struct zp_pool {
+	spa_t *spa;	/* held open */
+	char name[ZP_NAME_SIZE];
+	uint64_t import_txg;	/* uberblock at import; 0: created here */
+};
+
+int zp_explain(struct zp_why *why, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* legs.c: our leaf driver, and what the gate must know of it */
+void zp_gate_install(void);
+nvlist_t *zp_mirror_tree(const struct zp_mirror_spec *mirrors, int count);
+
+#endif

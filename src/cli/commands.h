@@ -1,0 +1,81 @@
+#pragma once
+// The commands of `zpair`: each asks a node (docs/api.md) and prints to stdout what came back, as text or as JSON.
+// Errors: what the node answered. Nothing was changed when a command that changes something fails, unless it says that the
+//         outcome is unknown.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "cli/node_client.h"
+
+namespace zpair::cli {
+
+enum class Format { text, json };
+
+struct Context {
+  Nodes nodes;
+  Format format = Format::text;
+};
+
+// 0 done, 1 failed, 2 usage, 3 refused by a rule.
+int exit_code_of(const Error& error);
+void print_error(const Error& error);                       // one line: zpair: …
+
+// a:DRIVE,b:DRIVE → [{"node", "path"}, …]; a path is made full.
+Result<nlohmann::json> parse_mirror(const std::string& text);
+struct VolumeName {
+  std::string pool;
+  std::string name;
+};
+Result<VolumeName> parse_volume_name(const std::string& text);   // POOL/NAME
+
+struct PoolCreate {
+  std::string name;
+  std::string owner;
+  std::vector<std::string> mirrors;
+  bool dry_run = false;
+  bool force = false;
+};
+struct VolumeCreate {
+  std::string name;                          // POOL/NAME
+  std::uint64_t size_bytes = 0;
+  bool thin = false;
+  std::optional<std::uint64_t> block_size_bytes;
+  std::optional<std::string> compression;
+};
+struct PoolImport {
+  std::string name;
+  bool accept_data_loss = false;
+  bool accept_corruption = false;
+};
+
+Result<void> show_status(const Context& context, const std::string& pool);   // empty: all
+Result<void> pool_create(const Context& context, const PoolCreate& options);
+Result<void> pool_add(const Context& context, const PoolCreate& options);
+Result<void> pool_list(const Context& context);
+Result<void> pool_destroy(const Context& context, const std::string& name);
+Result<void> pool_scrub(const Context& context, const std::string& name, bool stop);
+Result<void> pool_export(const Context& context, const std::string& name);
+Result<void> pool_import(const Context& context, const PoolImport& options);
+
+Result<void> volume_create(const Context& context, const VolumeCreate& options);
+Result<void> volume_list(const Context& context);
+Result<void> volume_resize(const Context& context, const std::string& volume, std::uint64_t size_bytes);
+Result<void> volume_destroy(const Context& context, const std::string& volume);
+Result<void> volume_snapshot(const Context& context, const std::string& volume_at_snapshot);   // POOL/NAME@SNAPSHOT
+
+Result<void> switchover(const Context& context, const std::string& pool, const std::string& to);
+Result<void> takeover(const Context& context, const std::string& pool);
+Result<void> failback(const Context& context, const std::string& pool);
+
+Result<void> drive_list(const Context& context);
+Result<void> drive_replace(const Context& context, const std::string& pool, const std::string& old_drive, const std::string& new_drive, bool force);
+Result<void> store_status(const Context& context);
+Result<void> store_readmit(const Context& context, const std::string& member);
+Result<void> events(const Context& context, bool follow);
+
+// All volumes, with the addresses that each node knows.
+nlohmann::json merged_volumes(const Nodes& nodes);
+
+}  // namespace zpair::cli

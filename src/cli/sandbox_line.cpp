@@ -1,0 +1,136 @@
+#include "cli/command_line.h"
+
+#include <memory>
+
+#include "cli/sandbox_commands.h"
+#include "cli/sizes.h"
+
+namespace zpair::cli {
+
+namespace {
+
+constexpr const char* sandbox_examples =
+    "A whole pair on this machine, without root, in a folder of yours: two nodes, three etcd members, two paths, drives as\n"
+    "sparse files. For trying, testing and measuring.\n"
+    "  zpair sandbox up /tmp/s                      makes one, or resumes it\n"
+    "  zpair --sandbox /tmp/s status                any command against it\n"
+    "  zpair sandbox kill /tmp/s a                  node a dies (kill -9); start brings it back\n"
+    "  zpair sandbox cut /tmp/s path1               holds bytes as a dead switch does; heal delivers them late\n"
+    "  zpair sandbox down /tmp/s --delete";
+
+constexpr const char* target_help = "a, b, both, witness, zpaird:a, etcd:a or pool:NAME";
+
+struct Words {
+  std::string dir;
+  std::string target;
+  std::vector<std::string> rest;
+  SandboxOptions options;
+  bool remove = false;
+  bool reset = false;
+  bool in_sync = false;
+  std::int64_t timeout_s = 60;
+};
+
+CLI::App* with_dir(CLI::App& sandbox, const std::string& name, const std::string& help, const std::shared_ptr<Words>& words) {
+  CLI::App* command = sandbox.add_subcommand(name, help);
+  command->add_option("DIR", words->dir, "the sandbox's folder")->required();
+  return command;
+}
+
+void add_up(CLI::App& sandbox, const std::shared_ptr<Words>& words, Chosen& chosen) {
+  CLI::App* up = with_dir(sandbox, "up", "make a sandbox, or resume the one that is there", words);
+  SandboxOptions& options = words->options;
+  up->add_option("--pools", options.pools, "pools: tank-a owned by a, tank-b by b, …")->capture_default_str();
+  up->add_option("--mirrors", options.mirrors, "mirrors of each pool, one leg on each node")->capture_default_str();
+  add_size(*up, "--drive-size", options.drive_size_bytes, "size of each drive file (sparse)", "512M");
+  up->add_option("--volumes", options.volumes, "volumes of each pool: vm1, vm2, …")->capture_default_str();
+  add_size(*up, "--volume-size", options.volume_size_bytes, "size of each volume", "256M");
+  up->add_flag("--volatile-cache", options.volatile_cache, "drives keep unflushed writes in memory: a kill is a power cut");
+  up->add_option("--link-latency", options.link_latency_ms, "milliseconds added on the paths, each way")->capture_default_str();
+  up->add_option("--partner-wait", options.partner_wait_s, "seconds that a starting node waits for its partner")->capture_default_str();
+  up->callback([words, &chosen] { chosen = [words](const Globals&) { return sandbox_up(words->dir, words->options); }; });
+}
+
+void add_process_command(CLI::App& sandbox, const std::string& name, const std::string& help, Chosen& chosen,
+                         Result<void> (*run)(const std::string&, const std::string&)) {
+  auto words = std::make_shared<Words>();
+  CLI::App* command = with_dir(sandbox, name, help, words);
+  command->add_option("TARGET", words->target, target_help)->required();
+  command->callback([words, run, &chosen] { chosen = [words, run](const Globals&) { return run(words->dir, words->target); }; });
+}
+
+void add_link_commands(CLI::App& sandbox, Chosen& chosen) {
+  auto cut_words = std::make_shared<Words>();
+  CLI::App* cut = with_dir(sandbox, "cut", "hold what a link carries, without closing anything", cut_words);
+  cut->add_option("LINK", cut_words->target, "path1, path2, paths, store:a, store:b, store:witness; one direction: path1:a>b")->required();
+  cut->callback([cut_words, &chosen] { chosen = [cut_words](const Globals&) { return sandbox_cut(cut_words->dir, cut_words->target); }; });
+
+  auto heal_words = std::make_shared<Words>();
+  CLI::App* heal = with_dir(sandbox, "heal", "deliver late what a cut held", heal_words);
+  heal->add_option("LINK", heal_words->target, "as for cut")->required();
+  heal->add_flag("--reset", heal_words->reset, "drop what was held and close the connections instead");
+  heal->callback([heal_words, &chosen] {
+    chosen = [heal_words](const Globals&) {
+      return sandbox_heal(heal_words->dir, heal_words->target, heal_words->reset ? Switch::Heal::reset : Switch::Heal::deliver_late);
+    };
+  });
+}
+
+void add_rest(CLI::App& sandbox, Chosen& chosen) {
+  auto down_words = std::make_shared<Words>();
+  CLI::App* down = with_dir(sandbox, "down", "export the pools and stop everything; the folder stays", down_words);
+  down->add_flag("--delete", down_words->remove, "remove the folder too");
+  down->callback([down_words, &chosen] {
+    chosen = [down_words](const Globals&) { return sandbox_down(down_words->dir, down_words->remove ? Down::delete_folder : Down::keep_folder); };
+  });
+
+  auto status_words = std::make_shared<Words>();
+  CLI::App* status = with_dir(sandbox, "status", "processes, links and pools", status_words);
+  status->callback([status_words, &chosen] { chosen = [status_words](const Globals& globals) { return sandbox_status(status_words->dir, globals.format()); }; });
+
+  auto wait_words = std::make_shared<Words>();
+  CLI::App* wait = with_dir(sandbox, "wait", "wait until every pool is served", wait_words);
+  wait->add_flag("--in-sync", wait_words->in_sync, "and every leg is in sync");
+  wait->add_option("--timeout", wait_words->timeout_s, "seconds")->capture_default_str();
+  wait->callback([wait_words, &chosen] {
+    chosen = [wait_words](const Globals&) { return sandbox_wait(wait_words->dir, wait_words->in_sync ? WaitFor::in_sync : WaitFor::served, wait_words->timeout_s); };
+  });
+
+  auto fault_words = std::make_shared<Words>();
+  CLI::App* fault = with_dir(sandbox, "fault", "give a drive a fault: zpair sandbox fault DIR a:tank-a-00 'slow 5000'", fault_words);
+  fault->add_option("DRIVE and FAULT", fault_words->rest,
+                    "NODE:DRIVE, then: write-errors on, flush-errors on, read-errors OFFSET LENGTH, slow MS, lose-cache, silent, or clear")
+      ->required();
+  fault->callback([fault_words, &chosen] {
+    auto rest = fault_words->rest;
+    if (rest.front() == "drive") rest.erase(rest.begin());
+    if (rest.size() < 2) throw CLI::ValidationError("fault", "give a drive and a fault, as in: a:tank-a-00 'slow 5000'");
+    std::string command;
+    for (std::size_t i = 1; i < rest.size(); ++i) command += (i == 1 ? "" : " ") + rest[i];
+    chosen = [fault_words, drive = rest.front(), command](const Globals&) { return sandbox_fault(fault_words->dir, drive, command); };
+  });
+}
+
+}  // namespace
+
+void add_sandbox_commands(CLI::App& app, Chosen& chosen) {
+  CLI::App* sandbox = app.add_subcommand("sandbox", "a whole pair on this machine, without root, to try, test and measure");
+  sandbox->footer(sandbox_examples);
+  sandbox->require_subcommand(1);
+  add_up(*sandbox, std::make_shared<Words>(), chosen);
+  add_rest(*sandbox, chosen);
+  add_process_command(*sandbox, "kill", "kill -9; returns when the processes are gone", chosen, sandbox_kill);
+  add_process_command(*sandbox, "start", "start what does not run; returns when it answers", chosen, sandbox_start);
+  add_process_command(*sandbox, "pause", "SIGSTOP", chosen, sandbox_pause);
+  add_process_command(*sandbox, "resume", "SIGCONT", chosen, sandbox_resume);
+  add_link_commands(*sandbox, chosen);
+
+  CLI::App* runs_switch = app.add_subcommand("sandbox-switch", "")->group("");   // hidden: started by sandbox up
+  auto plan = std::make_shared<std::string>();
+  runs_switch->add_option("PLAN", *plan)->required();
+  runs_switch->callback([plan, &chosen] {
+    chosen = [plan](const Globals&) -> Result<void> { std::exit(run_switch(*plan)); };
+  });
+}
+
+}  // namespace zpair::cli

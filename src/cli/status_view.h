@@ -1,0 +1,21 @@
+#pragma once
+// Turns the JSON of GET /v1/status (docs/api.md) into what `zpair status` prints, in the manner of `zpool status`.
+// Pure: no terminal, no clock. Missing or null keys print as "-": an older zpaird must still be readable.
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+namespace zpair::cli {
+
+std::string render_status(const nlohmann::json& status);
+std::string render_pool(const nlohmann::json& pool);
+
+// Columns side by side, each as wide as its widest cell; the first row is the heading.
+std::string render_table(const std::vector<std::vector<std::string>>& rows);
+
+// One picture of both nodes' answers: for each pool the answer of its owner, else the one of the highest epoch.
+nlohmann::json merge_status(const std::vector<nlohmann::json>& answers);
+
+}  // namespace zpair::cli

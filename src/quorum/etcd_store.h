@@ -11,12 +11,11 @@
 // writes. So the first read() after an unknown swap writes the record it found back unchanged, guarded by its mod_revision:
 // whatever was under way compares with the former one and can never be applied any more. Only then does read() answer.
 // (A late create has no record to write back; it can only bring up a pool that somebody asked for.)
-#include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
+#include "block/reactor.h"
 #include "quorum/quorum_store.h"
 
 namespace zpair::quorum {
@@ -49,7 +48,7 @@ struct Readmitted {
 
 class EtcdStore final : public QuorumStore {
  public:
-  explicit EtcdStore(EtcdOptions options);
+  EtcdStore(block::Reactor& reactor, EtcdOptions options);
   ~EtcdStore() override;                 // asserts that close() ran
 
   block::Task<Result<std::optional<record::Stored>>> read(std::string pool, Deadline deadline) override;
@@ -71,7 +70,7 @@ class EtcdStore final : public QuorumStore {
   block::Task<Result<Readmitted>> readmit(std::string name, Deadline deadline);
 
  private:
-  struct State;
+  struct State;                          // etcd_state_internal.h
   std::unique_ptr<State> state_;
 };
 

@@ -160,6 +160,8 @@ Task<HttpAnswer> HttpClient::finish(CallPointer call) {
   co_return call->answer;
 }
 
+Task<bool> HttpClient::ended(CallPointer call, Deadline deadline) { co_return co_await block::wait_for(call->done, deadline); }
+
 void HttpClient::cancel(const CallPointer& call) {
   call->cancelled.store(true);
   if (!closed_) curl_multi_wakeup(static_cast<CURLM*>(multi_));

@@ -30,7 +30,7 @@ struct HttpRequest {
   std::int64_t connect_ms = 250;
   // A request that must not be sent twice: libcurl silently repeats one on a kept connection that turns out dead.
   bool fresh_connection = false;
-  std::function<void(std::string line)> on_line;   // a streaming answer: runs on the reactor for every line
+  std::function<void(std::string line)> on_line = {};   // a streaming answer: runs on the reactor for every line
 };
 
 class HttpClient {
@@ -43,6 +43,7 @@ class HttpClient {
   CallPointer start(HttpRequest request);
   block::Task<HttpAnswer> finish(CallPointer call);
   void cancel(const CallPointer& call);            // it then ends with no_answer
+  block::Task<bool> ended(CallPointer call, Deadline deadline);   // false: the deadline came first
   block::Task<HttpAnswer> post(HttpRequest request);
 
   void close();   // cancels what is under way (finish() still returns) and joins the thread

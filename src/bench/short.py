@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""The short benchmark (`./dev bench`): fio over NBD against a sandbox, next to the raw two-leg limit, in the same run.
+
+Each cell is measured in turns (limit, pair, limit, pair ...), so that what else the machine does meets both; the medians make
+the ratio. Nothing here judges: the floors stand in docs/performance.md.
+"""
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+CELLS = [  # name, fio's rw, block size, in flight, unit
+    ("randwrite-4k-q1", "randwrite", 4096, 1, "IOPS"),
+    ("randwrite-4k-q16", "randwrite", 4096, 16, "IOPS"),
+    ("randread-4k-q1", "randread", 4096, 1, "IOPS"),
+    ("randread-4k-q16", "randread", 4096, 16, "IOPS"),
+    ("seqwrite-1m", "write", 1 << 20, 4, "MB/s"),
+    ("seqread-1m", "read", 1 << 20, 4, "MB/s"),
+]
+
+
+def run(*command, timeout=600):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout)
+    if done.returncode != 0:
+        sys.exit(f"bench: {' '.join(map(str, command))} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+def value_of(unit, per_second, bytes_per_second):
+    return per_second if unit == "IOPS" else bytes_per_second / 1e6
+
+
+def raw(tool, legs, cell, seconds):
+    _, rw, block, depth, unit = cell
+    answer = json.loads(run(tool, *legs, "--operation", "read" if "read" in rw else "write", "--block-size", block, "--in-flight", depth,
+                            "--seconds", seconds, *(["--sequential"] if rw in ("read", "write") else [])))
+    return value_of(unit, answer["per_second"], answer["bytes_per_second"])
+
+
+def pair(uri, cell, seconds, size):
+    _, rw, block, depth, unit = cell
+    answer = json.loads(run("fio", "--name=cell", "--ioengine=nbd", f"--uri={uri}", f"--rw={rw}", f"--bs={block}", f"--iodepth={depth}",
+                            f"--size={size}", "--time_based", f"--runtime={seconds}", "--ramp_time=1", "--refill_buffers", "--randrepeat=0",
+                            "--norandommap", "--output-format=json"))
+    side = answer["jobs"][0]["read" if "read" in rw else "write"]
+    return value_of(unit, side["iops"], side["bw_bytes"])
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", help="write the cells to this file")
+    parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cells", help="comma-separated names")
+    arguments = parser.parse_args()
+    binaries = pathlib.Path(os.environ["ZPAIR_BIN"])
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="zpb."))
+    zpair = binaries / "zpair"
+    sandbox = folder / "s"
+    try:
+        run(zpair, "sandbox", "up", sandbox, "--pools", 1, "--volume-size", "512M", "--drive-size", "512M")
+        volume = json.loads(run(zpair, "--sandbox", sandbox, "volume", "list", "--json"))["volumes"][0]
+        uri = volume["nbd"]["a"]
+        legs = [folder / "raw-a", folder / "raw-b"]
+        for leg in legs:
+            run("dd", "if=/dev/urandom", f"of={leg}", "bs=1M", "count=512", "status=none")
+        pair(uri, ("fill", "write", 1 << 20, 4, "MB/s"), 8, "512M")   # preconditioned
+        cells = []
+        wanted = arguments.cells.split(",") if arguments.cells else None
+        print(f"{'cell':18} {'pair':>10} {'limit':>10} {'unit':>6} {'ratio':>6}")
+        for cell in CELLS:
+            if wanted and cell[0] not in wanted:
+                continue
+            limits, values = [], []
+            for _ in range(arguments.repeats):
+                limits.append(raw(binaries / "zpair-raw-legs", legs, cell, arguments.seconds))
+                values.append(pair(uri, cell, arguments.seconds, "512M"))
+            limit, value = statistics.median(limits), statistics.median(values)
+            cells.append({"name": cell[0], "value": round(value, 1), "limit": round(limit, 1), "ratio": round(value / limit, 3), "unit": cell[4]})
+            print(f"{cell[0]:18} {value:10.0f} {limit:10.0f} {cell[4]:>6} {value / limit:6.2f}", flush=True)
+        if arguments.json:
+            pathlib.Path(arguments.json).write_text(json.dumps({"cells": cells}, indent=2) + "\n")
+    finally:
+        subprocess.run([str(zpair), "sandbox", "down", str(sandbox), "--delete"], capture_output=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

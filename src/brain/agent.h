@@ -149,17 +149,17 @@ struct Takeover {
   bool accept_data_loss = false, accept_corruption = false;
   record::Stored base;                       // as read
   std::vector<LocalLeg> local_legs;
-  bool local_surveyed = false;
+  bool local_asked = false, local_surveyed = false;
   Txg newest_txg;
   std::uint64_t survey_id = 0;
   bool partner_asked = false, partner_answered = false;
   std::vector<LegId> partner_legs;           // to which its agent agreed
-  Nanoseconds asked_at_ns = 0;
+  Nanoseconds asked_at_ns = 0, ask_again_ns = 0;
   std::optional<OpenSwap> open_swap;
   record::Stored won;                        // after the swap
   bool skip_floor = false;
+  bool exported_before = false;              // the partner's process is known to have exported (its `yield` was done)
   Nanoseconds retry_at_ns = 0;
-  bool read_open = false;
 };
 
 struct State {
@@ -209,13 +209,15 @@ struct State {
   bool drives_order_open = false;
   std::vector<LocalLeg> local_legs;          // of the last survey
   bool local_survey_open = false;
+  std::optional<SurveyAsked> survey_asked;   // to be answered after a local survey
+  Nanoseconds drives_retry_ns = 0;
 
   bool cold = true;                          // since the start no owner was heard and none lived here
   std::optional<Takeover> takeover;
   std::optional<record::Stored> handover;    // to be answered: kill, drain, then done
   std::optional<Epoch> yielding;             // our process drains for the partner; answer when it exited
   Nanoseconds yielded_until_ns = 0;          // after a yield or a gift: let the partner import until then
-  struct Switchover { std::uint64_t command; Epoch epoch; Nanoseconds until_ns; };
+  struct Switchover { std::uint64_t command; Epoch epoch; Nanoseconds until_ns; Nanoseconds ask_again_ns; };
   std::optional<Switchover> switchover;      // we asked the partner to yield
   Nanoseconds restart_at_ns = 0;             // back-off of a process that dies again and again
   Nanoseconds restart_back_off_ns = 0;

@@ -58,6 +58,7 @@ std::string process_name(pid_t pid) {
   std::string name = std::filesystem::path(arguments[0]).filename();
   for (std::size_t i = 1; i < arguments.size(); ++i) {
     if (arguments[i] == "sandbox-switch") return "switch";
+    if (i == 1 && arguments[i].ends_with("/etcd-start")) return "etcd-start";
     if (name == "zpair-pool" && arguments[i] == "--pool" && i + 1 < arguments.size()) return name + " " + arguments[i + 1];
   }
   return name;

@@ -264,11 +264,15 @@ std::string etcd_peer_url(const SandboxLayout& layout, std::string_view member) 
   return fmt::format("http://{}:{}", layout.address(etcd_host(member) + etcd_switch_host), layout.etcd_peer_port());
 }
 
+std::string etcd_client_url_for_others(const SandboxLayout& layout, std::string_view member) {
+  return fmt::format("http://{}:{}", layout.address(etcd_host(member) + etcd_switch_host), layout.etcd_client_port());
+}
+
 std::vector<std::string> etcd_endpoints(const SandboxLayout& layout, std::string_view node) {
   std::vector<std::string> urls = {fmt::format("http://{}:{}", layout.address(etcd_host(node)), layout.etcd_client_port())};
   for (std::string_view member : member_names) {
     if (member == node) continue;
-    urls.push_back(fmt::format("http://{}:{}", layout.address(etcd_host(member) + etcd_switch_host), layout.etcd_client_port()));
+    urls.push_back(etcd_client_url_for_others(layout, member));
   }
   return urls;
 }

@@ -72,6 +72,7 @@ NodeConfig config_of(const SandboxLayout& layout, NodeId node);
 SwitchPlan switch_plan_of(const SandboxLayout& layout);
 // What a member advertises to the others, and what the node's zpaird uses (own member first, the others by the switch).
 std::string etcd_peer_url(const SandboxLayout& layout, std::string_view member);
+std::string etcd_client_url_for_others(const SandboxLayout& layout, std::string_view member);
 std::vector<std::string> etcd_endpoints(const SandboxLayout& layout, std::string_view node);
 
 }  // namespace zpair::cli

@@ -197,7 +197,6 @@ zp_volume_look(const char *name, struct zp_volume_info *info, struct zp_why *why
 		error = zp_explain(why, ENOTBLK, "%s is no volume", name);
 	} else {
 		dsl_dataset_t *ds = dmu_objset_ds(os);
-		dsl_pool_t *dp = dmu_objset_pool(os);
 		info->guid = dsl_dataset_phys(ds)->ds_guid;
 		error = zap_lookup(os, PROPERTY_OBJECT, "size", 8, 1, &info->size_bytes);
 		if (error == 0)
@@ -209,10 +208,8 @@ zp_volume_look(const char *name, struct zp_volume_info *info, struct zp_why *why
 			info->referenced_bytes = dsl_dataset_phys(ds)->ds_referenced_bytes;
 			info->log_is_live = !ds->ds_is_snapshot && !BP_IS_HOLE(&dmu_objset_zil(os)->zl_header->zh_log);
 			const char *compression = "?";
-			dsl_pool_config_enter(dp, FTAG);
 			if (dsl_prop_get_int_ds(ds, zfs_prop_to_name(ZFS_PROP_COMPRESSION), &number) == 0)
 				(void) zfs_prop_index_to_string(ZFS_PROP_COMPRESSION, number, &compression);
-			dsl_pool_config_exit(dp, FTAG);
 			(void) snprintf(info->compression, sizeof (info->compression), "%s", compression);
 		} else {
 			zp_explain(why, error, "cannot read the layout of volume %s: %s", name, strerror(error));

@@ -54,8 +54,8 @@ struct RemoteNodeOptions {
   std::uint16_t queue_entries = 128;
   bool header_digest = true;
   bool data_digest = true;
-  std::int64_t ping_ms = 50;                            // a keep-alive this often on every queue
-  std::int64_t dead_after_ms = 150;                     // unanswered for so long: the path is dead (ping_ms more at the most)
+  std::int64_t ping_ms = 40;                            // a keep-alive this often, on I/O queues with commands too
+  std::int64_t dead_after_ms = 120;                     // nothing heard for so long while one is open: the path is dead
   std::int64_t connect_timeout_ms = 500;
   std::int64_t reconnect_ms = 50;                       // between attempts, doubling up to 4 times this
   std::function<void(const PathEvent&)> on_path;        // may be empty

@@ -9,7 +9,6 @@ namespace zpair::nvme {
 
 namespace {
 
-constexpr std::uint32_t cc_enable = 1;
 constexpr std::uint32_t cc_shutdown_mask = 3u << 14;
 constexpr std::uint32_t csts_ready = 1;
 constexpr std::uint32_t csts_shutdown_complete = 2u << 2;

@@ -47,6 +47,7 @@ Result<UniqueFd> lock_pidfile(const std::string& path) {
 Result<void> run(const Arguments& arguments) {
   ZP_TRY(config, load_config(arguments.config));
   ZP_TRY(pidfile, lock_pidfile(control::pid_path(config.run_dir, arguments.pool)));
+  static_cast<void>(pidfile);   // held as long as the process lives
   ZP_TRY(reactor, block::Reactor::create());
 
   const std::string engine_folder = fmt::format("{}/engine-{}", config.state_dir, arguments.pool);

@@ -62,6 +62,7 @@ struct ClientStatus {
   std::string client;          // "" without a name
   Transport transport;
   std::uint32_t in_flight;
+  bool ending;                 // by rule 10, close() or its own error: waits for its requests
 };
 
 struct ExportStatus {

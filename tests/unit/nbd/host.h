@@ -117,6 +117,11 @@ class RawClient {
     return RawClient(fd);
   }
   RawClient(RawClient&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  RawClient& operator=(RawClient&& other) noexcept {
+    hang_up();
+    fd_ = std::exchange(other.fd_, -1);
+    return *this;
+  }
   ~RawClient() { hang_up(); }
   void hang_up() {
     if (fd_ >= 0) ::close(std::exchange(fd_, -1));
@@ -125,6 +130,7 @@ class RawClient {
   void send(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
       ssize_t count = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      if (count < 0 && errno == EINTR) continue;
       if (count <= 0) return;   // the test sees the end when it receives
       bytes = bytes.subspan(static_cast<std::size_t>(count));
     }
@@ -134,6 +140,7 @@ class RawClient {
     std::size_t filled = 0;
     while (filled < size) {
       ssize_t count = ::recv(fd_, bytes.data() + filled, size - filled, 0);
+      if (count < 0 && errno == EINTR) continue;   // io_uring's work interrupts waits
       if (count <= 0) break;
       filled += static_cast<std::size_t>(count);
     }

@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "host.h"
 #include "memory_device.h"
 #include "nbd/link.h"
@@ -64,6 +66,10 @@ struct Fixture {
   void release() {
     host.on([this] { device.hold = nullptr; });
     host.on([this] { device.release_all(); });
+  }
+  // A connection is ending and waits for its requests.
+  [[nodiscard]] bool one_ends() {
+    return host.until([&] { return std::ranges::any_of(server->status()[0].clients, &ClientStatus::ending); });
   }
   [[nodiscard]] bool held(std::size_t count) {
     return host.until([&] { return device.held.size() == count; });
@@ -281,6 +287,7 @@ TEST(Server, close_waits_for_requests_and_answers_nothing) {
   };
   block::TaskGroup tasks;
   fixture.host.on([&] { tasks.spawn(close(*fixture.server, closed)); });
+  EXPECT_TRUE(fixture.one_ends());
   EXPECT_TRUE(client.silent());   // not even its end: the write may still land
   EXPECT_FALSE(closed);
   fixture.release();
@@ -330,7 +337,7 @@ TEST(Clients, a_newer_connection_of_a_name_ends_the_older_and_waits_for_its_requ
   RawClient newer = fixture.client("tank/vm1@vm-100");
   newer.request(wire::cmd_write, 2, 0, 4096, filled(4096, 2));
   older.request(wire::cmd_write, 3, 4096, 4096, filled(4096, 3));   // comes too late: dropped
-  fixture.host.on([] {});
+  EXPECT_TRUE(fixture.one_ends());
   EXPECT_TRUE(fixture.held(1));
   fixture.release();
   EXPECT_TRUE(older.ended());
@@ -362,8 +369,7 @@ TEST(Clients, the_first_write_without_a_name_waits_for_connections_whose_peer_is
   EXPECT_EQ(next.simple().cookie, 2u);
   (void)next.receive(4096);
   next.request(wire::cmd_write, 3, 0, 4096, filled(4096, 3));
-  next.request(wire::cmd_flush, 4, 0, 0);
-  fixture.host.on([] {});
+  EXPECT_TRUE(fixture.one_ends());
   EXPECT_TRUE(fixture.held(1));   // the new write did not reach the device
   fixture.release();
   EXPECT_EQ(next.simple(), (RawClient::Simple{0, 3}));
@@ -422,7 +428,7 @@ TEST(Link, a_newer_link_of_a_session_is_admitted_when_the_former_has_finished) {
   Links links;
   RawClient former = links.busy_link(5);
   RawClient newer = links.link(5);
-  links.fixture.host.on([] {});
+  EXPECT_TRUE(links.fixture.one_ends());
   EXPECT_TRUE(newer.silent());
   former.request(wire::cmd_write, 2, 0, 4096, filled(4096, 7));   // late bytes of the former link
   links.fixture.release();
@@ -441,7 +447,7 @@ TEST(Link, sessions_that_the_header_names_are_ended_others_are_not) {
   RawClient other = links.link(6);
   EXPECT_EQ(Links::answer(other), LinkAnswer::admitted);
   RawClient newer = links.link(7, {5});
-  links.fixture.host.on([] {});
+  EXPECT_TRUE(links.fixture.one_ends());
   EXPECT_TRUE(newer.silent());
   links.fixture.release();
   EXPECT_EQ(Links::answer(newer), LinkAnswer::admitted);
@@ -454,6 +460,7 @@ TEST(Link, a_restarted_relay_ends_the_links_of_the_node_s_former_one) {
   RawClient former = links.busy_link(5);
   links.relay = Uuid::random();
   RawClient newer = links.link(1);
+  EXPECT_TRUE(links.fixture.one_ends());
   links.fixture.release();
   EXPECT_EQ(Links::answer(newer), LinkAnswer::admitted);
   EXPECT_TRUE(former.ended());

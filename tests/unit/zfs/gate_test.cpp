@@ -1,1 +1,275 @@
+// Rule 2 against the real engine: nothing is acknowledged short of the ack set, whatever OpenZFS makes of a leg.
 #include "scenario.h"
+
+namespace zpair::zfs::test {
+namespace {
+
+const std::vector<std::string> one_mirror = {"a0", "b0"};
+
+Task<std::unique_ptr<Volume>> pool_with_volume(World& world, block::FaultOptions options = {}) {
+  co_await world.open_drives(one_mirror, options);
+  world.make_pool();
+  auto layout = co_await world.pool->create_pool(world.mirrors(1));
+  REQUIRE_OK(layout);
+  auto made = co_await world.pool->create_volume({.name = "vm1", .size_bytes = 32 << 20});
+  REQUIRE_OK(made);
+  auto volume = co_await world.pool->open_volume("vm1");
+  REQUIRE_OK(volume);
+  auto status = co_await write_blocks(**volume, 0, 16, 1);
+  REQUIRE(status == block::IoStatus::ok);
+  co_return std::move(*volume);
+}
+
+Task<void> end_well(World& world, std::unique_ptr<Volume> volume) {
+  co_await volume->close();
+  auto exported = co_await world.pool->export_pool();
+  REQUIRE_OK(exported);
+  co_await world.close_drives();
+}
+
+// A write that somebody waits for in the background.
+struct PendingWrite {
+  bool answered = false;
+  block::IoStatus status = block::IoStatus::io_error;
+  block::Signal done;
+};
+Task<void> write_in_background(Volume& volume, std::uint64_t first, std::uint64_t generation, PendingWrite& pending) {
+  pending.status = co_await write_blocks(volume, first, 1, generation);
+  pending.answered = true;
+  pending.done.set();
+}
+
+TEST(Gate, its_self_test_passes_on_this_library) {
+  Folder folder;
+  auto nothing = [](World&) -> Task<void> { co_return; };
+  EXPECT_WELL(in_child(folder, +nothing, {.self_test = EngineOptions::SelfTest::run}));
+}
+
+// Design, section 7: "counts a partial mirror write as success", "drops a leg by itself".
+Task<void> zfs_drops_a_leg(World& world) {
+  auto volume = co_await pool_with_volume(world);
+  std::fprintf(stderr, "before\n");
+  world.set_ack_set({"a0"});                       // so that the errors of b0 reach OpenZFS, which gives it up
+  REQUIRE_OK(world.drive("b0").apply("write-errors on"));
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    auto status = co_await write_blocks(*volume, i, 1, 2);
+    REQUIRE(status == block::IoStatus::ok);        // degraded, allowed
+  }
+  REQUIRE_OK(world.drive("b0").apply("clear"));
+  std::fprintf(stderr, "degraded writes went on\n");
+  world.set_ack_set({"a0", "b0"});
+  auto dropped = co_await world.pool->legs_that_zfs_dropped();
+  REQUIRE_OK(dropped);
+  for (std::uint64_t i = 0; i < 20; ++i) co_await write_blocks(*volume, i, 1, 3);
+  std::fprintf(stderr, "acknowledged short\n");
+}
+TEST(Gate, a_leg_that_zfs_gave_up_ends_the_process_before_an_acknowledgement) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  End end = in_child(folder, zfs_drops_a_leg);
+  EXPECT_TRUE(end.aborted()) << end.status << end.said;
+  EXPECT_NE(end.said.find("degraded writes went on"), std::string::npos) << end.said;
+  EXPECT_NE(end.said.find("rule 2: a write of txg"), std::string::npos) << end.said;
+  EXPECT_EQ(end.said.find("acknowledged short"), std::string::npos) << end.said;
+}
+
+// "throws flush errors away": for each command that a leg of the ack set fails, nothing is answered until the leg is failed.
+Task<void> erring_leg_is_held(World& world, const char* fault, block::Operation operation) {
+  auto volume = co_await pool_with_volume(world);
+  REQUIRE_OK(world.drive("b0").apply(fault));
+  PendingWrite write;
+  block::TaskGroup group;
+  group.spawn(write_in_background(*volume, 5, 2, write));
+  while (world.events.empty() || world.events.back().operation != operation) co_await world.wait_for_event();
+  LegEvent event = world.events.back();
+  REQUIRE(event.leg == world.leg_of("b0") && event.held && event.kind == LegEvent::Kind::error);
+  for (int i = 0; i < 200; ++i) co_await world.reactor->yield();
+  REQUIRE(!write.answered);
+  LegHealth health = world.pool->leg_health(world.leg_of("b0"));
+  REQUIRE(health.held_count > 0 && health.oldest_write_ns != 0 && health.in_ack_set);
+
+  world.set_ack_set({"a0"});
+  auto failed = co_await world.pool->fail_legs(world.legs_of({"b0"}));
+  REQUIRE_OK(failed);
+  co_await write.done.wait();
+  REQUIRE(write.status == block::IoStatus::ok);
+  auto status = co_await world.pool->status();
+  REQUIRE_OK(status);
+  for (auto& leg : status->legs) REQUIRE(leg.state == (leg.name == "b0" ? LegState::offline : LegState::healthy));
+  co_await group.close();
+  co_await end_well(world, std::move(volume));
+}
+Task<void> erring_write(World& world) { co_await erring_leg_is_held(world, "write-errors on", block::Operation::write); }
+Task<void> erring_flush(World& world) { co_await erring_leg_is_held(world, "flush-errors on", block::Operation::flush); }
+TEST(Driver, a_write_that_a_leg_of_the_ack_set_fails_is_held_until_the_leg_is_failed) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, erring_write));
+}
+TEST(Driver, a_flush_that_a_leg_of_the_ack_set_fails_is_held_until_the_leg_is_failed) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, erring_flush));
+}
+
+Task<void> held_and_tried_again(World& world) {
+  auto volume = co_await pool_with_volume(world);
+  REQUIRE_OK(world.drive("b0").apply("write-errors on"));
+  PendingWrite write;
+  block::TaskGroup group;
+  group.spawn(write_in_background(*volume, 5, 2, write));
+  co_await world.wait_for_event();
+  REQUIRE_OK(world.drive("b0").apply("clear"));
+  world.pool->retry_held(world.leg_of("b0"));
+  while (!write.answered) {                        // others may have been held meanwhile
+    world.pool->retry_held(world.leg_of("b0"));
+    co_await world.reactor->after_ms(1);
+  }
+  REQUIRE(write.status == block::IoStatus::ok);
+  co_await group.close();
+  co_await end_well(world, std::move(volume));
+}
+TEST(Driver, held_commands_go_on_when_the_leg_answers_again) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, held_and_tried_again));
+}
+
+// "forgets nothing about a lost drive cache, because it never knew": the verifier.
+Task<void> lost_cache(World& world) {
+  auto volume = co_await pool_with_volume(world, {.volatile_cache = true, .seed = 7, .commands = {}});
+  REQUIRE_OK(world.drive("b0").apply("flush-errors on"));   // writes complete, the flush does not
+  PendingWrite write;
+  block::TaskGroup group;
+  group.spawn(write_in_background(*volume, 5, 2, write));
+  while (world.events.empty() || world.events.back().operation != block::Operation::flush) co_await world.wait_for_event();
+  REQUIRE_OK(world.drive("b0").apply("clear"));
+  world.drive("b0").power_cut();                            // the write is gone, and the drive answers again
+  world.pool->retry_held(world.leg_of("b0"));
+  while (world.events.back().kind != LegEvent::Kind::verifier_changed) co_await world.wait_for_event();
+  for (int i = 0; i < 200; ++i) co_await world.reactor->yield();
+  REQUIRE(!write.answered);
+  REQUIRE(world.pool->leg_health(world.leg_of("b0")).stuck);
+  Txg since = world.pool->leg_health(world.leg_of("b0")).newest_flushed_txg.next();
+  world.set_ack_set({"a0"});
+  auto failed = co_await world.pool->fail_legs(world.legs_of({"b0"}));
+  REQUIRE_OK(failed);
+  co_await write.done.wait();
+  REQUIRE(write.status == block::IoStatus::ok);
+  while (world.pool->in_flight_count(world.leg_of("b0")) != 0) co_await world.reactor->after_ms(1);
+  auto outcome = co_await world.pool->bring_back({world.leg("b0", world.leg_of("b0"))}, since);
+  REQUIRE_OK(outcome);
+  std::fprintf(stderr, "since %llu: %s\n", static_cast<unsigned long long>(since.value), outcome->why_not.c_str());
+  REQUIRE(outcome->accepted);
+  world.set_ack_set({"a0", "b0"});
+  auto scrub = co_await world.pool->start_scrub();
+  REQUIRE_OK(scrub);
+  for (;;) {
+    auto status = co_await world.pool->status();
+    REQUIRE_OK(status);
+    if (status->scan.kind == ScanStatus::Kind::scrub && status->scan.state == ScanStatus::State::finished) {
+      for (auto& leg : status->legs) REQUIRE(leg.checksum_error_count == 0);
+      break;
+    }
+    co_await world.reactor->after_ms(5);
+  }
+  co_await group.close();
+  co_await end_well(world, std::move(volume));
+}
+TEST(Driver, a_drive_that_lost_completed_writes_does_not_answer_its_flush_and_comes_back_whole) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, lost_cache));
+}
+
+// A leg that never answers is failed while its device still owns the buffers.
+Task<void> hanging_leg(World& world) {
+  auto volume = co_await pool_with_volume(world);
+  REQUIRE_OK(world.drive("b0").apply("hang on"));
+  PendingWrite write;
+  block::TaskGroup group;
+  group.spawn(write_in_background(*volume, 5, 2, write));
+  while (world.pool->leg_health(world.leg_of("b0")).oldest_write_ns == 0) co_await world.reactor->yield();
+  REQUIRE(!write.answered);
+  world.set_ack_set({"a0"});
+  auto failed = co_await world.pool->fail_legs(world.legs_of({"b0"}));
+  REQUIRE_OK(failed);
+  co_await write.done.wait();
+  REQUIRE(write.status == block::IoStatus::ok);
+  REQUIRE(world.pool->in_flight_count(world.leg_of("b0")) > 0);
+  REQUIRE_OK(world.drive("b0").apply("clear"));
+  while (world.pool->in_flight_count(world.leg_of("b0")) != 0) co_await world.reactor->after_ms(1);
+  co_await group.close();
+  co_await end_well(world, std::move(volume));
+}
+TEST(Driver, a_leg_that_does_not_answer_is_failed_at_once_and_drains_later) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, hanging_leg));
+}
+
+Task<void> bad_places(World& world) {
+  co_await world.open_drives(one_mirror);
+  auto spec = co_await world.import_spec(one_mirror);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  REQUIRE_OK(world.drive("a0").apply("read-errors 4194304+200000000"));   // behind the first labels
+  REQUIRE_OK(world.drive("b0").apply("read-errors 200000000+1000000"));
+  auto volume = co_await world.pool->open_volume("vm1");
+  REQUIRE_OK(volume);
+  for (std::uint64_t i = 0; i < 8; ++i) {
+    auto wrong = co_await wrong_blocks(**volume, i * 2, 2, 1);
+    REQUIRE(wrong == 0);
+  }
+  REQUIRE(world.pool->leg_health(world.leg_of("a0")).read_error_count > 0);
+  for (const LegEvent& event : world.events) REQUIRE(event.kind == LegEvent::Kind::media_error && !event.held);
+  co_await end_well(world, std::move(*volume));
+}
+Task<void> make_and_export(World& world) {
+  auto volume = co_await pool_with_volume(world);
+  co_await end_well(world, std::move(volume));
+}
+TEST(Driver, a_bad_place_on_one_leg_is_read_from_the_other_and_counted) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, make_and_export));
+  EXPECT_WELL(in_child(folder, bad_places));
+}
+
+// "reads held, not failed, during import".
+Task<void> bad_place_at_import(World& world) {
+  co_await world.open_drives(one_mirror);
+  auto spec = co_await world.import_spec(one_mirror);
+  world.make_pool();
+  REQUIRE_OK(world.drive("a0").apply("read-errors 4194304+200000000"));
+  block::TaskGroup group;
+  bool imported = false;
+  auto import = [](World& its_world, ImportSpec its_spec, bool& done) -> Task<void> {
+    auto report = co_await its_world.pool->import_pool(std::move(its_spec));
+    REQUIRE_OK(report);
+    done = true;
+  };
+  group.spawn(import(world, spec, imported));
+  while (world.events.empty()) co_await world.wait_for_event();
+  REQUIRE(world.events[0].held && world.events[0].operation == block::Operation::read);
+  REQUIRE(!imported);
+  REQUIRE_OK(world.drive("a0").apply("clear"));
+  while (!imported) {
+    world.pool->retry_held(world.events[0].leg);
+    co_await world.reactor->after_ms(1);
+  }
+  co_await group.close();
+  auto exported = co_await world.pool->export_pool();
+  REQUIRE_OK(exported);
+  co_await world.close_drives();
+}
+TEST(Driver, a_read_error_during_an_import_is_held) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, make_and_export));
+  EXPECT_WELL(in_child(folder, bad_place_at_import));
+}
+
+}  // namespace
+}  // namespace zpair::zfs::test

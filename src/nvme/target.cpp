@@ -115,6 +115,7 @@ block::Task<void> Target::close() {
   for (auto& [cntlid, controller] : state_->controllers) state_->end(*controller, "the target closes");
   for (auto& connection : state_->connections) connection->end();
   co_await state_->tasks.close();
+  state_->listeners.clear();
   for (auto& [nsid, name_space] : state_->namespaces) name_space->state = Namespace::State::absent;
 }
 

@@ -295,14 +295,10 @@ block::Task<void> Connection::reset_other(TargetCommand& command) {
   auto uniquifier = static_cast<std::uint8_t>(command.sqe.cdw10 >> 16);
   std::uint64_t random_number = command.sqe.cdw12_13();
   ++target_.counts.resets;
-  if (cntlid == controller_->cntlid) {
-    answer(command, Status::invalid_field);
-    co_return;
-  }
   auto found = target_.controllers.find(cntlid);
   std::shared_ptr<Controller> other = found != target_.controllers.end() ? found->second : nullptr;
   bool known = other != nullptr && other->uniquifier == uniquifier && other->random_number == random_number;
-  if (known && other->host_id != controller_->host_id) {
+  if (known && (other == controller_ || other->host_id != controller_->host_id)) {
     answer(command, Status::invalid_field);
     co_return;
   }

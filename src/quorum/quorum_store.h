@@ -27,6 +27,8 @@ class QuorumStore {
   virtual ~QuorumStore() = default;
 
   // Linearizable: never older than any swap that completed before the call. nullopt: no such pool.
+  // Resolves: after it, no swap or remove of this pool that this object called `unknown` before can still be applied (the
+  // record may then have a new mod_revision). Only a create may: nothing is there yet that could be compared.
   virtual block::Task<Result<std::optional<record::Stored>>> read(std::string pool, Deadline deadline) = 0;
   virtual block::Task<Result<std::vector<record::Stored>>> list(Deadline deadline) = 0;
 

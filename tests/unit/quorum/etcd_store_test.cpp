@@ -314,20 +314,28 @@ TEST_F(EtcdStoreTest, a_watch_tells_of_old_new_changed_and_removed_records) {
 TEST_F(EtcdStoreTest, a_watch_goes_on_when_its_member_dies_or_stands_still) {
   EtcdStore* writer = open(1);
   lead(2);
-  Seen seen;
-  store->watch(seen.callback());
-  SwapAnswer created = swap(*writer, 0, record_of("watch-on", 1));
-  EXPECT_TRUE(run(Seen::wait(seen, created.stored)));
-  cluster->kill(0);
-  SwapAnswer second = swap(*writer, created.stored.mod_revision, record_of("watch-on", 2));
-  EXPECT_TRUE(run(Seen::wait(seen, second.stored)));
-  cluster->start(0);
-  wait_until_all_answer();
-  cluster->pause(0);
-  SwapAnswer third = swap(*writer, second.stored.mod_revision, record_of("watch-on", 3));
-  EXPECT_TRUE(run(Seen::wait(seen, third.stored)));
-  cluster->resume(0);
-  run(store->close());
+  for (bool dies : {true, false}) {
+    std::string pool = dies ? "watch-dead" : "watch-paused";
+    Seen seen;
+    EtcdStore* watcher = open(0);   // a fresh one, which follows its own member
+    watcher->watch(seen.callback());
+    SwapAnswer created = swap(*writer, 0, record_of(pool, 1));
+    EXPECT_TRUE(run(Seen::wait(seen, created.stored)));
+    if (dies) {
+      cluster->kill(0);
+    } else {
+      cluster->pause(0);
+    }
+    SwapAnswer second = swap(*writer, created.stored.mod_revision, record_of(pool, 2));
+    EXPECT_TRUE(run(Seen::wait(seen, second.stored))) << pool;
+    if (dies) {
+      cluster->start(0);
+    } else {
+      cluster->resume(0);
+    }
+    wait_until_all_answer();
+    run(watcher->close());   // before `seen` ends
+  }
 }
 
 // Stands before a member. While `holding` it takes every request and keeps it; release() sends them on, whether or not
@@ -339,9 +347,15 @@ class HoldingProxy {
   }
   std::string url() const { return "http://" + listener_->local_endpoint().text.substr(4); }
   void start() { group_.spawn(serve(*this)); }
-  void hold() { go_.reset(); }
+  void hold() {
+    go_.reset();
+    answered_.reset();
+  }
   void release() { go_.set(); }
   bool holds() const { return held_ > 0; }
+  Task<bool> member_answered() {   // since the last hold()
+    co_return co_await block::wait_for(answered_, Deadline::in_ms(10'000));
+  }
   Task<void> close() {
     go_.set();
     listener_->close();
@@ -375,6 +389,7 @@ class HoldingProxy {
         co_await self.go_.wait();
         --self.held_;
       }
+      if (!is_request) self.answered_.set();
       auto sent = co_await to.write_all(std::span<const std::byte>(bytes).first(*count));
       if (!sent) break;
     }
@@ -385,6 +400,7 @@ class HoldingProxy {
   std::unique_ptr<block::Listener> listener_;
   std::deque<std::unique_ptr<block::Stream>> streams_;
   block::Signal go_;
+  block::Signal answered_;
   int held_ = 0;
   TaskGroup group_;
 };
@@ -447,7 +463,8 @@ TEST_F(LateSwapTest, after_a_read_a_held_swap_can_never_land) {
   EXPECT_EQ(resolved->record, created.stored.record);
   EXPECT_GT(resolved->mod_revision, created.stored.mod_revision) << "written back, so that the held swap compares with the past";
   release();
-  // Through the same member and later than the held one; then nothing of it shows.
+  ASSERT_TRUE(run(proxy->member_answered())) << "the held swap reached its member";
+  EXPECT_EQ(read(*behind, "late-fenced"), resolved) << "and changed nothing";
   auto next = swap(*open(0), resolved->mod_revision, record_of("late-fenced", 3));
   EXPECT_EQ(next.outcome, Outcome::applied);
   EXPECT_EQ(read(*behind, "late-fenced"), next.stored);

@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""All tests, as `./dev test` and `./dev soak` run them: builds what is needed, prints a line a program, counts, and ends with
+`N passed, M failed` (and `, K skipped` when some were) alone on the last line. Exit 1 when anything failed.
+
+  unit      every GoogleTest program that CMake knows (build/PRESET/tests/list.txt), release and asan
+  sim       the simulator: random schedules without a broken invariant, and every mutation found
+  cluster   real processes (tests/cluster/run.py)
+"""
+import argparse
+import concurrent.futures
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SIM_SECONDS = 120           # ./dev test: about five minutes for the simulator in all
+MUTATION_SECONDS = 150
+SHORT_SIM_SECONDS = 20      # under a sanitizer
+SOAK_SECONDS = 3600
+# libzpool is a debug build of its own with its own allocator: sanitizers run everything outside it.
+WITHOUT_SANITIZER = {"zfs_test"}
+LOG_LINES = 40
+
+
+class Counts:
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+
+    def add(self, passed, failed, skipped):
+        self.passed += passed
+        self.failed += failed
+        self.skipped += skipped
+
+    def line(self):
+        return f"{self.passed} passed, {self.failed} failed" + (f", {self.skipped} skipped" if self.skipped else "")
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def build(preset, *targets):
+    began = time.monotonic()
+    if subprocess.run([ROOT / "dev", "build", preset, *targets]).returncode != 0:
+        return False
+    say(f"built {preset} ({time.monotonic() - began:.0f} s)")
+    return True
+
+
+def tail(text):
+    return "\n".join("    " + line for line in text.splitlines()[-LOG_LINES:])
+
+
+def run_gtest(program, preset):
+    """(line to print, passed, failed, skipped)"""
+    with tempfile.TemporaryDirectory(prefix="zp.") as folder:
+        report = pathlib.Path(folder) / "report.json"
+        began = time.monotonic()
+        done = subprocess.run([program, f"--gtest_output=json:{report}", "--gtest_brief=1"], capture_output=True, text=True, errors="replace", cwd=folder)
+        took = f"{time.monotonic() - began:.1f} s"
+        name = f"{program.name} ({preset})"
+        if not report.exists():
+            return f"FAILED {name}: ended with {done.returncode} before its end\n{tail(done.stdout + done.stderr)}", 0, 1, 0
+        cases = [case for suite in json.loads(report.read_text())["testsuites"] for case in suite["testsuite"]]
+        skipped = [case for case in cases if case.get("result") == "SKIPPED"]
+        failed = [f"{case['classname']}.{case['name']}" for case in cases if case.get("failures")]
+        passed = len(cases) - len(skipped) - len(failed)
+        if not failed and done.returncode != 0:   # a sanitizer's finding at the end, for one
+            failed = [f"ended with {done.returncode}"]
+        if failed:
+            return f"FAILED {name}: {', '.join(failed)}\n{tail(done.stdout + done.stderr)}", passed, len(failed), len(skipped)
+        extra = f", {len(skipped)} skipped" if skipped else ""
+        return f"ok {name}: {passed} tests{extra} ({took})", passed, 0, len(skipped)
+
+
+def run_unit(counts, preset, names):
+    folder = ROOT / "build" / preset / "tests"
+    programs = [folder / name for name in (folder / "list.txt").read_text().split()]
+    if preset != "release":
+        programs = [program for program in programs if program.name not in WITHOUT_SANITIZER]
+    if names:
+        programs = [program for program in programs if any(part in program.name for part in names)]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+        for line, passed, failed, skipped in pool.map(lambda program: run_gtest(program, preset), programs):
+            say(line)
+            counts.add(passed, failed, skipped)
+
+
+def run_program(counts, what, command):
+    """One program that is one test: passes when it ends with 0."""
+    began = time.monotonic()
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, errors="replace")
+    took = f"({time.monotonic() - began:.0f} s)"
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode == 0:
+        say(f"ok {what} {took}" + "".join(f"\n    {line}" for line in lines[:1] + lines[-1:]))
+        counts.add(1, 0, 0)
+    else:
+        say(f"FAILED {what} {took}\n{tail(done.stdout + done.stderr)}")
+        counts.add(0, 1, 0)
+
+
+def run_sim(counts, preset, seconds, mutation_seconds):
+    sim = ROOT / "build" / preset / "tests" / "zpair_sim"
+    run_program(counts, f"simulator, random schedules ({preset})", [sim, "--seconds", seconds])
+    if mutation_seconds:
+        run_program(counts, f"simulator, every mutation is found ({preset})", [sim, "--mutations", "--seconds", mutation_seconds])
+
+
+def run_cluster(counts, *arguments):
+    environment = dict(os.environ, ZPAIR_BIN=str(ROOT / "build" / "release" / "bin"))
+    process = subprocess.Popen([sys.executable, ROOT / "tests" / "cluster" / "run.py", *arguments], stdout=subprocess.PIPE, text=True, env=environment)
+    summary = None
+    for line in process.stdout:
+        match = re.fullmatch(r"(\d+) passed, (\d+) failed(?:, (\d+) skipped)?\n", line)
+        if match:
+            summary = [int(number or 0) for number in match.groups()]
+        else:
+            print(line, end="", flush=True)
+    code = process.wait()
+    if summary is None or (code != 0 and summary[1] == 0):
+        say(f"FAILED cluster tests: the runner ended with {code}")
+        counts.add(0, 1, 0)
+    counts.add(*(summary or (0, 0, 0)))
+
+
+def sanitizer_targets(preset):
+    """Configured already: the test programs that a sanitizer runs, and the simulator."""
+    if not (ROOT / "build" / preset / "tests" / "list.txt").exists() and not build(preset, "zpair_base"):
+        return []
+    names = (ROOT / "build" / preset / "tests" / "list.txt").read_text().split()
+    return [name for name in names if name not in WITHOUT_SANITIZER] + ["zpair_sim"]
+
+
+def with_sanitizer(counts, preset, names, sim_seconds):
+    targets = sanitizer_targets(preset)
+    if not targets or not build(preset, *targets):
+        say(f"FAILED build ({preset})")
+        counts.add(0, 1, 0)
+        return
+    run_unit(counts, preset, names)
+    if not names:
+        run_sim(counts, preset, sim_seconds, 0)
+
+
+def test(counts, arguments):
+    wanted = {arguments.only} if arguments.only else {"unit", "sim", "cluster"}
+    if not build("release"):
+        counts.add(0, 1, 0)
+        return
+    if "unit" in wanted:
+        run_unit(counts, "release", arguments.names)
+    if "unit" in wanted and not arguments.update_golden:
+        with_sanitizer(counts, "asan", arguments.names, SHORT_SIM_SECONDS)
+    if "sim" in wanted and not arguments.names:
+        run_sim(counts, "release", SIM_SECONDS, MUTATION_SECONDS)
+    if "cluster" in wanted:
+        run_cluster(counts, *arguments.names)
+
+
+def soak(counts, arguments):
+    what = arguments.names[0] if arguments.names else ""
+    seconds = int(arguments.names[1]) if len(arguments.names) > 1 else SOAK_SECONDS
+    sim = ROOT / "build" / "release" / "tests" / "zpair_sim"
+    if arguments.seed:
+        command = [sim, "--seed", arguments.seed, "--story"] + (["--mutation", arguments.mutation] if arguments.mutation else [])
+        if build("release", "zpair_sim"):
+            sys.exit(subprocess.run([str(part) for part in command]).returncode)
+        sys.exit(1)
+    if what == "sim":
+        if build("release", "zpair_sim"):
+            run_sim(counts, "release", seconds, seconds)
+    elif what == "sanitizers":
+        for preset in ("asan", "tsan"):
+            with_sanitizer(counts, preset, [], seconds // 2)
+    elif what == "kills":
+        if build("release"):
+            run_cluster(counts, "--slow")
+    else:
+        sys.exit("dev: soak what? ./dev soak sim|sanitizers|kills [SECONDS], or ./dev soak --seed N")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="./dev test")
+    parser.add_argument("--only", choices=["unit", "sim", "cluster"])
+    parser.add_argument("--update-golden", action="store_true", help="write tests/golden anew instead of comparing")
+    parser.add_argument("--soak", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--seed")
+    parser.add_argument("--mutation")
+    parser.add_argument("names", nargs="*", help="parts of names: only these programs or tests")
+    arguments = parser.parse_args()
+    if arguments.update_golden:
+        os.environ["ZPAIR_UPDATE_GOLDEN"] = "1"
+        arguments.only = "unit"
+    counts = Counts()
+    (soak if arguments.soak else test)(counts, arguments)
+    if counts.passed + counts.failed + counts.skipped == 0:
+        counts.failed = 1   # nothing ran: that is no success
+    say(counts.line())
+    return 1 if counts.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -24,6 +24,7 @@ extern uint_t zfs_delay_min_dirty_percent;
 extern uint64_t zfs_delay_scale;
 extern int zfs_flags, zfs_nocacheflush, zfs_scan_suspend_progress, zfs_abd_scatter_enabled;
 extern uint_t spa_slop_shift;
+extern uint_t spa_asize_inflation;
 extern char *spa_config_path;
 
 /* Debug and other builds differ in these (seen: abd_t 96 or 232 bytes). */
@@ -132,6 +133,7 @@ zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 	 * with at most three txgs unsynced the live log stays near log_bytes.
 	 */
 	zfs_wrlog_data_max = MAX(options->log_bytes * 2, 16ULL << 20);
+	spa_asize_inflation = 6;		/* worst size of a write in the pool: 24 counts in raidz, which a pool here never has */
 	zfs_txg_timeout = 1;			/* bounds the replay */
 	zfs_multihost_fail_intervals = 0;	/* a pause must not suspend the pool: the fence guards it */
 	zp_gate_install();

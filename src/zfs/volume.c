@@ -10,6 +10,7 @@
 #define	DATA_OBJECT	1ULL
 #define	PROPERTY_OBJECT	2ULL
 #define	WRITE_MOST	(1ULL << 20)	/* bytes in one transaction */
+#define	WRITE_LEAST	(128ULL << 10)	/* the same, when space is short */
 
 struct zp_volume {
 	char name[ZP_NAME_SIZE];
@@ -566,15 +567,26 @@ zp_volume_write(zp_volume *volume, struct zp_batch *batch, const struct iovec *i
 	int error = 0;
 
 	zfs_locked_range_t *range = zfs_rangelock_enter(&volume->ranges, offset, size, RL_WRITER);
+	int retries = 0;
 	while (size > 0 && error == 0) {
-		uint64_t part = MIN(size, WRITE_MOST);
+		uint64_t part = MIN(size, retries == 0 ? WRITE_MOST : WRITE_LEAST);
 		dmu_tx_t *tx = dmu_tx_create(volume->os);
 		dmu_tx_hold_write_by_dnode(tx, volume->data, offset, part);
 		error = dmu_tx_assign(tx, DMU_TX_WAIT);
 		if (error != 0) {
 			dmu_tx_abort(tx);
+			/*
+			 * OpenZFS reckons what is in flight at several times its size, which may exceed what is left of a thick
+			 * volume's reservation in a full pool: once synced it counts as what it is.
+			 */
+			if (error == ENOSPC && dmu_objset_ds(volume->os)->ds_reserved != 0 && retries++ < 3) {
+				txg_wait_synced(dmu_objset_pool(volume->os), 0);
+				error = 0;
+				continue;
+			}
 			break;
 		}
+		retries = MIN(retries, 1);
 		struct cursor from = cursor;
 		for (uint64_t at = offset, left = part; left > 0 && error == 0; ) {
 			uint64_t piece_size;

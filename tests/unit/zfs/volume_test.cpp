@@ -1,1 +1,397 @@
+// Volumes: what they acknowledge, what they refuse, and that they never hang.
 #include "scenario.h"
+
+extern "C" int dsl_prop_set_int(const char* dataset, const char* property, int source, std::uint64_t value);   // libzpool's
+
+namespace zpair::zfs::test {
+namespace {
+
+const std::vector<std::string> one_mirror = {"a0", "b0"};
+
+Task<void> make_pool(World& world, block::FaultOptions options = {}) {
+  co_await world.open_drives(one_mirror, options);
+  world.make_pool();
+  auto layout = co_await world.pool->create_pool(world.mirrors(1));
+  REQUIRE_OK(layout);
+}
+Task<void> export_and_close(World& world) {
+  auto exported = co_await world.pool->export_pool();
+  REQUIRE_OK(exported);
+  co_await world.close_drives();
+}
+Task<std::unique_ptr<Volume>> open(World& world, std::string name) {
+  auto volume = co_await world.pool->open_volume(std::move(name));
+  REQUIRE_OK(volume);
+  co_return std::move(*volume);
+}
+
+Task<void> life(World& world) {
+  co_await make_pool(world);
+  auto thick = co_await world.pool->create_volume({.name = "thick", .size_bytes = 20 << 20, .compression = "off"});
+  REQUIRE_OK(thick);
+  REQUIRE(thick->size_bytes == 20 << 20 && thick->block_size_bytes == 16384 && thick->reserved_bytes > 20 << 20);
+  REQUIRE(thick->compression == "off" && thick->guid != 0);
+  auto thin = co_await world.pool->create_volume(
+      {.name = "thin", .size_bytes = 1ULL << 40, .block_size_bytes = 4096, .space = VolumeSpec::Space::thin});
+  REQUIRE_OK(thin);
+  REQUIRE(thin->reserved_bytes == 0 && thin->size_bytes == 1ULL << 40);
+  auto too_large = co_await world.pool->create_volume({.name = "large", .size_bytes = 1ULL << 40});
+  REQUIRE(!too_large && too_large.error().code == ErrorCode::no_space);
+  auto twice = co_await world.pool->create_volume({.name = "thick", .size_bytes = 1 << 20});
+  REQUIRE(!twice && twice.error().code == ErrorCode::exists);
+  auto odd = co_await world.pool->create_volume({.name = "odd", .size_bytes = 1 << 20, .block_size_bytes = 5000});
+  REQUIRE(!odd && odd.error().code == ErrorCode::invalid);
+  auto named = co_await world.pool->create_volume({.name = "a/b@c", .size_bytes = 1 << 20});
+  REQUIRE(!named && named.error().code == ErrorCode::invalid);
+
+  auto volume = co_await open(world, "thick");
+  auto again = co_await world.pool->open_volume("thick");
+  REQUIRE(!again && again.error().code == ErrorCode::exists);
+  auto in_use = co_await world.pool->destroy_volume("thick");
+  REQUIRE(!in_use && in_use.error().code == ErrorCode::refused);
+  auto busy = co_await world.pool->export_pool();
+  REQUIRE(!busy && busy.error().code == ErrorCode::refused);
+  auto status = co_await write_blocks(*volume, 0, 64, 1);
+  REQUIRE(status == block::IoStatus::ok);
+
+  auto snapshot = co_await world.pool->snapshot_volume("thick", "before");
+  REQUIRE_OK(snapshot);
+  auto grown = co_await world.pool->resize_volume("thick", 24 << 20);
+  REQUIRE_OK(grown);
+  REQUIRE(volume->geometry().size_bytes == 24 << 20 && grown->reserved_bytes > 24 << 20);
+  status = co_await write_blocks(*volume, (23 << 20) / block_bytes, 16, 1);
+  REQUIRE(status == block::IoStatus::ok);
+  auto cut = co_await world.pool->resize_volume("thick", 8 << 20);
+  REQUIRE(!cut && cut.error().code == ErrorCode::invalid);
+  co_await volume->close();
+
+  auto list = co_await world.pool->list_volumes();
+  REQUIRE_OK(list);
+  REQUIRE(list->size() == 2 && (*list)[0].name == "thick" && (*list)[1].name == "thin");
+  REQUIRE((*list)[0].snapshots == std::vector<std::string>{"before"});
+  auto kept = co_await world.pool->destroy_volume("thick");
+  REQUIRE(!kept && kept.error().code == ErrorCode::refused);   // it has a snapshot
+  auto dropped = co_await world.pool->destroy_snapshot("thick", "before");
+  REQUIRE_OK(dropped);
+  auto destroyed = co_await world.pool->destroy_volume("thick");
+  REQUIRE_OK(destroyed);
+  auto missing = co_await world.pool->open_volume("thick");
+  REQUIRE(!missing && missing.error().code == ErrorCode::not_found);
+  co_await export_and_close(world);
+}
+TEST(Volume, is_created_resized_snapshotted_listed_and_destroyed) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, life));
+}
+
+// "sync=disabled can arrive by inheritance or receive": checked at open, and at every commit.
+Task<void> sync_disabled_at_open(World& world) {
+  co_await make_pool(world);
+  auto made = co_await world.pool->create_volume({.name = "vm1", .size_bytes = 8 << 20});
+  REQUIRE_OK(made);
+  auto refused = co_await world.pool->set_property("vm1", "sync", "disabled");
+  REQUIRE(!refused && refused.error().code == ErrorCode::refused);
+  constexpr int local_source = 8;
+  auto disable = [] { return dsl_prop_set_int("tank/vm1", "sync", local_source, 2); };
+  int error = co_await world.engine->blocking(disable);
+  REQUIRE(error == 0);
+  auto volume = co_await world.pool->open_volume("vm1");
+  REQUIRE(!volume && volume.error().code == ErrorCode::refused);
+  std::fprintf(stderr, "%s\n", volume.error().message.c_str());
+  co_await export_and_close(world);
+}
+Task<void> sync_disabled_later(World& world) {
+  co_await make_pool(world);
+  auto made = co_await world.pool->create_volume({.name = "vm1", .size_bytes = 8 << 20});
+  REQUIRE_OK(made);
+  auto volume = co_await open(world, "vm1");
+  constexpr int local_source = 8;
+  auto disable = [] { return dsl_prop_set_int("tank", "sync", local_source, 2); };   // inherited
+  int error = co_await world.engine->blocking(disable);
+  REQUIRE(error == 0);
+  co_await write_blocks(*volume, 0, 1, 1);
+  std::fprintf(stderr, "acknowledged\n");
+}
+TEST(Volume, serves_sync_always_only) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, sync_disabled_at_open));
+  Folder other;
+  make_files(other.path, one_mirror);
+  End end = in_child(other, sync_disabled_later);
+  EXPECT_TRUE(end.aborted()) << end.said;
+  EXPECT_NE(end.said.find("rule 2"), std::string::npos) << end.said;
+  EXPECT_EQ(end.said.find("acknowledged"), std::string::npos) << end.said;
+}
+
+// A full pool answers no_space, goes on serving, and can be freed.
+Task<void> full_pool(World& world) {
+  co_await make_pool(world);
+  auto made = co_await world.pool->create_volume(
+      {.name = "thin", .size_bytes = 2ULL << 30, .space = VolumeSpec::Space::thin, .compression = "off"});
+  REQUIRE_OK(made);
+  auto small = co_await world.pool->create_volume({.name = "thick", .size_bytes = 8 << 20, .compression = "off"});
+  REQUIRE_OK(small);
+  auto volume = co_await open(world, "thin");
+  auto thick = co_await open(world, "thick");
+  std::uint64_t written = 0;
+  block::IoStatus status = block::IoStatus::ok;
+  while (status == block::IoStatus::ok) {
+    status = co_await write_blocks(*volume, written, 256, 1);
+    if (status == block::IoStatus::ok) written += 256;
+    REQUIRE(written < (1ULL << 30) / block_bytes);
+  }
+  std::fprintf(stderr, "full after %llu MiB\n", static_cast<unsigned long long>(written * block_bytes >> 20));
+  REQUIRE(status == block::IoStatus::no_space && written > 10000);
+  for (std::uint64_t i = 0; i < 2048; i += 256) {          // its space is its own, to the last block
+    status = co_await write_blocks(*thick, i, 256, 1);
+    REQUIRE(status == block::IoStatus::ok);
+  }
+  auto wrong = co_await wrong_blocks(*volume, written - 256, 256, 1);
+  REQUIRE(wrong == 0);
+  auto trimmed = co_await block::trim(*volume, 0, written / 2 * block_bytes);
+  REQUIRE(trimmed.status == block::IoStatus::ok);
+  for (status = block::IoStatus::no_space; status == block::IoStatus::no_space;) {   // freed two txgs later
+    status = co_await write_blocks(*volume, 0, 256, 2);
+  }
+  REQUIRE(status == block::IoStatus::ok);
+  co_await volume->close();
+  co_await thick->close();
+  co_await export_and_close(world);
+}
+TEST(Volume, a_full_pool_says_no_space_keeps_thick_volumes_going_and_can_be_freed) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, full_pool));
+}
+
+// Trim and write-zeroes, over a crash too.
+Task<void> zero_and_die(World& world) {
+  co_await make_pool(world);
+  auto made = co_await world.pool->create_volume({.name = "vm1", .size_bytes = 16 << 20});
+  REQUIRE_OK(made);
+  auto volume = co_await open(world, "vm1");
+  auto status = co_await write_blocks(*volume, 0, 512, 1);
+  REQUIRE(status == block::IoStatus::ok);
+  auto zeroed = co_await block::write_zeroes(*volume, 5 * block_bytes, 100 * block_bytes);   // not on block borders
+  REQUIRE(zeroed.status == block::IoStatus::ok);
+  auto trimmed = co_await block::trim(*volume, 256 * block_bytes, 64 * block_bytes);
+  REQUIRE(trimmed.status == block::IoStatus::ok);
+  status = co_await write_blocks(*volume, 50, 3, 2);
+  REQUIRE(status == block::IoStatus::ok);
+  auto flushed = co_await block::flush(*volume);
+  REQUIRE(flushed.status == block::IoStatus::ok);
+  auto beyond = co_await block::write_zeroes(*volume, 16 << 20, 4096);
+  REQUIRE(beyond.status == block::IoStatus::invalid);
+  auto odd = co_await write_blocks(*volume, 4095, 2, 1);
+  REQUIRE(odd == block::IoStatus::invalid);
+  kill(getpid(), SIGKILL);
+}
+Task<void> check_zeroes(World& world) {
+  co_await world.open_drives(one_mirror);
+  auto spec = co_await world.import_spec(one_mirror);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  auto volume = co_await open(world, "vm1");
+  std::vector<Block> blocks(512), wanted(512);
+  fill(wanted, 0, 1);
+  for (std::size_t i = 5; i < 105; ++i) std::memset(&wanted[i], 0, block_bytes);
+  for (std::size_t i = 256; i < 320; ++i) std::memset(&wanted[i], 0, block_bytes);
+  fill(std::span(wanted).subspan(50, 3), 50, 2);
+  auto outcome = co_await block::read(*volume, 0, std::as_writable_bytes(std::span(blocks)));
+  REQUIRE(outcome.status == block::IoStatus::ok);
+  REQUIRE(std::memcmp(blocks.data(), wanted.data(), 512 * block_bytes) == 0);
+  co_await volume->close();
+  co_await export_and_close(world);
+}
+TEST(Volume, zeroes_and_trims_are_replayed_in_their_order) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  End first = in_child(folder, zero_and_die);
+  ASSERT_TRUE(first.killed()) << first.said;
+  EXPECT_WELL(in_child(folder, check_zeroes));
+}
+
+// Rule 10.
+struct Pending {
+  bool answered = false;
+  block::Signal done;
+};
+Task<void> write_pending(Volume& volume, std::uint64_t first, Pending& pending) {
+  auto status = co_await write_blocks(volume, first, 1, 2);
+  REQUIRE(status == block::IoStatus::ok);
+  pending.answered = true;
+  pending.done.set();
+}
+Task<void> read_pending(Volume& volume, std::uint64_t first, std::uint64_t generation, Pending& pending) {
+  auto wrong = co_await wrong_blocks(volume, first, 1, generation);
+  REQUIRE(wrong == 0);
+  pending.answered = true;
+  pending.done.set();
+}
+Task<void> read_of_uncommitted(World& world) {
+  co_await make_pool(world);
+  auto made = co_await world.pool->create_volume({.name = "vm1", .size_bytes = 8 << 20});
+  REQUIRE_OK(made);
+  auto volume = co_await open(world, "vm1");
+  auto status = co_await write_blocks(*volume, 0, 64, 1);
+  REQUIRE(status == block::IoStatus::ok);
+  REQUIRE_OK(world.drive("b0").apply("hang on"));
+  Pending write, reader, other_reader;
+  block::TaskGroup group;
+  group.spawn(write_pending(*volume, 7, write));
+  while (world.pool->leg_health(world.leg_of("b0")).oldest_write_ns == 0) co_await world.reactor->yield();
+  group.spawn(read_pending(*volume, 7, 2, reader));        // sees the new data: it may not say so yet
+  group.spawn(read_pending(*volume, 40, 1, other_reader));
+  co_await other_reader.done.wait();
+  for (int i = 0; i < 300; ++i) co_await world.reactor->after_ms(0);
+  REQUIRE(!write.answered && !reader.answered);
+  REQUIRE_OK(world.drive("b0").apply("clear"));
+  co_await reader.done.wait();
+  REQUIRE(write.answered);
+  co_await group.close();
+  co_await volume->close();
+  co_await export_and_close(world);
+}
+TEST(Volume, a_read_waits_for_the_uncommitted_writes_that_it_overlaps) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, read_of_uncommitted));
+}
+
+// Volatile caches on both sides and a kill: only what was flushed on both is there. Large writes too (by reference, the data
+// and its log record may lie on different mirrors).
+const std::vector<std::string> three_mirrors = {"a0", "a1", "a2", "b0", "b1", "b2"};
+Task<void> write_over_volatile_caches(World& world) {
+  co_await world.open_drives(three_mirrors, {.volatile_cache = true, .seed = 3, .commands = {}});
+  world.make_pool();
+  auto layout = co_await world.pool->create_pool(world.mirrors(3));
+  REQUIRE_OK(layout);
+  for (std::uint32_t size : {4096U, 16384U, 131072U}) {
+    std::string name = "vm" + std::to_string(size);
+    auto made = co_await world.pool->create_volume({.name = name, .size_bytes = 16 << 20, .block_size_bytes = size, .compression = "off"});
+    REQUIRE_OK(made);
+    auto volume = co_await open(world, name);
+    for (std::uint64_t i = 0; i < 40; ++i) {
+      auto status = co_await write_blocks(*volume, i * 64, 64, 1);      // 256 KiB each
+      REQUIRE(status == block::IoStatus::ok);
+      status = co_await write_blocks(*volume, 3000 + i, 1, 1);
+      REQUIRE(status == block::IoStatus::ok);
+    }
+    volume.release();   // the kill takes it
+  }
+  kill(getpid(), SIGKILL);
+}
+Task<void> check_after_power_cut(World& world) {
+  co_await world.open_drives(three_mirrors);
+  auto spec = co_await world.import_spec(three_mirrors);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  for (std::uint32_t size : {4096U, 16384U, 131072U}) {
+    auto volume = co_await open(world, "vm" + std::to_string(size));
+    auto wrong_large = co_await wrong_blocks(*volume, 0, 40 * 64, 1);
+    auto wrong_small = co_await wrong_blocks(*volume, 3000, 40, 1);
+    REQUIRE(wrong_large == 0 && wrong_small == 0);
+    co_await volume->close();
+  }
+  co_await export_and_close(world);
+}
+TEST(Volume, what_was_acknowledged_survives_a_power_cut_of_all_drives) {
+  Folder folder;
+  make_files(folder.path, three_mirrors);
+  End first = in_child(folder, write_over_volatile_caches);
+  ASSERT_TRUE(first.killed()) << first.said;
+  EXPECT_WELL(in_child(folder, check_after_power_cut));
+}
+
+// Many dirty volumes: replayed side by side by the import; and the floor of a volume's log.
+constexpr int many = 16;
+Task<void> dirty_many_and_die(World& world) {
+  co_await make_pool(world);
+  for (int i = 0; i < many; ++i) {
+    std::string name = "vm" + std::to_string(i);
+    auto made = co_await world.pool->create_volume({.name = name, .size_bytes = 4 << 20});
+    REQUIRE_OK(made);
+    auto volume = co_await open(world, name);
+    for (std::uint64_t k = 0; k < 20; ++k) {
+      auto status = co_await write_blocks(*volume, k, 1, 9);
+      REQUIRE(status == block::IoStatus::ok);
+    }
+    volume.release();
+  }
+  std::ofstream floor(world.folder + "/floor");
+  for (const VolumeLog& log : world.pool->volume_logs()) floor << log.volume_guid << ' ' << log.sequence << '\n';
+  REQUIRE(world.pool->volume_logs().size() == many);
+  floor.close();
+  kill(getpid(), SIGKILL);
+}
+Task<ImportSpec> spec_with_floor(World& world, std::uint64_t add_txgs) {
+  auto spec = co_await world.import_spec(one_mirror);
+  std::ifstream floor(world.folder + "/floor");
+  VolumeLog log;
+  while (floor >> log.volume_guid >> log.sequence) {
+    REQUIRE(log.sequence != 0);
+    log.sequence += (add_txgs << 32) + (add_txgs != 0 ? 1000 : 0);
+    spec.floor_logs.push_back(log);
+  }
+  REQUIRE(spec.floor_logs.size() == many);
+  co_return spec;
+}
+Task<void> import_many(World& world) {
+  co_await world.open_drives(one_mirror);
+  auto spec = co_await spec_with_floor(world, 0);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  REQUIRE(report->replayed_volume_count > 0);
+  for (int i = 0; i < many; ++i) {
+    auto volume = co_await open(world, "vm" + std::to_string(i));
+    auto wrong = co_await wrong_blocks(*volume, 0, 20, 9);
+    REQUIRE(wrong == 0);
+    REQUIRE(volume->log().volume_guid != 0);
+    co_await volume->close();
+  }
+  co_await export_and_close(world);
+}
+Task<void> import_below_a_log_floor(World& world) {
+  co_await world.open_drives(one_mirror);
+  auto spec = co_await spec_with_floor(world, 1000);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE(!report && report.error().code == ErrorCode::refused);
+  std::fprintf(stderr, "%s\n", report.error().message.c_str());
+  co_await world.close_drives();
+}
+TEST(Volume, many_dirty_logs_are_replayed_by_the_import_down_to_their_floor) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  End first = in_child(folder, dirty_many_and_die);
+  ASSERT_TRUE(first.killed()) << first.said;
+  EXPECT_WELL(in_child(folder, import_below_a_log_floor));   // refused, and the log is kept
+  EXPECT_WELL(in_child(folder, import_many));
+}
+
+Task<void> check_tunables(World&) {
+  REQUIRE(tunables().size() > 10);
+  for (const Tunable& each : tunables()) REQUIRE(!each.meaning.empty() && !each.unit.empty());
+  auto value = tunable("zfs_txg_timeout");
+  REQUIRE(value && *value == 1);
+  auto set = set_tunable("zfs_txg_timeout", 3);
+  REQUIRE_OK(set);
+  value = tunable("zfs_txg_timeout");
+  REQUIRE(value && *value == 3);
+  REQUIRE(set_tunable("zfs_txg_timeout", 0).error().code == ErrorCode::invalid);
+  REQUIRE(set_tunable("zfs_multihost_fail_intervals", 5).error().code == ErrorCode::invalid);
+  REQUIRE(set_tunable("zfs_vdev_sync_write_max_active", 5).error().code == ErrorCode::not_found);
+  co_return;
+}
+TEST(Tunables, are_read_and_set_within_their_bounds) {
+  Folder folder;
+  EXPECT_WELL(in_child(folder, check_tunables));
+}
+
+}  // namespace
+}  // namespace zpair::zfs::test

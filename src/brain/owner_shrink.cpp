@@ -187,6 +187,7 @@ void open_shrink(Turn& turn, const std::vector<Verdict>& off) {
 void remember_shrink(State& state, LegView& view, Nanoseconds now_ns) {
   std::erase_if(view.shrunk_at_ns, [&](Nanoseconds at_ns) { return now_ns - at_ns > state.limits.back_off_memory_ns; });
   view.shrunk_at_ns.push_back(now_ns);
+  view.retry_at_ns = now_ns + state.limits.look_again_ns;
   if (view.shrunk_at_ns.size() < 2) {
     view.back_off_ns = 0;
     return;

@@ -107,7 +107,7 @@ std::vector<LegId> ack_set(const State& state) {
   std::vector<LegId> legs;
   name_legs(state.stored.record, legs);
   if (mutated(Mutation::leg_error_passed) || mutated(Mutation::ack_before_shrink)) {
-    std::erase_if(legs, [&](LegId leg) { return state.legs.contains(leg) && view_of(state, leg).standing == Standing::off; });
+    std::erase_if(legs, [&](LegId leg) { return state.legs.contains(leg) && view_of(state, leg).standing != Standing::named; });
   }
   if (!mutated(Mutation::ack_set_after_swap)) {
     if (state.open_swap) name_legs(state.open_swap->wanted, legs);

@@ -50,6 +50,7 @@ void AgentClient::start() {
 block::Task<void> AgentClient::close() {
   closed_ = true;
   closing_.set();
+  greeted_.set();
   for (auto& link : links_) break_link(*link);
   co_await tasks_.close();
 }
@@ -57,6 +58,11 @@ block::Task<void> AgentClient::close() {
 std::size_t AgentClient::path_count() const { return links_.size(); }
 const std::string& AgentClient::path_name(std::size_t path) const { return links_[path]->path.name; }
 bool AgentClient::connected(std::size_t path) const { return links_[path]->channel != nullptr; }
+block::Task<bool> AgentClient::wait_connected(Deadline deadline) {
+  while (!connected(best_path()) && !deadline.passed() && !closed_) co_await block::wait_for(greeted_, deadline);
+  co_return !closed_ && connected(best_path());
+}
+
 Nanoseconds AgentClient::last_heard_ns(std::size_t path) const { return links_[path]->last_heard_ns; }
 
 Nanoseconds AgentClient::last_heard_ns() const {
@@ -135,6 +141,8 @@ block::Task<void> AgentClient::run_connection(Link& link) {
       link.channel = &channel;
       link.failure_logged = false;
       partner_ = *hello;
+      greeted_.set();
+      greeted_.reset();
       if (on_hello_) on_hello_(link.index, *hello);
       continue;
     }

@@ -40,6 +40,7 @@ class AgentClient {
   std::size_t path_count() const;
   const std::string& path_name(std::size_t path) const;
   bool connected(std::size_t path) const;         // a hello was exchanged on it and it has not broken
+  block::Task<bool> wait_connected(Deadline deadline);   // true: some path is connected
   Nanoseconds last_heard_ns(std::size_t path) const;   // any frame; 0: never
   Nanoseconds last_heard_ns() const;              // on any path
   std::optional<Hello> partner() const;           // its newest hello
@@ -75,6 +76,7 @@ class AgentClient {
   std::uint64_t last_id_ = 0;
   bool closed_ = false;
   block::Signal closing_;
+  block::Signal greeted_;                         // set and reset at each hello
   block::TaskGroup tasks_;
 };
 

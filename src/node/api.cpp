@@ -25,6 +25,8 @@ api::Request request_of(const agent::CallRequest& call) {
   return request;
 }
 
+constexpr std::int64_t connect_wait_ms = 2000;
+
 bool only_for_partner(const std::string& route) { return route.find(" /v1/node/") != std::string::npos; }
 
 }  // namespace
@@ -85,6 +87,8 @@ block::Task<agent::CallAnswer> Api::answer_partner(agent::CallRequest call) {
 // --- passing on ------------------------------------------------------------------------------------------------------
 
 Api::Answer Api::call_partner(std::string method, std::string path, std::string body, std::int64_t limit_ms) {
+  // An order given right after a start waits for the first connection; a question does not.
+  if (method == "POST") (void)co_await daemon_.partner().wait_connected(Deadline::in_ms(connect_wait_ms));
   agent::CallRequest call{std::move(method), std::move(path), std::move(body)};
   auto answer = co_await daemon_.partner().call(std::move(call), Deadline::in_ms(limit_ms));
   if (!answer) co_return fail(answer.error(), "node {}", partner_of(daemon_.config().node));

@@ -52,7 +52,7 @@ struct Heartbeat {                  // every 100 ms, from the reactor; the watch
 };
 struct State {                      // at every change, at least once a second, and first thing on a new connection
   std::string pool;
-  std::string phase;                // starting, fencing, importing, serving, holding, exporting
+  std::string phase;                // brain::owner::name_of(Phase): starting, fencing, importing, ..., exited
   std::string holding_because;      // one line; empty: does not hold
   record::Stored stored;            // the newest record that it knows to be in the store
   bool serving = false;             // clients are answered
@@ -68,7 +68,7 @@ struct KeepRecord {                 // copy this to the node's state file, fsync
   record::Record record;
 };
 struct Exiting {                    // the last message; the exit code says the same
-  std::string reason;               // exported, fenced, lost, failed
+  std::string reason;               // exported, destroyed, fenced, lost, failed
   std::string detail;
 };
 
@@ -85,7 +85,7 @@ std::string to_json(const Message& message);
 Result<Message> parse_message(std::string_view json);   // not_found: a kind that this program does not know
 
 // Exit codes of zpair-pool. Anything else, or a signal, is a crash: restart in place at a new epoch.
-inline constexpr int exit_exported = 0;
+inline constexpr int exit_exported = 0;  // or destroyed
 inline constexpr int exit_failed = 1;    // could not start: `Exiting::detail` says why
 inline constexpr int exit_usage = 2;
 inline constexpr int exit_fenced = 10;   // a newer epoch holds the legs, or the record names another owner

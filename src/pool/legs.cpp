@@ -166,7 +166,24 @@ block::FaultDevice* Legs::fault_device(LegId leg) const {
 zfs::LegSpec Legs::spec(LegId leg) const {
   const Seat* seat = find(leg);
   ZP_ASSERT(seat != nullptr && seat->drive->device() != nullptr, "only a leg whose drive is open is offered to the engine");
-  return {seat->engine_guid, seat->drive->place.node, seat->drive->device(), seat->drive->name()};
+  return {seat->engine_guid, seat->drive->place.node, seat->drive->device(), engine_name(*seat->drive)};
+}
+
+// OpenZFS's name for the leg: the drive's short name, unique on its node.
+std::string Legs::engine_name(const Drive& drive) const {
+  auto short_name = [](const Drive& one) {
+    std::string name = one.place.path.empty() ? one.place.durable_id : last_part(one.place.path);
+    for (char& c : name) {
+      const bool fine = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+      if (!fine) c = '-';
+    }
+    return "d-" + name;
+  };
+  const std::string name = short_name(drive);
+  const bool taken = std::any_of(drives_.begin(), drives_.end(), [&](const std::unique_ptr<Drive>& other) {
+    return other.get() != &drive && other->place.node == drive.place.node && short_name(*other) == name;
+  });
+  return taken ? fmt::format("{}-{}", name, drive.place.nsid) : name;
 }
 
 zfs::LegSpec Legs::spec_of_new(LegId leg) const {

@@ -125,6 +125,7 @@ class Legs {
 
   const Seat* find(LegId leg) const;
   Drive* drive_of(LegId leg) const;
+  std::string engine_name(const Drive& drive) const;
   Drive& drive_at(const control::DrivePlace& place);
   block::Task<Result<void>> open(Drive& drive, Deadline deadline);
   block::Task<Result<void>> open_local(Drive& drive, Deadline deadline);

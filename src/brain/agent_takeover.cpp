@@ -174,10 +174,14 @@ void decide(Turn& turn) {
   open_swap(turn, std::move(naming));
 }
 
+// Nothing automatic takes a pool from an owner that lives. (While cold, nobody was heard: then only a vouch counts.)
 bool owner_is_back(const State& state) {
-  const Kind kind = state.takeover->kind;
-  return (kind == Kind::takeover || kind == Kind::cold_start) && state.stored && !owned_here(state) && owner_lives(state) &&
-         !(kind == Kind::cold_start && state.cold);
+  const Takeover& takeover = *state.takeover;
+  const bool automatic = takeover.kind == Kind::takeover || takeover.kind == Kind::cold_start || takeover.kind == Kind::restart;
+  if (!automatic || !state.stored) return false;
+  const bool read = takeover.phase == Takeover::Phase::surveying;
+  const NodeId owner = read ? takeover.base.record.owner : state.stored->record.owner;
+  return owner != state.node && owner_lives(state) && (!state.cold || state.vouched_ns > 0);
 }
 
 }  // namespace

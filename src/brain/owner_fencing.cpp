@@ -103,7 +103,6 @@ void on(Turn& turn, const Imported& event) {
   State& state = turn.state;
   if (state.phase != Phase::importing) return;
   ZP_ASSERT(event.txg >= state.floor.txg, "rule 7: the newest uberblock is at or above the floor");
-  state.newest_txg = std::max(state.newest_txg, event.txg);
   state.forget_mirrors = event.absent_mirrors;
   state.phase = Phase::replaying;
   turn.order(ReplayLogs{});

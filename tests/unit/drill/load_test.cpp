@@ -131,8 +131,8 @@ TEST(NbdClient, what_was_not_answered_is_sent_again_after_a_restart) {
   fixture.start();
   EXPECT_TRUE(fixture.host.until([&] { return done.load(); }));
   EXPECT_EQ(fixture.host.on([&] { return fixture.device.bytes[8191]; }), std::byte{5});
-  EXPECT_EQ(fixture.client->resent_count(), 1u);
-  EXPECT_EQ(fixture.client->connection_count(), 2u);
+  EXPECT_GE(fixture.client->resent_count(), 1u);      // more when it came back before the former server had closed
+  EXPECT_GE(fixture.client->connection_count(), 2u);
   fixture.host.await([&] { return tasks.close(); });
 }
 
@@ -204,7 +204,7 @@ TEST(Load, restarts_of_the_server_lose_nothing_and_are_measured) {
     }
   });
   EXPECT_TRUE(report.good()) << to_json({report});
-  EXPECT_EQ(report.reconnects, 3u);
+  EXPECT_GE(report.reconnects, 3u);
   ASSERT_EQ(report.events.size(), 3u);
   for (const auto& event : report.events) {
     EXPECT_EQ(event.name, "restart");
@@ -218,7 +218,6 @@ TEST(Load, a_device_that_drops_an_acknowledged_write_is_found) {
   Fixture fixture;
   LoadOptions options = fixture.options();
   options.readers = 0;
-  std::vector<Bytes> lost;
   LoadReport report = run_load(fixture, options, [&](Load&) {
     fixture.break_device([](MemoryDevice& device) {
       device.loses = [count = 0](const block::Request& request) mutable {
@@ -325,6 +324,50 @@ TEST(Load, an_abandoned_load_ends_although_nobody_serves) {
   EXPECT_TRUE(fixture.host.on([&] { return load->report().good(); }));
   fixture.host.await([&] { return load->close(); });
   fixture.host.on([&] { delete load; });
+}
+
+// ---- the program ----------------------------------------------------------------------------------------------------
+
+struct Outcome {
+  int exit_code = -1;
+  std::string output;
+};
+
+Outcome run(const std::string& command) {
+  Outcome outcome;
+  FILE* pipe = ::popen(("timeout 60 " + command + " 2>&1").c_str(), "re");
+  if (pipe == nullptr) return outcome;
+  char bytes[4096];
+  for (std::size_t count = 0; (count = std::fread(bytes, 1, sizeof bytes, pipe)) > 0;) outcome.output.append(bytes, count);
+  int status = ::pclose(pipe);
+  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return outcome;
+}
+
+TEST(ZpairLoad, runs_measures_marked_events_saves_its_state_and_verifies) {
+  Fixture fixture;
+  std::string uri = " 'nbd+unix:///tank/vm1?socket=" + fixture.path + "'";
+  std::string state = test::socket_path("program-state");
+  Outcome ran = run("sh -c '(echo mark one; echo mark two; echo end) | " ZPAIR_LOAD
+                    " run \"nbd+unix:///tank/vm1?socket=" + fixture.path + "\" --seconds 0.3 --working-set 4M --control - --json - --state " + state + "'");
+  EXPECT_EQ(ran.exit_code, 0) << ran.output;
+  for (const char* part : {"\"good\": true", "\"name\": \"one\"", "\"name\": \"two\"", "\"verified\": true", "lost 0, corrupt 0"}) {
+    EXPECT_NE(ran.output.find(part), std::string::npos) << part << " is missing in\n" << ran.output;
+  }
+  Outcome verified = run(ZPAIR_LOAD " verify" + uri + " --state " + state);
+  EXPECT_EQ(verified.exit_code, 0) << verified.output;
+  fixture.break_device([](MemoryDevice& device) { std::fill(device.bytes.begin(), device.bytes.end(), std::byte{0}); });
+  Outcome lost = run(ZPAIR_LOAD " verify" + uri + " --state " + state);
+  EXPECT_EQ(lost.exit_code, 1) << lost.output;
+  EXPECT_NE(lost.output.find(": lost: holds write 0"), std::string::npos) << lost.output;
+  std::filesystem::remove(state);
+}
+
+TEST(ZpairLoad, wrong_use_is_exit_2_and_nobody_there_exit_1) {
+  EXPECT_EQ(run(ZPAIR_LOAD " run nonsense").exit_code, 2);
+  EXPECT_EQ(run(ZPAIR_LOAD " run").exit_code, 2);
+  EXPECT_EQ(run(ZPAIR_LOAD " verify nbd://127.0.0.1:9/x --state /nonexistent").exit_code, 2);
+  EXPECT_EQ(run(ZPAIR_LOAD " run 'nbd+unix:///x?socket=/nonexistent' --connect-timeout 0.1").exit_code, 1);
 }
 
 }  // namespace

@@ -1,0 +1,411 @@
+// The model of the engine: import, replay, writes with the gate, txgs, failing and returning legs.
+#include <algorithm>
+
+#include "world_internal.h"
+
+namespace zpair::sim {
+
+using namespace brain;
+
+void World::try_import(std::uint64_t pid) {
+  to_process(pid, [this, pid] {
+    Process* at = process(pid);
+    if (at == nullptr || !at->importing || at->imported) return;
+    for (LegId leg : at->import_legs) {
+      if (reachable(*at, leg)) continue;
+      after(20 * ns_per_ms, [this, pid] { try_import(pid); });   // reads are held during an import, not failed
+      return;
+    }
+    ++stats_.imports;
+    Uberblock best;
+    for (LegId leg : at->import_legs) {
+      Drive& where = drive(mirror_of(leg), side_of(leg));
+      if (where.cached_uberblock) where.uberblocks.insert(*where.cached_uberblock);   // readable, flushed by the import itself
+      at->known_uberblocks.insert(where.uberblocks.begin(), where.uberblocks.end());
+      if (!where.uberblocks.empty()) best = std::max(best, *where.uberblocks.rbegin());
+    }
+    if (best.txg < at->import_floor.txg) {
+      feed(*at, owner::ImportFailed{clock(at->node), "below the floor"});
+      return;
+    }
+    at->open_txg = Txg{best.txg.value + 1};
+    at->last_synced = best.txg;
+    at->importing = false;
+    at->claiming = true;
+    for (LegId leg : at->import_legs) at->legs[leg].online = true;
+    for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) {
+      std::vector<LegId> candidates;
+      for (LegId leg : at->import_legs) {
+        if (mirror_of(leg) == mirror) candidates.push_back(leg);
+      }
+      if (candidates.empty()) {
+        feed(*at, owner::ImportFailed{clock(at->node), "a mirror has no leg"});
+        return;
+      }
+      for (int block = 0; block < plan_.block_count; ++block) {
+        LegId from = candidates[random_.below(candidates.size())];
+        Version found = drive(mirror, side_of(from)).content(block);
+        auto m = static_cast<std::size_t>(mirror);
+        auto b = static_cast<std::size_t>(block);
+        if (found.number < client(mirror, block).acked) {
+          breaks(fmt::format("invariant 1: epoch {} imports mirror {} block {} at version {}, acknowledged was {}", at->epoch, mirror, block,
+                             found.number, client(mirror, block).acked));
+          return;
+        }
+        at->current[m][b] = found;
+        at->in_log[m][b] = found.birth > best.txg;
+        begin_write(*at, Write{mirror, block, found, 0, {}, {}, {}});   // claim: the legs are made equal
+      }
+    }
+    tell("node {}: process {} imports at txg {} (epoch {})", at->node, pid, best.txg, at->epoch);
+  });
+}
+
+// Steps that end when no write is in flight.
+void World::import_moves(Process& at) {
+  if (!at.writes.empty()) return;
+  std::uint64_t pid = at.pid;
+  auto later = [this, pid](auto make) {
+    after_random(ns_per_ms, 20 * ns_per_ms, [this, pid, make] {
+      to_process(pid, [this, pid, make] {
+        if (Process* now = process(pid)) feed(*now, make(*now));
+      });
+    });
+  };
+  if (at.claiming) {
+    at.claiming = false;
+    at.imported = true;
+    later([this](Process& now) { return owner::Imported{clock(now.node), now.last_synced, {}}; });
+    return;
+  }
+  if (at.replaying) {
+    at.replaying = false;
+    at.replayed = true;
+    for (auto& mirror : at.in_log) mirror.assign(mirror.size(), false);
+    later([this](Process& now) { return owner::Replayed{clock(now.node)}; });
+    return;
+  }
+  if (at.draining && !at.drained) {
+    at.drained = true;
+    later([this](Process& now) { return owner::Drained{clock(now.node)}; });
+  }
+}
+
+void World::begin_write(Process& at, Write write) {
+  auto key = std::pair(write.mirror, write.block);
+  Write& placed = at.writes[key] = std::move(write);
+  for (auto& [leg, io] : at.legs) {
+    if (io.online && mirror_of(leg) == placed.mirror) issue(at, write_command(at, placed, side_of(leg)), leg);
+  }
+}
+
+Command World::write_command(const Process& at, const Write& write, NodeId side) {
+  Command command;
+  command.kind = Command::Kind::write;
+  command.pid = at.pid;
+  command.node = at.node;
+  command.epoch = at.epoch;
+  command.mirror = write.mirror;
+  command.side = side;
+  command.block = write.block;
+  command.version = write.version;
+  return command;
+}
+
+void World::issue(Process& at, Command command, LegId leg) {
+  command.id = ++last_command_;
+  auto [first, fresh] = writer_of_epoch_.try_emplace(at.epoch, at.pid);
+  if (!fresh && first->second != at.pid) {
+    breaks(fmt::format("invariant 5: processes {} and {} both write at epoch {}", first->second, at.pid, at.epoch));
+    return;
+  }
+  at.legs[leg].outstanding[command.id] = {command, clock(at.node)};
+  transmit(at, command, leg);
+}
+
+void World::transmit(Process& at, const Command& wanted, LegId leg) {
+  std::uint64_t pid = at.pid;
+  Command command = wanted;
+  if (command.side == at.node) {
+    execute(command, true, [this, pid, leg, command](Answer answer, std::uint64_t verifier) {
+      to_process(pid, [this, pid, leg, command, answer, verifier] { answered(pid, leg, command, answer, verifier); });
+    });
+    return;
+  }
+  std::vector<const Connection*> up;
+  for (const Connection& connection : at.connections) {
+    if (connection.up) up.push_back(&connection);
+  }
+  if (up.empty()) return;   // held until a path is back
+  const Connection& over = *up[random_.below(up.size())];
+  command.connection = over.id;
+  at.legs[leg].outstanding[command.id].first.connection = over.id;
+  int path = over.path;
+  NodeId to = command.side;
+  send(at.node, path, [this, pid, leg, command, path, to] {
+    to_agent(to, [this, pid, leg, command, path, to] {
+      execute(command, false, [this, pid, leg, command, path, to](Answer answer, std::uint64_t verifier) {
+        if (!node(to).up || !node(to).agent_alive) return;
+        send(to, path, [this, pid, leg, command, answer, verifier, path] {
+          to_process(pid, [this, pid, leg, command, answer, verifier, path] {
+            Process* now = process(pid);
+            if (now == nullptr) return;
+            Connection& connection = now->connections[static_cast<std::size_t>(path)];
+            if (connection.id != command.connection || !connection.up) return;   // given up: its answers are not read
+            connection.heard_ns = clock(now->node);
+            answered(pid, leg, command, answer, verifier);
+          });
+        });
+      });
+    });
+  });
+}
+
+void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answer, std::uint64_t verifier) {
+  Process* at = process(pid);
+  if (at == nullptr) return;
+  LegIo& io = at->legs[leg];
+  io.abandoned.erase(command.id);
+  auto found = io.outstanding.find(command.id);
+  if (found == io.outstanding.end()) return;
+  if (answer == Answer::fenced) {
+    feed(*at, owner::FencedOut{clock(at->node), leg, Epoch{at->epoch.value + 1}});
+    return;
+  }
+  if (answer == Answer::error && !model(ModelMutation::gate_off)) {
+    found->second.first.connection = 0;   // nothing of it is in flight now
+    no_answer(*at, leg, owner::LegFault::io_error, "write error");
+    // Held, and tried again: the leg may be the only one (rule 3).
+    after(100 * ns_per_ms, [this, pid, leg, command] {
+      to_process(pid, [this, pid, leg, command] {
+        Process* now = process(pid);
+        if (now != nullptr && now->legs[leg].outstanding.contains(command.id)) transmit(*now, command, leg);
+      });
+    });
+    return;
+  }
+  io.last_progress_ns = clock(at->node);
+  auto key = std::pair(command.mirror, command.block);
+  if (command.kind == Command::Kind::flush && command.version.number == 0) {   // a txg's flush
+    bool changed = io.uberblock_verifier != verifier && !model(ModelMutation::no_verifier);
+    if (changed) {
+      found->second.first.connection = 0;
+      no_answer(*at, leg, owner::LegFault::verifier_changed, "unflushed writes may be lost");
+      return;
+    }
+    io.outstanding.erase(found);
+    io.flushed_txg = std::max(io.flushed_txg, command.uberblock.txg);
+    return;
+  }
+  if (command.kind == Command::Kind::uberblock) {
+    io.outstanding.erase(found);
+    io.uberblock_verifier = verifier;
+    Command flush = command;
+    flush.kind = Command::Kind::flush;
+    flush.version = {};
+    flush.connection = 0;
+    issue(*at, flush, leg);
+    return;
+  }
+  auto write = at->writes.find(key);
+  bool mine = write != at->writes.end() && write->second.version == command.version;
+  if (command.kind == Command::Kind::write) {
+    io.outstanding.erase(found);
+    if (!mine) return;
+    write->second.written.insert(command.side);
+    write->second.verifier[command.side] = verifier;
+    Command flush = command;
+    flush.kind = Command::Kind::flush;
+    flush.connection = 0;
+    issue(*at, flush, leg);
+    return;
+  }
+  if (mine && write->second.verifier[command.side] != verifier && !model(ModelMutation::no_verifier)) {
+    found->second.first.connection = 0;
+    no_answer(*at, leg, owner::LegFault::verifier_changed, "unflushed writes may be lost");
+    return;
+  }
+  io.outstanding.erase(found);
+  if (!mine) return;
+  write->second.flushed.insert(command.side);
+  write_moves(*at, key);
+}
+
+// Rule 2: the command stays unanswered; the brain hears of it once.
+void World::no_answer(Process& at, LegId leg, owner::LegFault fault, std::string what) {
+  LegIo& io = at.legs[leg];
+  if (io.erred) return;
+  io.erred = true;
+  feed(at, owner::LegErred{clock(at.node), leg, fault, std::move(what)});
+}
+
+// The mirror completes when every online leg answered; the gate looks at the ordered ack set.
+void World::write_moves(Process& at, std::pair<int, int> key) {
+  auto found = at.writes.find(key);
+  if (found == at.writes.end()) return;
+  Write& write = found->second;
+  bool any = false;
+  for (auto& [leg, io] : at.legs) {
+    if (mirror_of(leg) != write.mirror) continue;
+    bool flushed = write.flushed.contains(side_of(leg));
+    any |= flushed;
+    if (io.online && !flushed) return;
+  }
+  if (!any) return;
+  for (LegId leg : at.gate) {
+    if (mirror_of(leg) != write.mirror || write.flushed.contains(side_of(leg)) || model(ModelMutation::gate_off)) continue;
+    std::uint64_t pid = at.pid;
+    tell("process {}: the gate aborts: mirror {} short of leg {}", pid, write.mirror, side_of(leg));
+    kill_process(pid, std::nullopt, "gate");
+    return;
+  }
+  if (write.client_request != 0 && (!at.serving || !owner::may_acknowledge(at.brain))) return;   // looked at again with each tick
+  auto m = static_cast<std::size_t>(write.mirror);
+  auto b = static_cast<std::size_t>(write.block);
+  at.current[m][b] = write.version;
+  Write done = std::move(write);
+  at.writes.erase(found);
+  if (done.client_request != 0) acknowledge(done.mirror, done.block, done.client_request, done.version.number);
+  import_moves(at);
+}
+
+// ---------------------------------------------------------------- txgs
+
+void World::sync_txg(Process& at) {
+  if (at.pending_sync || !at.imported) return;
+  at.pending_sync = at.open_txg;
+  at.open_txg = at.open_txg.next();
+  sync_moves(at);
+}
+
+void World::sync_moves(Process& at) {
+  for (const auto& [key, write] : at.writes) {
+    if (write.version.birth <= *at.pending_sync) return;   // a txg waits for its writes
+  }
+  Uberblock uberblock{*at.pending_sync, at.pid};
+  at.known_uberblocks.insert(uberblock);
+  at.last_synced = *at.pending_sync;
+  at.pending_sync.reset();
+  for (auto& [leg, io] : at.legs) {
+    if (!io.online) continue;
+    Command command;
+    command.kind = Command::Kind::uberblock;
+    command.pid = at.pid;
+    command.node = at.node;
+    command.epoch = at.epoch;
+    command.mirror = mirror_of(leg);
+    command.side = side_of(leg);
+    command.uberblock = uberblock;
+    issue(at, command, leg);
+  }
+}
+
+// ---------------------------------------------------------------- legs fail and return
+
+void World::fail_legs(Process& at, const std::vector<LegId>& legs) {
+  for (LegId leg : legs) {
+    LegIo& io = at.legs[leg];
+    io.online = false;
+    for (const auto& [id, sent] : io.outstanding) {
+      if (sent.first.connection != 0) io.abandoned[id] = sent.first.connection;
+    }
+    io.outstanding.clear();
+    io.erred = false;
+    std::erase(at.import_legs, leg);
+    if (at.resync && std::ranges::find(at.resync->first, leg) != at.resync->first.end()) {
+      std::vector<LegId> returning = at.resync->first;
+      std::uint64_t id = at.resync_id;
+      at.resync.reset();
+      std::uint64_t pid = at.pid;
+      after(ns_per_ms, [this, pid, returning, id] {
+        to_process(pid, [this, pid, returning, id] {
+          if (Process* now = process(pid)) feed(*now, owner::ResyncFailed{clock(now->node), returning, "a leg failed", id});
+        });
+      });
+    }
+  }
+  std::uint64_t pid = at.pid;
+  std::vector<std::pair<int, int>> keys;
+  for (const auto& [key, write] : at.writes) keys.push_back(key);
+  for (auto key : keys) {
+    if (process(pid) == nullptr) return;
+    write_moves(at, key);
+  }
+}
+
+void World::return_legs(Process& at, std::vector<LegId> legs, Txg since, std::uint64_t id) {
+  for (LegId leg : legs) {
+    LegIo& io = at.legs[leg];
+    io.online = true;
+    io.erred = false;
+    io.flushed_txg = Txg{0};
+    io.outstanding.clear();
+    for (auto& [key, write] : at.writes) {   // what is in flight goes there too
+      NodeId side = side_of(leg);
+      if (write.mirror != mirror_of(leg)) continue;
+      write.written.erase(side);
+      write.flushed.erase(side);
+      issue(at, write_command(at, write, side), leg);
+    }
+  }
+  at.resync = std::pair(legs, since);
+  std::uint64_t pid = at.pid;
+  std::uint64_t order = ++last_order_;
+  at.resync_order = order;
+  at.resync_id = id;
+  after_random(20 * ns_per_ms, 500 * ns_per_ms, [this, pid, order] {
+    to_process(pid, [this, pid, order] { resync(pid, order); });
+  });
+}
+
+void World::resync(std::uint64_t pid, std::uint64_t order) {
+  Process* at = process(pid);
+  if (at == nullptr || !at->resync || at->resync_order != order) return;
+  auto [legs, since] = *at->resync;
+  std::uint64_t id = at->resync_id;
+  for (LegId leg : legs) {
+    Drive& where = drive(mirror_of(leg), side_of(leg));
+    bool writable = side_of(leg) == at->node || (where.open && !where.closed_to_writers);
+    if (!reachable(*at, leg) || !writable || where.fence_epoch != at->epoch) {
+      at->resync.reset();
+      feed(*at, owner::ResyncFailed{clock(at->node), legs, "a leg does not answer", id});
+      return;
+    }
+  }
+  // Now and then OpenZFS believes itself done without having looked at the older txgs; its own record tells.
+  bool excised = random_.one_in(8);
+  Txg from = excised ? Txg{since.value + random_.below(6) + 1} : since;
+  for (LegId leg : legs) {
+    Drive& where = drive(mirror_of(leg), side_of(leg));
+    for (int block = 0; block < plan_.block_count; ++block) {
+      auto m = static_cast<std::size_t>(mirror_of(leg));
+      auto b = static_cast<std::size_t>(block);
+      Version wanted = at->current[m][b];
+      bool copied = wanted.birth >= from && !at->in_log[m][b];
+      bool kept = where.durable[b] == wanted || std::ranges::find(where.history[b], wanted) != where.history[b].end();
+      bool newer_in_flight = at->writes.contains({mirror_of(leg), block}) && where.content(block).number > wanted.number;
+      if ((copied || kept) && !newer_in_flight) {
+        where.history[b].push_back(where.durable[b]);
+        where.durable[b] = wanted;
+        where.cached[b] = {};
+      }
+    }
+    std::erase_if(where.uberblocks, [&](const Uberblock& each) { return !at->known_uberblocks.contains(each); });
+  }
+  at->resync.reset();
+  sync_txg(*at);
+  owner::ScanReport report;
+  report.finished = true;
+  report.error_count = 0;
+  report.scan_min_txg = Txg{from.value == 0 ? 0 : from.value - 1};
+  report.dtl_empty = true;
+  report.synced_after_online = true;
+  report.logs_replayed = at->replayed;
+  after_random(ns_per_ms, 20 * ns_per_ms, [this, pid, legs, report, id] {
+    to_process(pid, [this, pid, legs, report, id] {
+      if (Process* now = process(pid)) feed(*now, owner::ResyncEnded{clock(now->node), legs, report, id});
+    });
+  });
+}
+
+}  // namespace zpair::sim

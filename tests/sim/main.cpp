@@ -1,0 +1,195 @@
+// zpair_sim: random schedules of the pair; see README.md.
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "world.h"
+
+namespace {
+
+using namespace zpair;
+using namespace zpair::sim;
+
+struct Options {
+  double seconds = 30;
+  std::uint64_t schedules = 0;
+  std::uint64_t seed = 0;
+  bool one_seed = false;
+  bool story = false;
+  bool mutations = false;
+  std::string mutation;
+  unsigned threads = 0;
+  std::uint64_t first_seed = 1;
+};
+
+struct Mutant {
+  std::string name;
+  brain::Mutation brain = brain::Mutation::none;
+  ModelMutation model = ModelMutation::none;
+};
+
+std::vector<Mutant> all_mutants() {
+  std::vector<Mutant> mutants;
+  for (int i = 1; i < static_cast<int>(brain::Mutation::count_of_mutations); ++i) {
+    auto mutation = static_cast<brain::Mutation>(i);
+    mutants.push_back({std::string(name_of(mutation)), mutation, ModelMutation::none});
+  }
+  for (int i = 1; i < static_cast<int>(ModelMutation::count_of_mutations); ++i) {
+    auto mutation = static_cast<ModelMutation>(i);
+    mutants.push_back({std::string(name_of(mutation)), brain::Mutation::none, mutation});
+  }
+  return mutants;
+}
+
+std::string run_once(const Plan& plan, const Mutant& mutant, Stats* stats, std::vector<std::string>* story) {
+  World world(plan, mutant.brain, mutant.model, story != nullptr);
+  world.run();
+  if (stats != nullptr) stats->add(world.stats());
+  if (story != nullptr) *story = world.story();
+  return world.broken();
+}
+
+struct Search {
+  Stats stats;
+  std::uint64_t failing_seed = 0;
+  std::string broken;
+  double took_seconds = 0;
+};
+
+Search search(const Mutant& mutant, double seconds, std::uint64_t most_schedules, std::uint64_t first_seed, unsigned threads) {
+  Search result;
+  std::mutex mutex;
+  std::atomic<std::uint64_t> next_seed{first_seed};
+  std::atomic<bool> stop{false};
+  auto begin = std::chrono::steady_clock::now();
+  auto spent = [begin] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
+  auto work = [&] {
+    Stats own;
+    while (!stop && spent() < seconds) {
+      std::uint64_t seed = next_seed++;
+      if (most_schedules != 0 && seed >= first_seed + most_schedules) break;
+      std::string broken = run_once(plan_of(seed), mutant, &own, nullptr);
+      if (broken.empty()) continue;
+      std::lock_guard lock(mutex);
+      if (result.broken.empty() || seed < result.failing_seed) {
+        result.broken = broken;
+        result.failing_seed = seed;
+      }
+      stop = true;
+    }
+    std::lock_guard lock(mutex);
+    result.stats.add(own);
+  };
+  std::vector<std::thread> pool;
+  for (unsigned i = 0; i < threads; ++i) pool.emplace_back(work);
+  for (auto& thread : pool) thread.join();
+  result.took_seconds = spent();
+  return result;
+}
+
+// Drops faults, one at a time and for as long as the plan still fails.
+Plan shrink(Plan plan, const Mutant& mutant) {
+  for (bool smaller = true; smaller;) {
+    smaller = false;
+    for (std::size_t i = 0; i < plan.faults.size(); ++i) {
+      Plan without = plan;
+      without.faults.erase(without.faults.begin() + static_cast<std::ptrdiff_t>(i));
+      if (run_once(without, mutant, nullptr, nullptr).empty()) continue;
+      plan = without;
+      smaller = true;
+      break;
+    }
+  }
+  return plan;
+}
+
+void print_story(std::uint64_t seed, const Mutant& mutant, std::size_t last_lines) {
+  Plan plan = shrink(plan_of(seed), mutant);
+  std::vector<std::string> story;
+  std::string broken = run_once(plan, mutant, nullptr, &story);
+  fmt::print("seed {:#x}: {}\n  shrunk to {} faults, {} mirrors, {} blocks each:\n", seed, broken, plan.faults.size(), plan.mirror_count, plan.block_count);
+  for (const Fault& fault : plan.faults) fmt::print("    {:9.3f} ms  {}\n", static_cast<double>(fault.at_ns) / 1e6, describe(fault));
+  std::size_t from = story.size() > last_lines ? story.size() - last_lines : 0;
+  fmt::print("  the story (last {} of {} lines):\n", story.size() - from, story.size());
+  for (std::size_t i = from; i < story.size(); ++i) fmt::print("    {}\n", story[i]);
+  fmt::print("  again: zpair_sim --seed {:#x}{} --story\n", seed, mutant.name.empty() ? "" : " --mutation " + mutant.name);
+}
+
+void print_counts(const char* what, const std::map<std::string, std::uint64_t>& counts) {
+  fmt::print("{}:", what);
+  for (const auto& [name, count] : counts) fmt::print(" {}={}", name, count);
+  fmt::print("\n");
+}
+
+int run_plain(const Options& options, const Mutant& mutant) {
+  Search found = search(mutant, options.seconds, options.schedules, options.first_seed, options.threads);
+  const Stats& stats = found.stats;
+  print_counts("events", stats.events);
+  print_counts("actions", stats.actions);
+  print_counts("faults", stats.faults);
+  fmt::print("{} schedules, {} steps, {} acknowledged writes, {} reads, {} imports, {} takeovers, {} shrinks, {} grows in {:.1f} s\n", stats.schedules,
+             stats.steps, stats.acks, stats.reads, stats.imports, stats.takeovers, stats.shrinks, stats.grows, found.took_seconds);
+  if (found.broken.empty()) {
+    fmt::print("no invariant was broken\n");
+    return 0;
+  }
+  print_story(found.failing_seed, mutant, 400);
+  return 1;
+}
+
+int run_mutations(const Options& options) {
+  std::vector<Mutant> mutants = all_mutants();
+  int missed = 0;
+  for (const Mutant& mutant : mutants) {
+    Search found = search(mutant, options.seconds / static_cast<double>(mutants.size()), options.schedules, options.first_seed, options.threads);
+    if (found.broken.empty()) ++missed;
+    fmt::print("{:36} {} after {} schedules ({:.1f} s){}\n", mutant.name, found.broken.empty() ? "NOT FOUND" : "found", found.stats.schedules,
+               found.took_seconds, found.broken.empty() ? "" : ": " + found.broken);
+    std::fflush(stdout);
+  }
+  fmt::print("{} of {} mutations found\n", mutants.size() - static_cast<std::size_t>(missed), mutants.size());
+  return missed == 0 ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app{"The pair under random schedules: the shipped brains, everything else a model."};
+  app.add_option("--seconds", options.seconds, "how long to search (for --mutations: over all of them)");
+  app.add_option("--schedules", options.schedules, "at most so many schedules (0: no bound)");
+  app.add_option("--first-seed", options.first_seed, "the first seed of the search");
+  auto* seed = app.add_option("--seed", options.seed, "this schedule only");
+  app.add_option("--mutation", options.mutation, "with this rule broken");
+  app.add_flag("--mutations", options.mutations, "each mutation in turn: all must be found");
+  app.add_flag("--story", options.story, "with --seed: shrink it and tell the story");
+  app.add_option("--threads", options.threads, "0: one a core");
+  CLI11_PARSE(app, argc, argv);
+  options.one_seed = seed->count() > 0;
+  if (options.threads == 0) options.threads = std::max(1u, std::thread::hardware_concurrency());
+
+  Mutant mutant;
+  if (!options.mutation.empty()) {
+    auto mutants = all_mutants();
+    auto found = std::ranges::find(mutants, options.mutation, &Mutant::name);
+    if (found == mutants.end()) {
+      fmt::print(stderr, "zpair_sim: no mutation is called '{}'\n", options.mutation);
+      return 2;
+    }
+    mutant = *found;
+  }
+  if (options.mutations) return run_mutations(options);
+  if (!options.one_seed) return run_plain(options, mutant);
+  if (options.story) {
+    print_story(options.seed, mutant, 2000);
+    return 0;
+  }
+  std::string broken = run_once(plan_of(options.seed), mutant, nullptr, nullptr);
+  fmt::print("seed {:#x}: {}\n", options.seed, broken.empty() ? "no invariant was broken" : broken);
+  return broken.empty() ? 0 : 1;
+}

@@ -1,0 +1,85 @@
+// The quorum store: one linearizable key. Requests and answers take time, get lost, or arrive late.
+#include "world_internal.h"
+
+namespace zpair::sim {
+
+namespace {
+constexpr Nanoseconds swap_deadline_ns = 700 * ns_per_ms;
+}
+
+void World::store_swap(NodeId from, std::uint64_t expected, record::Record wanted, bool remove,
+                       std::function<void(brain::owner::Event)> owner_answer, std::function<void(brain::agent::Event)> agent_answer) {
+  struct Open {
+    bool answered = false;
+  };
+  auto open = std::make_shared<Open>();
+  std::string op = wanted.op;
+  auto answer = [open, owner_answer, agent_answer](auto event) {
+    if (open->answered) return;
+    open->answered = true;
+    if (owner_answer) owner_answer(event);
+    if (agent_answer) agent_answer(event);
+  };
+  after(swap_deadline_ns, [this, from, op, answer] { answer(brain::SwapUnknown{clock(from), op}); });
+
+  Node& sender = node(from);
+  Nanoseconds travel = random_.between(500, 4'000) * ns_per_us + std::exchange(sender.swap_delay_ns, 0);
+  bool reply_lost = std::exchange(sender.lose_swap_reply, false);
+  after(travel, [this, from, expected, wanted, remove, op, answer, reply_lost] {
+    if (!store_serves(from)) return;   // a request that meets no majority is gone; the sender learns nothing
+    std::uint64_t current = store_ ? store_->mod_revision : 0;
+    if (current == expected) {
+      std::optional<record::Stored> before = store_;
+      if (remove) {
+        store_.reset();
+      } else {
+        store_ = record::Stored{wanted, ++store_revision_};
+        store_history_.push_back(*store_);
+        tell("store: epoch {} rev {} owner {}: {}", wanted.epoch, wanted.rev, wanted.owner, wanted.why);
+      }
+      if (before && store_) check_record(before->record, store_->record);
+      store_changed();
+      record::Stored stored = store_ ? *store_ : record::Stored{};
+      if (reply_lost) return;
+      after(delay(), [this, from, op, stored, answer] { answer(brain::SwapApplied{clock(from), op, stored}); });
+      return;
+    }
+    std::optional<record::Stored> found = store_;
+    if (reply_lost) return;
+    after(delay(), [this, from, op, found, answer] { answer(brain::SwapOther{clock(from), op, found}); });
+  });
+}
+
+void World::store_read(NodeId from, std::function<void(std::optional<record::Stored>, bool)> answer) {
+  auto answered = std::make_shared<bool>(false);
+  auto once = [answered, answer](std::optional<record::Stored> stored, bool ok) {
+    if (*answered) return;
+    *answered = true;
+    answer(std::move(stored), ok);
+  };
+  after(swap_deadline_ns, [once] { once(std::nullopt, false); });
+  after_random(500 * ns_per_us, 4 * ns_per_ms, [this, from, once] {
+    if (!store_serves(from)) return;
+    std::optional<record::Stored> stored = store_;
+    after(delay(), [once, stored] { once(stored, true); });
+  });
+}
+
+// The watch: a hint that may come late or not at all.
+void World::store_changed() {
+  if (!store_) return;
+  record::Stored stored = *store_;
+  for (NodeId id : {NodeId::a, NodeId::b}) {
+    if (!store_serves(id) || random_.one_in(4)) continue;
+    after(delay(), [this, id, stored] {
+      feed(id, brain::RecordSeen{clock(id), stored});
+      if (std::uint64_t pid = node(id).pid; pid != 0) {
+        to_process(pid, [this, pid, stored] {
+          if (Process* at = process(pid)) feed(*at, brain::RecordSeen{clock(at->node), stored});
+        });
+      }
+    });
+  }
+}
+
+}  // namespace zpair::sim

@@ -1,0 +1,137 @@
+#include "world_internal.h"
+
+namespace zpair::sim {
+
+std::string_view name_of(ModelMutation mutation) {
+  switch (mutation) {
+    case ModelMutation::none: return "none";
+    case ModelMutation::resend_without_quiesce: return "resend_without_quiesce";
+    case ModelMutation::ended_connection_accepted: return "ended_connection_accepted";
+    case ModelMutation::no_verifier: return "no_verifier";
+    case ModelMutation::fence_not_stored: return "fence_not_stored";
+    case ModelMutation::fence_ignores_epoch: return "fence_ignores_epoch";
+    case ModelMutation::host_id_per_node: return "host_id_per_node";
+    case ModelMutation::fence_without_drain: return "fence_without_drain";
+    case ModelMutation::store_rolled_back: return "store_rolled_back";
+    case ModelMutation::clock_rate_off: return "clock_rate_off";
+    case ModelMutation::gate_off: return "gate_off";
+    case ModelMutation::count_of_mutations: break;
+  }
+  return "unknown";
+}
+
+void Stats::add(const Stats& other) {
+  for (const auto& [name, count] : other.events) events[name] += count;
+  for (const auto& [name, count] : other.actions) actions[name] += count;
+  for (const auto& [name, count] : other.faults) faults[name] += count;
+  schedules += other.schedules;
+  steps += other.steps;
+  acks += other.acks;
+  reads += other.reads;
+  imports += other.imports;
+  takeovers += other.takeovers;
+  grows += other.grows;
+  shrinks += other.shrinks;
+}
+
+World::World(const Plan& plan, brain::Mutation mutation, ModelMutation model_mutation, bool keep_story)
+    : plan_(plan), model_mutation_(model_mutation), keep_story_(keep_story), random_(plan.seed ^ 0x776f726c64) {
+#ifdef ZPAIR_MUTATIONS
+  brain::active_mutation = mutation;
+#else
+  (void)mutation;
+#endif
+  if (model(ModelMutation::clock_rate_off)) plan_.clock_rate[random_.below(2)] = random_.one_in(2) ? 0.7 : 1.3;
+  auto blocks = static_cast<std::size_t>(plan_.block_count);
+  drives_.resize(static_cast<std::size_t>(plan_.mirror_count) * 2);
+  for (Drive& each : drives_) {
+    each.durable.assign(blocks, Version{1, Txg{3}});   // written and synced before the schedule begins
+    each.cached.resize(blocks);
+    each.history.resize(blocks);
+    each.uberblocks.insert(Uberblock{Txg{4}, 0});
+    each.verifier = random_.next();
+  }
+  clients_.assign(static_cast<std::size_t>(plan_.mirror_count) * blocks, Client{1, 1, 1, 0, 0, 0});
+
+  record::Record first;
+  first.name = "tank-a";
+  first.pool_guid = PoolGuid{7};
+  first.epoch = Epoch{1};
+  first.rev = Revision{1};
+  first.zfs_host_ids = {1, 2};
+  for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) {
+    record::Mirror made{MirrorId{static_cast<std::uint64_t>(50 + mirror)}, "normal", {}};
+    for (NodeId side : {NodeId::a, NodeId::b}) {
+      record::Leg leg;
+      leg.guid = leg_id(mirror, side);
+      leg.node = side;
+      leg.drive = fmt::format("m{}@{}", mirror, side);
+      leg.in_sync = true;
+      made.legs.push_back(leg);
+    }
+    first.mirrors.push_back(made);
+  }
+  store_ = record::Stored{first, store_revision_};
+  store_history_.push_back(*store_);
+  for (Drive& each : drives_) {
+    each.kept_epoch = first.epoch;
+    each.kept_rev = first.rev;
+  }
+  for (NodeId id : {NodeId::a, NodeId::b}) {
+    node(id).id = id;
+    node(id).kept = store_;
+  }
+}
+
+bool World::run() {
+  for (NodeId id : {NodeId::a, NodeId::b}) start_agent(id);
+  for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) {
+    for (int block = 0; block < plan_.block_count; ++block) client_tick(mirror, block);
+  }
+  for (const Fault& fault : plan_.faults) at(fault.at_ns, [this, fault] { inject(fault); });
+  Nanoseconds heal_at = plan_.length_ns + ns_per_s;
+  at(heal_at, [this] { heal_all(); });
+  // Liveness (invariant 12): once everything is healed the pool serves and is whole again within a bound.
+  Nanoseconds end = heal_at + 60 * ns_per_s;
+  while (broken_.empty() && !calls_.empty()) {
+    Call call = std::move(const_cast<Call&>(calls_.top()));
+    calls_.pop();
+    now_ns_ = call.at_ns;
+    if (now_ns_ > end) {
+      breaks("invariant 12: a minute after the last fault the pool does not serve with every leg in sync: " + why_not_settled());
+      break;
+    }
+    call.run();
+    ++stats_.steps;
+    check_legs();
+    if (faults_over_ && settled()) break;
+  }
+  ++stats_.schedules;
+  return broken_.empty();
+}
+
+void World::at(Nanoseconds when_ns, std::function<void()> call) {
+  calls_.push(Call{std::max(when_ns, now_ns_), ++call_count_, std::move(call)});
+}
+
+void World::after_random(Nanoseconds low_ns, Nanoseconds high_ns, std::function<void()> call) {
+  after(random_.between(low_ns, high_ns), std::move(call));
+}
+
+Nanoseconds World::clock(NodeId id) const {
+  // Each node's clock began at another time and runs at its own rate.
+  return static_cast<Nanoseconds>(static_cast<double>(now_ns_) * plan_.clock_rate[index(id)]) + (id == NodeId::a ? 5'000 : 77'000) * ns_per_s;
+}
+
+Nanoseconds World::delay() {
+  if (random_.one_in(64)) return random_.between(1, 40) * ns_per_ms;
+  return random_.between(50, 1'500) * ns_per_us;
+}
+
+void World::breaks(std::string what) {
+  if (!broken_.empty()) return;
+  broken_ = std::move(what);
+  tell("BROKEN: {}", broken_);
+}
+
+}  // namespace zpair::sim

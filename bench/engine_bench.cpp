@@ -1,5 +1,5 @@
 // The engine alone: one mirror on two files, flushed, next to the same two files written and flushed in parallel (the raw
-// two-leg limit). engine_bench FOLDER [SECONDS] [BLOCK_SIZE]
+// two-leg limit). engine_bench FOLDER [SECONDS] [BLOCK_SIZE] [ONLY]
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -82,7 +82,12 @@ long switches() {
   return usage.ru_nvcsw;
 }
 
+std::string only;   // measure what has this in its name
+
 Task<void> measure(const char* what, Load load, unsigned depth, double seconds) {
+  if (std::string_view(what).find(only) == std::string_view::npos && std::string_view(what).find("fill") == std::string_view::npos) {
+    co_return;
+  }
   Nanoseconds begin_ns = boot_time_ns();
   load.end_ns = begin_ns + static_cast<Nanoseconds>(seconds * ns_per_s);
   double cpu_before = cpu_seconds();
@@ -165,10 +170,11 @@ Task<int> run(block::Reactor& reactor, std::string folder, double seconds, std::
 
 int main(int count, char** words) {
   if (count < 2) {
-    std::fprintf(stderr, "engine_bench FOLDER [SECONDS] [BLOCK_SIZE]\n");
+    std::fprintf(stderr, "engine_bench FOLDER [SECONDS] [BLOCK_SIZE] [ONLY]\n");
     return 2;
   }
   std::filesystem::create_directories(words[1]);
+  if (count > 4) only = words[4];
   auto reactor = block::Reactor::create();
   if (!reactor) {
     std::fprintf(stderr, "%s\n", reactor.error().message.c_str());

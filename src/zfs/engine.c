@@ -134,6 +134,7 @@ zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 	 */
 	zfs_wrlog_data_max = MAX(options->log_bytes * 2, 16ULL << 20);
 	spa_asize_inflation = 6;		/* worst size of a write in the pool: 24 counts in raidz, which a pool here never has */
+	zfs_abd_scatter_enabled = 0;		/* in user space pages are no cheaper than pieces, and every driver copies once */
 	zfs_txg_timeout = 1;			/* bounds the replay */
 	zfs_multihost_fail_intervals = 0;	/* a pause must not suspend the pool: the fence guards it */
 	zp_gate_install();

@@ -19,7 +19,54 @@ Registry& registry() {
   return instance;
 }
 
-constexpr std::size_t buffer_alignment = 4096;
+// Buffers of commands, kept for the next ones: fresh memory costs a page fault for each 4 KiB.
+class Buffers {
+ public:
+  static Buffers& instance() {
+    static Buffers buffers;
+    return buffers;
+  }
+  void* take(std::size_t size_bytes) {
+    std::size_t rank = rank_of(size_bytes);
+    if (rank < ranks) {
+      std::lock_guard lock(spare_[rank].mutex);
+      if (!spare_[rank].buffers.empty()) {
+        void* buffer = spare_[rank].buffers.back();
+        spare_[rank].buffers.pop_back();
+        return buffer;
+      }
+    }
+    return std::aligned_alloc(alignment, rank < ranks ? alignment << rank : (size_bytes + alignment - 1) / alignment * alignment);
+  }
+  void give(void* buffer, std::size_t size_bytes) {
+    if (buffer == nullptr) return;
+    std::size_t rank = rank_of(size_bytes);
+    if (rank < ranks) {
+      std::lock_guard lock(spare_[rank].mutex);
+      if (spare_[rank].buffers.size() < most_spare_bytes / (alignment << rank)) {
+        spare_[rank].buffers.push_back(buffer);
+        return;
+      }
+    }
+    std::free(buffer);
+  }
+
+ private:
+  static constexpr std::size_t alignment = 4096;                 // for direct I/O
+  static constexpr std::size_t ranks = 9;                        // 4 KiB to 1 MiB
+  static constexpr std::size_t most_spare_bytes = 8ULL << 20;    // of each rank
+  static std::size_t rank_of(std::size_t size_bytes) {
+    std::size_t rank = 0;
+    while (rank < ranks && (alignment << rank) < size_bytes) ++rank;
+    return rank;
+  }
+  struct Spare {
+    std::mutex mutex;
+    std::vector<void*> buffers;
+  };
+  Spare spare_[ranks];
+};
+
 constexpr block::Operation block_operation_of[] = {block::Operation::read, block::Operation::write, block::Operation::flush,
                                                    block::Operation::trim};
 
@@ -475,15 +522,14 @@ zp_leg_io* zp_leg_io_new(zp_operation operation, std::uint64_t size_bytes) {
   io->zp_leg_io::operation = operation;
   io->zp_leg_io::size_bytes = size_bytes;
   if (operation == ZP_READ || operation == ZP_WRITE) {
-    std::size_t rounded = (size_bytes + zpair::zfs::buffer_alignment - 1) / zpair::zfs::buffer_alignment * zpair::zfs::buffer_alignment;
-    io->buffer = std::aligned_alloc(zpair::zfs::buffer_alignment, rounded);
+    io->buffer = zpair::zfs::Buffers::instance().take(size_bytes);
     if (io->buffer == nullptr) zp_die("out of memory");
   }
   return io;
 }
 
 void zp_leg_io_free(zp_leg_io* io) {
-  std::free(io->buffer);
+  zpair::zfs::Buffers::instance().give(io->buffer, io->size_bytes);
   delete static_cast<LegIo*>(io);
 }
 

@@ -10,6 +10,8 @@
 #define	DATA_OBJECT	1ULL
 #define	PROPERTY_OBJECT	2ULL
 #define	WRITE_MOST	(1ULL << 20)	/* bytes in one transaction */
+#define	REFERENCE_LEAST	(64ULL << 10)
+#define	REFERENCE_LEAST_BLOCK	(16ULL << 10)
 #define	WRITE_LEAST	(128ULL << 10)	/* the same, when space is short */
 
 struct zp_volume {
@@ -502,12 +504,12 @@ note_write(zp_volume *volume, dmu_tx_t *tx, struct cursor from, uint64_t offset,
 {
 	zilog_t *zilog = volume->zilog;
 	/*
-	 * By reference when whole blocks are large enough that writing them twice costs more than the extra command each: the data
-	 * goes to its final place at the commit.
+	 * Large writes by reference: the data goes to its final place at the commit, instead of into the log and there later.  It
+	 * costs a command for each block, so not for small blocks.
 	 */
 	uint64_t block_size = volume->block_size;
 	boolean_t by_reference = size >= block_size && (zilog->zl_logbias == ZFS_LOGBIAS_THROUGHPUT ||
-	    (block_size >= 65536 && !spa_has_slogs(zilog->zl_spa)));
+	    (size >= REFERENCE_LEAST && block_size >= REFERENCE_LEAST_BLOCK && !spa_has_slogs(zilog->zl_spa)));
 	uint64_t logged = 0;
 
 	while (size > 0) {

@@ -95,7 +95,8 @@ Result<std::string> file_system_id(int fd, dev_t device, const std::string& path
 
 Result<std::string> file_id(int fd, const std::string& path) {
   struct statx status{};
-  if (::statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &status) != 0) return fail_errno(errno, "cannot look at {}", path);
+  if (::statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &status) != 0)
+    return fail_errno(errno, "cannot look at {}", path);
   if ((status.stx_mask & STATX_BTIME) == 0) {
     return fail(ErrorCode::unsupported,
                 "the file system of {} keeps no birth times, so that a drive on it cannot be told from a copy: "
@@ -103,8 +104,8 @@ Result<std::string> file_id(int fd, const std::string& path) {
                 path);
   }
   ZP_TRY(system, file_system_id(fd, makedev(status.stx_dev_major, status.stx_dev_minor), path));
-  return fmt::format("file:{}:{}:{}.{:09}", system, std::uint64_t{status.stx_ino}, std::int64_t{status.stx_btime.tv_sec},
-                     std::uint32_t{status.stx_btime.tv_nsec});
+  return fmt::format("file:{}:{}:{}.{:09}", system, std::uint64_t{status.stx_ino},
+                     std::int64_t{status.stx_btime.tv_sec}, std::uint32_t{status.stx_btime.tv_nsec});
 }
 
 fs::path sysfs_of(dev_t device) {
@@ -119,12 +120,12 @@ std::optional<std::string> drive_id_in_sysfs(const fs::path& sysfs) {
     const char* file;
     const char* prefix;
   };
-  static constexpr Place places[] = {{"wwid", "wwid"},         {"device/wwid", "wwid"},     {"nguid", "nguid"},
-                                     {"uuid", "uuid"},         {"eui", "eui"},              {"dm/uuid", "dm"},
-                                     {"md/uuid", "md"},        {"serial", "serial"},        {"device/serial", "serial"}};
+  static constexpr Place places[] = {{"wwid", "wwid"},  {"device/wwid", "wwid"}, {"nguid", "nguid"},
+                                     {"uuid", "uuid"},  {"eui", "eui"},          {"dm/uuid", "dm"},
+                                     {"md/uuid", "md"}, {"serial", "serial"},    {"device/serial", "serial"}};
   for (const Place& place : places) {
     std::string value = first_line_of(sysfs / place.file);
-    bool says_something = value.find_first_not_of("0- ") != std::string::npos;   // drives without one give zeros
+    bool says_something = value.find_first_not_of("0- ") != std::string::npos;  // drives without one give zeros
     if (says_something) return fmt::format("{}:{}", place.prefix, value);
   }
   return std::nullopt;
@@ -146,10 +147,11 @@ Result<std::string> block_device_id(dev_t device, const std::string& path) {
   }
   auto id = drive_id_in_sysfs(sysfs);
   if (!id) {
-    return fail(ErrorCode::unsupported,
-                "drive {} tells neither WWID, NGUID, EUI nor serial number, so that it cannot be found again after a restart: "
-                "give the (virtual) drive a serial number, or put a logical volume or a file on it",
-                path);
+    return fail(
+        ErrorCode::unsupported,
+        "drive {} tells neither WWID, NGUID, EUI nor serial number, so that it cannot be found again after a restart: "
+        "give the (virtual) drive a serial number, or put a logical volume or a file on it",
+        path);
   }
   return *id + suffix;
 }
@@ -182,9 +184,11 @@ Result<DriveIdentity> identify_drive(int fd, const std::string& path) {
     identity.size_bytes = static_cast<std::uint64_t>(status.st_size);
     return identity;
   }
-  if (!S_ISBLK(status.st_mode)) return fail(ErrorCode::invalid, "{} is neither a regular file nor a block device", path);
+  if (!S_ISBLK(status.st_mode))
+    return fail(ErrorCode::invalid, "{} is neither a regular file nor a block device", path);
   identity.kind = DriveKind::block_device;
-  if (::ioctl(fd, BLKGETSIZE64, &identity.size_bytes) != 0) return fail_errno(errno, "cannot ask {} for its size", path);
+  if (::ioctl(fd, BLKGETSIZE64, &identity.size_bytes) != 0)
+    return fail_errno(errno, "cannot ask {} for its size", path);
   ZP_TRY(id, block_device_id(status.st_rdev, path));
   identity.durable_id = std::move(id);
   identity.cache = cache_of(status.st_rdev);

@@ -21,7 +21,7 @@ enum class DriveKind : std::uint8_t { file, block_device };
 
 // What a completed but unflushed write needs in order to survive (design, section 4, the verifier).
 enum class CacheClass : std::uint8_t {
-  flush,          // a file: durable with the next flush; the host's drive is trusted not to reset under a mounted file system
+  flush,  // a file: durable with the next flush; the host's drive is trusted not to reset under a mounted file system
   write_through,  // no volatile cache: durable when it completes
   fua,            // a volatile cache whose loss nobody would see: every write goes out durable
 };

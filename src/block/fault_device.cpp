@@ -8,7 +8,7 @@ namespace zpair::block {
 
 namespace {
 
-constexpr std::size_t sector_bytes = 512;   // what a power loss may tear
+constexpr std::size_t sector_bytes = 512;  // what a power loss may tear
 
 // co_await Submitted(device, request): for a request that is already filled in.
 class Submitted : private Request {
@@ -134,7 +134,8 @@ Result<void> FaultDevice::apply_fault(Faults& faults, const std::vector<std::str
       fault.everywhere = false;
       fault.range = Range{offset, offset + size};
     } else if (!parse_number(words[i], fault.probability) || fault.probability < 0 || fault.probability > 1) {
-      return fail(ErrorCode::invalid, "fault `{}`: `{}` is neither on, off, a probability (0.01) nor a range (OFFSET+SIZE)", words[0],
+      return fail(ErrorCode::invalid,
+                  "fault `{}`: `{}` is neither on, off, a probability (0.01) nor a range (OFFSET+SIZE)", words[0],
                   words[i]);
     }
   }
@@ -152,7 +153,8 @@ Result<void> FaultDevice::apply_one(std::string_view command) {
     slow_ms_ = 0;
   } else if (verb == "slow" && words.size() == 2) {
     std::int64_t ms = 0;
-    if (!parse_number(words[1], ms) || ms < 0) return fail(ErrorCode::invalid, "fault `slow`: `{}` is no number of ms", words[1]);
+    if (!parse_number(words[1], ms) || ms < 0)
+      return fail(ErrorCode::invalid, "fault `slow`: `{}` is no number of ms", words[1]);
     slow_ms_ = ms;
   } else if (verb == "latency-us" && ends()) {
     latency_ = {};
@@ -167,7 +169,8 @@ Result<void> FaultDevice::apply_one(std::string_view command) {
     slot_free_.set();
   } else if (verb == "parallel" && words.size() == 2) {
     std::size_t count = 0;
-    if (!parse_number(words[1], count) || count == 0) return fail(ErrorCode::invalid, "fault `parallel`: `{}` is no number ≥ 1", words[1]);
+    if (!parse_number(words[1], count) || count == 0)
+      return fail(ErrorCode::invalid, "fault `parallel`: `{}` is no number ≥ 1", words[1]);
     parallel_ = count;
     slot_free_.set();
   } else if (verb == "hang" && ends()) {
@@ -191,10 +194,11 @@ Result<void> FaultDevice::apply_one(std::string_view command) {
     if (!not_hanging_.is_set()) not_hanging_.set();
     slot_free_.set();
   } else {
-    return fail(ErrorCode::invalid,
-                "no fault `{}`: known are read-errors, write-errors, flush-errors, torn-writes, wrong-data, slow, latency-us, "
-                "parallel, hang, lose-cache, tear-cache, clear",
-                command);
+    return fail(
+        ErrorCode::invalid,
+        "no fault `{}`: known are read-errors, write-errors, flush-errors, torn-writes, wrong-data, slow, latency-us, "
+        "parallel, hang, lose-cache, tear-cache, clear",
+        command);
   }
   return {};
 }
@@ -227,15 +231,16 @@ std::string FaultDevice::faults() const {
 // ----------------------------------------------------------------------------------------------------------- requests
 
 bool FaultDevice::transparent() const {
-  bool no_errors = read_errors_.empty() && write_errors_.empty() && flush_errors_.empty() && torn_writes_.empty() && wrong_data_.empty();
+  bool no_errors = read_errors_.empty() && write_errors_.empty() && flush_errors_.empty() && torn_writes_.empty() &&
+                   wrong_data_.empty();
   bool no_delay = slow_ms_ == 0 && latency_.read_us + latency_.write_us + latency_.flush_us == 0 && parallel_ == 0;
   return no_errors && no_delay && not_hanging_.is_set() && verifier_salt_ == 0 && !options_.volatile_cache;
 }
 
 bool FaultDevice::strikes(const Faults& faults, const Request& request) {
   for (const Fault& fault : faults) {
-    bool hit = fault.everywhere ||
-               (request.offset_bytes < fault.range.end && fault.range.begin < request.offset_bytes + request.size_bytes);
+    bool hit = fault.everywhere || (request.offset_bytes < fault.range.end &&
+                                    fault.range.begin < request.offset_bytes + request.size_bytes);
     if (!hit) continue;
     if (fault.probability >= 1 || std::uniform_real_distribution<>(0, 1)(random_) < fault.probability) {
       ++error_count_;
@@ -282,7 +287,7 @@ void FaultDevice::submit(Request& request) {
 
 Task<void> FaultDevice::serve(Request& request) {
   Reactor& reactor = Reactor::current();
-  co_await reactor.yield();   // never complete inside submit()
+  co_await reactor.yield();  // never complete inside submit()
   while (parallel_ > 0 && active_ >= parallel_) {
     slot_free_.reset();
     co_await slot_free_.wait();
@@ -308,7 +313,8 @@ Task<void> FaultDevice::serve(Request& request) {
 Task<Op::Outcome> FaultDevice::perform(Request& request) {
   Operation operation = request.operation;
   Op::Outcome outcome{IoStatus::io_error, verifier()};
-  if (operation == Operation::read && strikes(read_errors_, request)) co_return Op::Outcome{IoStatus::media_error, outcome.verifier};
+  if (operation == Operation::read && strikes(read_errors_, request))
+    co_return Op::Outcome{IoStatus::media_error, outcome.verifier};
   if (is_write(operation) && strikes(write_errors_, request)) co_return outcome;
   if (operation == Operation::flush && strikes(flush_errors_, request)) co_return outcome;
   if (operation == Operation::write && strikes(torn_writes_, request)) {
@@ -353,7 +359,8 @@ Task<IoStatus> FaultDevice::tear(Request& request) {
   }
   if (!outcome.ok()) co_return IoStatus::io_error;
   for (std::size_t at = 0; at < stored.size(); at += sector_bytes) {
-    if ((random_() & 1) != 0) std::memcpy(stored.data() + at, wanted.data() + at, std::min(sector_bytes, stored.size() - at));
+    if ((random_() & 1) != 0)
+      std::memcpy(stored.data() + at, wanted.data() + at, std::min(sector_bytes, stored.size() - at));
   }
   part.operation = Operation::write;
   if (options_.volatile_cache) {
@@ -377,8 +384,9 @@ void FaultDevice::falsify(const Request& request) {
 Task<IoStatus> FaultDevice::cached(Request& request) {
   const Geometry shape = geometry();
   bool flush = request.operation == Operation::flush;
-  bool acceptable = request.offset_bytes % shape.block_size_bytes == 0 && request.size_bytes % shape.block_size_bytes == 0 &&
-                    request.size_bytes > 0 && request.size_bytes <= shape.size_bytes &&
+  bool acceptable = request.offset_bytes % shape.block_size_bytes == 0 &&
+                    request.size_bytes % shape.block_size_bytes == 0 && request.size_bytes > 0 &&
+                    request.size_bytes <= shape.size_bytes &&
                     request.offset_bytes <= shape.size_bytes - request.size_bytes;
   if (!flush && !acceptable) co_return IoStatus::invalid;
   switch (request.operation) {
@@ -468,7 +476,7 @@ Task<IoStatus> FaultDevice::write_out() {
   std::uint64_t power_cuts = power_cuts_;
   co_await lock_write_out();
   std::size_t block = geometry().block_size_bytes;
-  Cache taken = cache_;   // shares the bytes
+  Cache taken = cache_;  // shares the bytes
   IoStatus status = IoStatus::ok;
   for (auto it = taken.begin(); it != taken.end() && status == IoStatus::ok;) {
     std::uint64_t first = it->first;
@@ -484,7 +492,7 @@ Task<IoStatus> FaultDevice::write_out() {
     Op::Outcome outcome = co_await flush(*inner_);
     status = outcome.status;
   }
-  if (power_cuts != power_cuts_) status = IoStatus::io_error;   // what it was to make durable is gone
+  if (power_cuts != power_cuts_) status = IoStatus::io_error;  // what it was to make durable is gone
   if (status == IoStatus::ok) {
     for (const auto& [number, block_taken] : taken) {
       auto now = cache_.find(number);

@@ -44,7 +44,7 @@ struct FaultOptions {
 class FaultDevice final : public BlockDevice {
  public:
   static Result<std::unique_ptr<FaultDevice>> wrap(std::unique_ptr<BlockDevice> inner, FaultOptions options = {});
-  ~FaultDevice() override;   // asserts that close() ran
+  ~FaultDevice() override;  // asserts that close() ran
 
   Geometry geometry() const override { return inner_->geometry(); }
   std::string durable_id() const override { return inner_->durable_id(); }
@@ -53,10 +53,10 @@ class FaultDevice final : public BlockDevice {
   Task<void> close() override;
 
   Result<void> apply(std::string_view commands);
-  std::string faults() const;          // the commands that would make the present faults, one a line
-  void power_cut();                    // lose-cache
+  std::string faults() const;  // the commands that would make the present faults, one a line
+  void power_cut();            // lose-cache
   std::size_t unflushed_blocks() const { return cache_.size(); }
-  std::uint64_t error_count() const { return error_count_; }   // requests that were failed or falsified on command
+  std::uint64_t error_count() const { return error_count_; }  // requests that were failed or falsified on command
 
  private:
   struct Range {
@@ -77,7 +77,7 @@ class FaultDevice final : public BlockDevice {
     std::uint64_t sequence;
     std::shared_ptr<const std::vector<std::byte>> bytes;
   };
-  using Cache = std::map<std::uint64_t, CachedBlock>;   // by block number
+  using Cache = std::map<std::uint64_t, CachedBlock>;  // by block number
 
   FaultDevice(std::unique_ptr<BlockDevice> inner, FaultOptions options);
   Result<void> apply_one(std::string_view command);
@@ -106,24 +106,24 @@ class FaultDevice final : public BlockDevice {
   std::unique_ptr<BlockDevice> inner_;
   FaultOptions options_;
   std::mt19937_64 random_;
-  std::uint64_t verifier_salt_ = 0;   // 0: the inner device's own verifier
+  std::uint64_t verifier_salt_ = 0;  // 0: the inner device's own verifier
 
   Faults read_errors_, write_errors_, flush_errors_, torn_writes_, wrong_data_;
   std::int64_t slow_ms_ = 0;
   Latency latency_;
-  std::size_t parallel_ = 0;          // 0: no limit
+  std::size_t parallel_ = 0;  // 0: no limit
   Signal not_hanging_;
   std::uint64_t error_count_ = 0;
 
   Cache cache_;
   std::uint64_t last_sequence_ = 0;
-  bool tearing_ = false;              // nothing is served until what a power cut left has landed
+  bool tearing_ = false;  // nothing is served until what a power cut left has landed
   Signal torn_;
   std::uint64_t power_cuts_ = 0;
-  bool writing_out_ = false;          // one at a time, or an older block could overtake a newer one
+  bool writing_out_ = false;  // one at a time, or an older block could overtake a newer one
   Signal write_out_free_;
 
-  std::size_t active_ = 0;            // under way, for `parallel`
+  std::size_t active_ = 0;  // under way, for `parallel`
   Signal slot_free_;
   TaskGroup tasks_;
   bool closing_ = false;

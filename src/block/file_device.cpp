@@ -45,7 +45,7 @@ const std::byte* zero_chunk() {
 }
 
 std::uint64_t mix(std::uint64_t digest, std::string_view text) {
-  for (unsigned char c : text) digest = (digest ^ c) * 0x100000001b3;   // FNV-1a
+  for (unsigned char c : text) digest = (digest ^ c) * 0x100000001b3;  // FNV-1a
   return digest;
 }
 
@@ -67,7 +67,7 @@ IoStatus status_of(Operation operation, int error_number) {
 struct DirectAlignment {
   std::uint32_t memory = 512;
   std::uint32_t offset = 512;
-  bool refused = false;   // the file system says that it does no direct I/O on this file
+  bool refused = false;  // the file system says that it does no direct I/O on this file
 };
 
 // statx's STATX_DIOALIGN (Linux 6.1); Debian 12's C library has no field for it.
@@ -105,15 +105,18 @@ Result<UniqueFd> open_and_lock(const std::string& path) {
   }
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC | (is_block ? O_EXCL : 0)));
   if (!fd && errno == EINVAL) {
-    return fail(ErrorCode::unsupported, "the file system of {} does not support O_DIRECT: put the drive on ext4, xfs or btrfs", path);
+    return fail(ErrorCode::unsupported,
+                "the file system of {} does not support O_DIRECT: put the drive on ext4, xfs or btrfs", path);
   }
   if (!fd && errno == EBUSY) {
-    return fail(ErrorCode::refused, "drive {} is in use by {} or mounted: stop that use first", path, held_by_text(path));
+    return fail(ErrorCode::refused, "drive {} is in use by {} or mounted: stop that use first", path,
+                held_by_text(path));
   }
   if (!fd) return fail_errno(errno, "cannot open drive {}", path);
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return fail_errno(errno, "cannot lock drive {}", path);
-    return fail(ErrorCode::refused, "drive {} is in use by {}: a drive has one opener at a time", path, held_by_text(path));
+    return fail(ErrorCode::refused, "drive {} is in use by {}: a drive has one opener at a time", path,
+                held_by_text(path));
   }
   return fd;
 }
@@ -129,7 +132,7 @@ struct FileDevice::Transfer : Reactor::Completion {
   Step step = Step::data;
   bool durable = false;
   std::uint64_t done_bytes = 0;
-  std::span<const iovec> pieces;       // the request's own, or `own`
+  std::span<const iovec> pieces;  // the request's own, or `own`
   std::vector<iovec> own;
   AlignedMemory bounce;
 };
@@ -137,13 +140,13 @@ struct FileDevice::Transfer : Reactor::Completion {
 Task<Result<std::unique_ptr<FileDevice>>> FileDevice::open(FileDeviceOptions options) {
   Result<UniqueFd> fd = open_and_lock(options.path);
   while (!fd && fd.error().code == ErrorCode::refused && !options.wait_for_lock.passed()) {
-    co_await Reactor::current().after_ms(2);   // no event tells that a flock came free
+    co_await Reactor::current().after_ms(2);  // no event tells that a flock came free
     fd = open_and_lock(options.path);
   }
   if (!fd) co_return std::unexpected(fd.error());
 
   std::unique_ptr<FileDevice> device(new FileDevice);
-  device->closing_ = true;                     // nothing to close until all is checked
+  device->closing_ = true;  // nothing to close until all is checked
   device->path_ = options.path;
   device->fd_ = std::move(*fd);
   ZP_CO_TRY(identity, identify_drive(device->fd_.get(), options.path));
@@ -151,12 +154,14 @@ Task<Result<std::unique_ptr<FileDevice>>> FileDevice::open(FileDeviceOptions opt
   device->geometry_.block_size_bytes = options.block_size_bytes;
   device->geometry_.size_bytes = identity.size_bytes / options.block_size_bytes * options.block_size_bytes;
   if (device->geometry_.size_bytes == 0) {
-    co_return fail(ErrorCode::invalid, "drive {} is {} bytes, less than one block: make it larger (truncate -s SIZE {})",
-                   options.path, identity.size_bytes, options.path);
+    co_return fail(ErrorCode::invalid,
+                   "drive {} is {} bytes, less than one block: make it larger (truncate -s SIZE {})", options.path,
+                   identity.size_bytes, options.path);
   }
   DirectAlignment alignment = direct_alignment_of(device->fd_.get());
   if (alignment.refused || alignment.offset > options.block_size_bytes) {
-    co_return fail(ErrorCode::unsupported, "{} does not allow O_DIRECT in blocks of {} bytes: put the drive on ext4, xfs or btrfs",
+    co_return fail(ErrorCode::unsupported,
+                   "{} does not allow O_DIRECT in blocks of {} bytes: put the drive on ext4, xfs or btrfs",
                    options.path, options.block_size_bytes);
   }
   device->memory_alignment_ = alignment.memory;
@@ -173,10 +178,13 @@ Task<Result<void>> FileDevice::prove_direct_io() {
   int fd = fd_.get();
   std::byte* memory = block.get();
   unsigned size_bytes = geometry_.block_size_bytes;
-  auto prepare_read = [fd, memory, size_bytes](io_uring_sqe* entry) { io_uring_prep_read(entry, fd, memory, size_bytes, 0); };
+  auto prepare_read = [fd, memory, size_bytes](io_uring_sqe* entry) {
+    io_uring_prep_read(entry, fd, memory, size_bytes, 0);
+  };
   int result = co_await UringAwait(prepare_read);
   if (result == -EINVAL || result == -EOPNOTSUPP) {
-    co_return fail(ErrorCode::unsupported, "{} does not allow O_DIRECT through io_uring: put the drive on ext4, xfs or btrfs", path_);
+    co_return fail(ErrorCode::unsupported,
+                   "{} does not allow O_DIRECT through io_uring: put the drive on ext4, xfs or btrfs", path_);
   }
   // A bad first block is not a reason to refuse the drive: the mirror heals it.
   if (result < 0 && status_of(Operation::read, -result) != IoStatus::media_error) {
@@ -185,27 +193,28 @@ Task<Result<void>> FileDevice::prove_direct_io() {
   auto prepare_flush = [fd](io_uring_sqe* entry) { io_uring_prep_fsync(entry, fd, IORING_FSYNC_DATASYNC); };
   result = co_await UringAwait(prepare_flush);
   if (result < 0) {
-    co_return fail(ErrorCode::unsupported, "drive {} cannot flush ({}): zpair acknowledges only what is flushed, use another drive",
-                   path_, std::strerror(-result));
+    co_return fail(ErrorCode::unsupported,
+                   "drive {} cannot flush ({}): zpair acknowledges only what is flushed, use another drive", path_,
+                   std::strerror(-result));
   }
   co_return Result<void>{};
 }
 
-FileDevice::~FileDevice() {
-  ZP_ASSERT(closing_ && in_flight_ == 0, "a drive is closed before it ends");
-}
+FileDevice::~FileDevice() { ZP_ASSERT(closing_ && in_flight_ == 0, "a drive is closed before it ends"); }
 
 bool FileDevice::acceptable(const Request& request) const {
   if (request.operation == Operation::flush) return true;
   std::uint64_t block = geometry_.block_size_bytes;
   bool aligned = request.offset_bytes % block == 0 && request.size_bytes % block == 0 && request.size_bytes > 0;
-  bool inside = request.offset_bytes <= geometry_.size_bytes && request.size_bytes <= geometry_.size_bytes - request.offset_bytes;
+  bool inside =
+      request.offset_bytes <= geometry_.size_bytes && request.size_bytes <= geometry_.size_bytes - request.offset_bytes;
   return aligned && inside;
 }
 
 bool FileDevice::needs_bounce(const Request& request) const {
   return std::ranges::any_of(request.buffers, [this](const iovec& piece) {
-    return reinterpret_cast<std::uintptr_t>(piece.iov_base) % memory_alignment_ != 0 || piece.iov_len % length_alignment_ != 0;
+    return reinterpret_cast<std::uintptr_t>(piece.iov_base) % memory_alignment_ != 0 ||
+           piece.iov_len % length_alignment_ != 0;
   });
 }
 
@@ -289,13 +298,14 @@ void FileDevice::issue_data(Transfer& transfer) {
   if (request.operation == Operation::read) {
     io_uring_prep_readv(&entry, fd_.get(), transfer.pieces.data(), count, offset_bytes);
   } else {
-    io_uring_prep_writev2(&entry, fd_.get(), transfer.pieces.data(), count, offset_bytes, transfer.durable ? RWF_DSYNC : 0);
+    io_uring_prep_writev2(&entry, fd_.get(), transfer.pieces.data(), count, offset_bytes,
+                          transfer.durable ? RWF_DSYNC : 0);
   }
   io_uring_sqe_set_data(&entry, static_cast<Reactor::Completion*>(&transfer));
 }
 
 void FileDevice::on_result(Transfer& transfer, int result) {
-  if (result == -EINTR || result == -EAGAIN) {   // the kernel did nothing yet
+  if (result == -EINTR || result == -EAGAIN) {  // the kernel did nothing yet
     issue(transfer);
     return;
   }
@@ -315,7 +325,7 @@ void FileDevice::on_data(Transfer& transfer, int result) {
     finish(transfer, status_of(request.operation, -result));
     return;
   }
-  if (result == 0) {   // the file is shorter than it was
+  if (result == 0) {  // the file is shorter than it was
     finish(transfer, IoStatus::io_error);
     return;
   }
@@ -347,7 +357,7 @@ void FileDevice::on_data(Transfer& transfer, int result) {
 void FileDevice::on_deallocated(Transfer& transfer, int result) {
   const Request& request = *transfer.request;
   bool unsupported = result == -EOPNOTSUPP || result == -ENOSYS || result == -ENODEV;
-  if (unsupported && request.operation == Operation::trim) {   // a hint
+  if (unsupported && request.operation == Operation::trim) {  // a hint
     finish(transfer, IoStatus::ok);
   } else if (unsupported) {
     write_zeroes_as_data(transfer);
@@ -365,7 +375,7 @@ void FileDevice::write_zeroes_as_data(Transfer& transfer) {
   transfer.own.clear();
   for (std::uint64_t left = transfer.request->size_bytes; left > 0;) {
     std::size_t size_bytes = std::min<std::uint64_t>(left, zero_chunk_bytes);
-    transfer.own.push_back(iovec{const_cast<std::byte*>(zero_chunk()), size_bytes});   // only read by the write
+    transfer.own.push_back(iovec{const_cast<std::byte*>(zero_chunk()), size_bytes});  // only read by the write
     left -= size_bytes;
   }
   transfer.pieces = transfer.own;
@@ -381,7 +391,7 @@ void FileDevice::finish(Transfer& transfer, IoStatus status) {
   request.status = status;
   request.verifier = verifier_;
   if (--in_flight_ == 0 && closing_) drained_.set();
-  request.on_done(request);   // may submit again
+  request.on_done(request);  // may submit again
 }
 
 void FileDevice::change_verifier() { verifier_ = Verifier{mix(verifier_.value, "flush failed")}; }

@@ -34,7 +34,7 @@ struct FileDeviceOptions {
 class FileDevice final : public BlockDevice {
  public:
   static Task<Result<std::unique_ptr<FileDevice>>> open(FileDeviceOptions options);
-  ~FileDevice() override;   // asserts that close() ran
+  ~FileDevice() override;  // asserts that close() ran
 
   Geometry geometry() const override { return geometry_; }
   std::string durable_id() const override { return identity_.durable_id; }
@@ -67,11 +67,11 @@ class FileDevice final : public BlockDevice {
   Geometry geometry_;
   DriveIdentity identity_;
   Verifier verifier_;
-  std::uint32_t memory_alignment_ = 512;   // of buffers, for O_DIRECT
-  std::uint32_t length_alignment_ = 512;   // of each buffer's size
+  std::uint32_t memory_alignment_ = 512;  // of buffers, for O_DIRECT
+  std::uint32_t length_alignment_ = 512;  // of each buffer's size
 
-  std::vector<std::unique_ptr<Transfer>> transfers_;   // all that were ever made
-  std::vector<Transfer*> spare_;                       // those that are free
+  std::vector<std::unique_ptr<Transfer>> transfers_;  // all that were ever made
+  std::vector<Transfer*> spare_;                      // those that are free
   std::size_t in_flight_ = 0;
   bool closing_ = false;
   Signal drained_;

@@ -51,7 +51,8 @@ Task<std::vector<MemberStatus>> EtcdStore::status(Deadline deadline) {
   std::vector<HttpClient::CallPointer> calls;
   for (const std::string& endpoint : state_->options.endpoints) {
     Deadline one{std::min(deadline.at_ns, Deadline::in_ms(2 * state_->options.try_ms).at_ns)};
-    calls.push_back(state_->http.start(HttpRequest{.url = endpoint + "/v3/maintenance/status", .body = "{}", .deadline = one}));
+    calls.push_back(
+        state_->http.start(HttpRequest{.url = endpoint + "/v3/maintenance/status", .body = "{}", .deadline = one}));
   }
   std::vector<MemberStatus> all;
   for (std::size_t i = 0; i < calls.size(); ++i) {
@@ -78,12 +79,14 @@ Task<Result<void>> EtcdStore::move_leader(std::string name, Deadline deadline) {
   if (target == nullptr) co_return fail(ErrorCode::not_found, "the store has no member {}", name);
   std::vector<MemberStatus> statuses = co_await status(deadline);
   bool target_answers = false;
-  for (const MemberStatus& member : statuses) target_answers = target_answers || (member.answers && member.id == target->id);
+  for (const MemberStatus& member : statuses)
+    target_answers = target_answers || (member.answers && member.id == target->id);
   if (!target_answers) co_return fail(ErrorCode::unreachable, "the store's member {} does not answer", name);
   for (const MemberStatus& member : statuses) {
     if (!member.answers || member.leader_id == "0" || member.leader_id != member.id) continue;
     if (member.id == target->id) co_return Result<void>{};
-    auto moved = co_await state_->ask_one(member.endpoint, "/v3/maintenance/transfer-leadership", json{{"targetID", target->id}}.dump(), deadline);
+    auto moved = co_await state_->ask_one(member.endpoint, "/v3/maintenance/transfer-leadership",
+                                          json{{"targetID", target->id}}.dump(), deadline);
     if (!moved) co_return fail(moved.error(), "cannot move the store's leader to {}", name);
     co_return Result<void>{};
   }
@@ -115,14 +118,15 @@ Task<Result<Readmitted>> EtcdStore::readmit(std::string name, Deadline deadline)
   auto before = co_await members(deadline);
   if (!before) co_return std::unexpected(before.error());
   const Member* former = member_named(*before, name);
-  std::vector<std::string> peer_urls = former != nullptr ? former->peer_urls : ticket.value("peer_urls", std::vector<std::string>());
+  std::vector<std::string> peer_urls =
+      former != nullptr ? former->peer_urls : ticket.value("peer_urls", std::vector<std::string>());
   if (peer_urls.empty()) co_return fail(ErrorCode::not_found, "the store has no member {}, and never had", name);
   if (former != nullptr) {
     std::vector<MemberStatus> statuses = co_await status(deadline);
     for (const MemberStatus& member : statuses) {
       if (!member.answers || member.id != former->id) continue;
-      co_return fail(ErrorCode::refused, "the store's member {} answers at {}, so it has its data: nothing to readmit", name,
-                     member.endpoint);
+      co_return fail(ErrorCode::refused, "the store's member {} answers at {}, so it has its data: nothing to readmit",
+                     name, member.endpoint);
     }
   }
 
@@ -140,7 +144,8 @@ Task<Result<Readmitted>> EtcdStore::readmit(std::string name, Deadline deadline)
   std::vector<Member> members_now;
   std::string last_error = "no time";
   while (member_id.empty()) {
-    if (deadline.passed()) co_return fail(ErrorCode::timed_out, "cannot replace the store's member {}: {}", name, last_error);
+    if (deadline.passed())
+      co_return fail(ErrorCode::timed_out, "cannot replace the store's member {}: {}", name, last_error);
     auto now = co_await members(deadline);
     if (!now) co_return std::unexpected(now.error());
     const Member* old = member_named(*now, name);
@@ -153,9 +158,10 @@ Task<Result<Readmitted>> EtcdStore::readmit(std::string name, Deadline deadline)
     std::string path = old != nullptr ? "/v3/cluster/member/remove" : "/v3/cluster/member/add";
     json body = old != nullptr ? json{{"ID", old->id}} : json{{"peerURLs", peer_urls}};
     std::string endpoint = state.endpoints_by_preference().front();
-    auto done = co_await state.ask_one(endpoint, path, body.dump(), Deadline{std::min(deadline.at_ns, Deadline::in_ms(3000).at_ns)});
+    auto done = co_await state.ask_one(endpoint, path, body.dump(),
+                                       Deadline{std::min(deadline.at_ns, Deadline::in_ms(3000).at_ns)});
     if (done) continue;
-    last_error = done.error().message;   // `unhealthy cluster` for some seconds after a member went
+    last_error = done.error().message;  // `unhealthy cluster` for some seconds after a member went
     if (last_error.find("HTTP status") == std::string::npos) state.mark_silent(endpoint);
     bool go_on = co_await state.pause_ms(200);
     if (!go_on) co_return fail(ErrorCode::cancelled, "the store was closed");
@@ -164,15 +170,20 @@ Task<Result<Readmitted>> EtcdStore::readmit(std::string name, Deadline deadline)
   std::string initial_cluster;
   for (const Member& member : members_now) {
     for (const std::string& url : member.peer_urls) {
-      initial_cluster += fmt::format("{}{}={}", initial_cluster.empty() ? "" : ",", member.id == member_id ? name : member.name, url);
+      initial_cluster +=
+          fmt::format("{}{}={}", initial_cluster.empty() ? "" : ",", member.id == member_id ? name : member.name, url);
     }
   }
-  json fresh_ticket{{"state", "readmitted"},   {"token", Uuid::random().to_string()},      {"member_id", member_id},
-                    {"peer_urls", peer_urls}, {"initial_cluster", initial_cluster}};
+  json fresh_ticket{{"state", "readmitted"},
+                    {"token", Uuid::random().to_string()},
+                    {"member_id", member_id},
+                    {"peer_urls", peer_urls},
+                    {"initial_cluster", initial_cluster}};
   State::Transaction grant{ticket_key(name), kept.revision, fresh_ticket.dump()};
   State::TransactionAnswer granted = co_await state.transact(grant, deadline);
   if (granted.outcome != SwapAnswer::Outcome::applied) {
-    co_return fail(ErrorCode::timed_out, "member {} is replaced, but its ticket could not be written to the store: try again", name);
+    co_return fail(ErrorCode::timed_out,
+                   "member {} is replaced, but its ticket could not be written to the store: try again", name);
   }
   log_info("the store's member {} is readmitted as {}: start it through etcd-start", name, member_id);
   co_return Readmitted{member_id, initial_cluster};

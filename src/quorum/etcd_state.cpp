@@ -12,19 +12,19 @@ using nlohmann::json;
 
 std::string to_base64(std::string_view bytes) {
   std::string text((bytes.size() + 2) / 3 * 4 + 1, '\0');
-  int length = EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()), reinterpret_cast<const unsigned char*>(bytes.data()),
-                               static_cast<int>(bytes.size()));
+  int length = EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
+                               reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<int>(bytes.size()));
   text.resize(static_cast<std::size_t>(length));
   return text;
 }
 
 std::optional<std::string> from_base64(std::string_view text) {
   std::string bytes(text.size() / 4 * 3, '\0');
-  int length = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(bytes.data()), reinterpret_cast<const unsigned char*>(text.data()),
-                               static_cast<int>(text.size()));
+  int length = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(bytes.data()),
+                               reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
   if (length < 0) return std::nullopt;
   bytes.resize(static_cast<std::size_t>(length));
-  std::size_t padding = text.ends_with("==") ? 2 : text.ends_with("=") ? 1 : 0;   // decoded as zero bytes
+  std::size_t padding = text.ends_with("==") ? 2 : text.ends_with("=") ? 1 : 0;  // decoded as zero bytes
   bytes.resize(bytes.size() - padding);
   return bytes;
 }
@@ -80,8 +80,10 @@ Task<void> EtcdStore::State::probe(std::string endpoint) {
   silent.erase(endpoint);
 }
 
-Task<Result<json>> EtcdStore::State::ask_one(std::string endpoint, std::string path, std::string body, Deadline deadline) {
-  HttpAnswer answer = co_await http.post(HttpRequest{.url = endpoint + path, .body = std::move(body), .deadline = deadline});
+Task<Result<json>> EtcdStore::State::ask_one(std::string endpoint, std::string path, std::string body,
+                                             Deadline deadline) {
+  HttpAnswer answer =
+      co_await http.post(HttpRequest{.url = endpoint + path, .body = std::move(body), .deadline = deadline});
   if (!answer.ok()) co_return fail(ErrorCode::unreachable, "the store's member {}: {}", endpoint, answer.error);
   json value = json::parse(answer.body, nullptr, false);
   if (!value.is_object()) co_return fail(ErrorCode::invalid, "the store's member {} answered no JSON object", endpoint);
@@ -98,11 +100,13 @@ Task<Result<json>> EtcdStore::State::ask(std::string path, std::string body, Dea
       if (answer) co_return answer;
       last_error = answer.error().message;
       mark_silent(endpoint);
-      if (deadline.passed()) co_return fail(ErrorCode::timed_out, "no majority of the store answered in time; last: {}", last_error);
+      if (deadline.passed())
+        co_return fail(ErrorCode::timed_out, "no majority of the store answered in time; last: {}", last_error);
     }
     bool go_on = co_await pause_ms(30);
     if (!go_on) co_return fail(ErrorCode::cancelled, "the store was closed");
-    if (deadline.passed()) co_return fail(ErrorCode::timed_out, "no majority of the store answered in time; last: {}", last_error);
+    if (deadline.passed())
+      co_return fail(ErrorCode::timed_out, "no majority of the store answered in time; last: {}", last_error);
   }
 }
 
@@ -127,7 +131,10 @@ Task<Result<std::vector<KeyValue>>> EtcdStore::State::range(std::string key, boo
 
 Task<EtcdStore::State::TransactionAnswer> EtcdStore::State::transact(Transaction transaction, Deadline deadline) {
   std::string key = to_base64(transaction.key);
-  json compare{{"key", key}, {"target", "MOD"}, {"result", "EQUAL"}, {"mod_revision", std::to_string(transaction.expected_mod_revision)}};
+  json compare{{"key", key},
+               {"target", "MOD"},
+               {"result", "EQUAL"},
+               {"mod_revision", std::to_string(transaction.expected_mod_revision)}};
   json change;
   if (transaction.value) {
     change = json{{"request_put", {{"key", key}, {"value", to_base64(*transaction.value)}}}};
@@ -151,7 +158,8 @@ Task<EtcdStore::State::TransactionAnswer> EtcdStore::State::transact(Transaction
     TransactionAnswer answer;
     if (!http_answer.ok()) {
       mark_silent(endpoint);
-      log_warning("the store's member {} gave no clear answer to a swap of {}: {}", endpoint, transaction.key, http_answer.error);
+      log_warning("the store's member {} gave no clear answer to a swap of {}: {}", endpoint, transaction.key,
+                  http_answer.error);
       co_return answer;
     }
     try {
@@ -165,7 +173,8 @@ Task<EtcdStore::State::TransactionAnswer> EtcdStore::State::transact(Transaction
         answer.outcome = SwapAnswer::Outcome::other;
       }
     } catch (const std::exception& error) {
-      log_warning("the store's member {} answered a swap of {} with what cannot be read: {}", endpoint, transaction.key, error.what());
+      log_warning("the store's member {} answered a swap of {} with what cannot be read: {}", endpoint, transaction.key,
+                  error.what());
       answer = TransactionAnswer{};
     }
     co_return answer;

@@ -48,28 +48,29 @@ struct EtcdStore::State {
 
   std::vector<std::function<void(record::Stored)>> watchers;
   bool watching = false;
-  std::map<std::string, std::uint64_t> told;   // pool -> mod_revision
+  std::map<std::string, std::uint64_t> told;  // pool -> mod_revision
   HttpClient::CallPointer watch_call;
 
   std::vector<std::string> endpoints_by_preference() const;
   void mark_silent(const std::string& endpoint);
   block::Task<void> probe(std::string endpoint);
-  block::Task<bool> pause_ms(std::int64_t ms);   // false: the store is closing
+  block::Task<bool> pause_ms(std::int64_t ms);  // false: the store is closing
 
   // POSTs to one member after the other until one answers with status 200: only for what may be sent twice.
   block::Task<Result<nlohmann::json>> ask(std::string path, std::string body, Deadline deadline);
-  block::Task<Result<nlohmann::json>> ask_one(std::string endpoint, std::string path, std::string body, Deadline deadline);
+  block::Task<Result<nlohmann::json>> ask_one(std::string endpoint, std::string path, std::string body,
+                                              Deadline deadline);
 
   struct Transaction {
     std::string key;
     std::uint64_t expected_mod_revision = 0;
-    std::optional<std::string> value;          // nullopt: delete the key
+    std::optional<std::string> value;  // nullopt: delete the key
   };
   struct TransactionAnswer {
     SwapAnswer::Outcome outcome = SwapAnswer::Outcome::unknown;
-    bool surely_not_sent = false;              // unknown, and nobody has it
-    std::uint64_t revision = 0;                // applied
-    std::optional<KeyValue> held;              // other; nullopt: there is no such key
+    bool surely_not_sent = false;  // unknown, and nobody has it
+    std::uint64_t revision = 0;    // applied
+    std::optional<KeyValue> held;  // other; nullopt: there is no such key
   };
   block::Task<TransactionAnswer> transact(Transaction transaction, Deadline deadline);
   block::Task<Result<std::vector<KeyValue>>> range(std::string key, bool is_prefix, Deadline deadline,

@@ -22,7 +22,8 @@ Result<record::Stored> stored_of(const KeyValue& kv) {
 
 }  // namespace
 
-EtcdStore::EtcdStore(block::Reactor& reactor, EtcdOptions options) : state_(std::make_unique<State>(reactor, std::move(options))) {}
+EtcdStore::EtcdStore(block::Reactor& reactor, EtcdOptions options)
+    : state_(std::make_unique<State>(reactor, std::move(options))) {}
 
 EtcdStore::~EtcdStore() { ZP_ASSERT(state_->closed, "a store is closed before it ends"); }
 
@@ -54,7 +55,8 @@ Task<Result<std::optional<record::Stored>>> EtcdStore::read(std::string pool, De
       co_return std::optional(std::move(*stored));
     }
     if (touched.outcome == SwapAnswer::Outcome::unknown && deadline.passed()) {
-      co_return fail(ErrorCode::timed_out, "no majority of the store answered in time, and a swap of {} is still open", pool);
+      co_return fail(ErrorCode::timed_out, "no majority of the store answered in time, and a swap of {} is still open",
+                     pool);
     }
     if (touched.surely_not_sent) {
       bool go_on = co_await state.pause_ms(30);
@@ -128,7 +130,7 @@ Task<void> EtcdStore::close() {
   if (state.watch_call) state.http.cancel(state.watch_call);
   state.http.close();
   co_await state.tasks.close();
-  co_await state.reactor.yield();   // a watch() that was posted just now sees `closing`
+  co_await state.reactor.yield();  // a watch() that was posted just now sees `closing`
   state.closed = true;
 }
 
@@ -181,7 +183,9 @@ Task<void> EtcdStore::State::follow(std::string endpoint, std::uint64_t from_rev
   std::string begin(pools_prefix);
   std::string end = begin;
   ++end.back();
-  json body{{"create_request", {{"key", to_base64(begin)}, {"range_end", to_base64(end)}, {"start_revision", std::to_string(from_revision)}}}};
+  json body{
+      {"create_request",
+       {{"key", to_base64(begin)}, {"range_end", to_base64(end)}, {"start_revision", std::to_string(from_revision)}}}};
   HttpRequest request{.url = endpoint + "/v3/watch", .body = body.dump()};
   request.fresh_connection = true;
   request.on_line = [this](std::string line) { on_watch_line(line); };
@@ -205,7 +209,7 @@ void EtcdStore::State::on_watch_line(const std::string& line) {
   try {
     json value = json::parse(line);
     auto result = value.find("result");
-    bool over = result == value.end() || result->value("canceled", false);   // an error, or a compacted revision
+    bool over = result == value.end() || result->value("canceled", false);  // an error, or a compacted revision
     if (over) {
       if (watch_call) http.cancel(watch_call);
       return;

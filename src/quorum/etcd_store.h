@@ -21,13 +21,13 @@
 namespace zpair::quorum {
 
 struct EtcdOptions {
-  std::vector<std::string> endpoints;    // http://127.0.0.1:2379, own member first
-  std::int64_t try_ms = 250;             // how long one member may take for a read before the next is asked
+  std::vector<std::string> endpoints;  // http://127.0.0.1:2379, own member first
+  std::int64_t try_ms = 250;           // how long one member may take for a read before the next is asked
 };
 
 struct Member {
-  std::string id;                        // decimal, as the gateway writes it
-  std::string name;                      // empty until it first started
+  std::string id;    // decimal, as the gateway writes it
+  std::string name;  // empty until it first started
   std::vector<std::string> peer_urls;
   std::vector<std::string> client_urls;
 };
@@ -36,30 +36,30 @@ struct MemberStatus {
   std::string endpoint;
   bool answers = false;
   std::string id;
-  std::string leader_id;                 // "0": it knows no leader
+  std::string leader_id;  // "0": it knows no leader
   std::string version;
-  std::string error;                     // why it does not answer
+  std::string error;  // why it does not answer
 };
 
 struct Readmitted {
-  std::string member_id;                 // the new one
-  std::string initial_cluster;           // NAME=URL,..., as etcd's --initial-cluster takes it
+  std::string member_id;        // the new one
+  std::string initial_cluster;  // NAME=URL,..., as etcd's --initial-cluster takes it
 };
 
 class EtcdStore final : public QuorumStore {
  public:
   EtcdStore(block::Reactor& reactor, EtcdOptions options);
-  ~EtcdStore() override;                 // asserts that close() ran
+  ~EtcdStore() override;  // asserts that close() ran
 
   block::Task<Result<std::optional<record::Stored>>> read(std::string pool, Deadline deadline) override;
   block::Task<Result<std::vector<record::Stored>>> list(Deadline deadline) override;
   block::Task<SwapAnswer> swap(std::uint64_t expected_mod_revision, record::Record record, Deadline deadline) override;
   block::Task<SwapAnswer> remove(std::string pool, std::uint64_t expected_mod_revision, Deadline deadline) override;
-  void watch(std::function<void(record::Stored)> changed) override;   // a removed pool: its name, and mod_revision 0
+  void watch(std::function<void(record::Stored)> changed) override;  // a removed pool: its name, and mod_revision 0
   block::Task<void> close() override;
 
   block::Task<Result<std::vector<Member>>> members(Deadline deadline);
-  block::Task<std::vector<MemberStatus>> status(Deadline deadline);   // of each endpoint, in their order
+  block::Task<std::vector<MemberStatus>> status(Deadline deadline);  // of each endpoint, in their order
   // Asks the leader to hand over to the member `name`. Nothing to do when it leads already.
   block::Task<Result<void>> move_leader(std::string name, Deadline deadline);
   // From now on looks every `every_ms`, and moves the leader to `name` while that member answers.
@@ -70,7 +70,7 @@ class EtcdStore final : public QuorumStore {
   block::Task<Result<Readmitted>> readmit(std::string name, Deadline deadline);
 
  private:
-  struct State;                          // etcd_state_internal.h
+  struct State;  // etcd_state_internal.h
   std::unique_ptr<State> state_;
 };
 

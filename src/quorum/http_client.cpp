@@ -16,7 +16,7 @@ struct HttpClient::Call : std::enable_shared_from_this<Call> {
   HttpRequest request;
   block::Reactor* reactor = nullptr;
   std::atomic<bool> cancelled{false};
-  HttpAnswer answer;          // the edge thread's, until `done` was set on the reactor
+  HttpAnswer answer;  // the edge thread's, until `done` was set on the reactor
   block::Signal done;
 
   // The edge thread's own.
@@ -55,7 +55,7 @@ void prepare(HttpClient::Call& call) {
   curl_easy_setopt(easy, CURLOPT_WRITEDATA, &call);
   curl_easy_setopt(easy, CURLOPT_PRIVATE, &call);
   curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-  curl_easy_setopt(easy, CURLOPT_PROXY, "");   // whatever the environment says: the members are ours
+  curl_easy_setopt(easy, CURLOPT_PROXY, "");  // whatever the environment says: the members are ours
   curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
   if (call.request.fresh_connection) curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 1L);
   if (call.request.deadline.at_ns != INT64_MAX) {
@@ -130,7 +130,8 @@ void HttpClient::run() {
     while (CURLMsg* message = curl_multi_info_read(multi, &left)) {
       if (message->msg != CURLMSG_DONE) continue;
       CURLcode code = message->data.result;
-      auto it = std::ranges::find_if(active, [message](const CallPointer& call) { return call->easy == message->easy_handle; });
+      auto it = std::ranges::find_if(active,
+                                     [message](const CallPointer& call) { return call->easy == message->easy_handle; });
       ZP_ASSERT(it != active.end(), "libcurl reports our own requests");
       end(it, code);
     }
@@ -160,7 +161,9 @@ Task<HttpAnswer> HttpClient::finish(CallPointer call) {
   co_return call->answer;
 }
 
-Task<bool> HttpClient::ended(CallPointer call, Deadline deadline) { co_return co_await block::wait_for(call->done, deadline); }
+Task<bool> HttpClient::ended(CallPointer call, Deadline deadline) {
+  co_return co_await block::wait_for(call->done, deadline);
+}
 
 void HttpClient::cancel(const CallPointer& call) {
   call->cancelled.store(true);

@@ -19,7 +19,7 @@ struct HttpAnswer {
   enum class Outcome { answered, not_sent, no_answer } outcome = Outcome::no_answer;
   int status = 0;
   std::string body;
-  std::string error;   // in words, unless it is answered with status 200
+  std::string error;  // in words, unless it is answered with status 200
   bool ok() const { return outcome == Outcome::answered && status == 200; }
 };
 
@@ -30,23 +30,23 @@ struct HttpRequest {
   std::int64_t connect_ms = 250;
   // A request that must not be sent twice: libcurl silently repeats one on a kept connection that turns out dead.
   bool fresh_connection = false;
-  std::function<void(std::string line)> on_line = {};   // a streaming answer: runs on the reactor for every line
+  std::function<void(std::string line)> on_line = {};  // a streaming answer: runs on the reactor for every line
 };
 
 class HttpClient {
  public:
   explicit HttpClient(block::Reactor& reactor);
-  ~HttpClient();   // asserts that close() ran
+  ~HttpClient();  // asserts that close() ran
 
   struct Call;
-  using CallPointer = std::shared_ptr<Call>;       // shared by the edge thread, the waiter and posted lines
+  using CallPointer = std::shared_ptr<Call>;  // shared by the edge thread, the waiter and posted lines
   CallPointer start(HttpRequest request);
   block::Task<HttpAnswer> finish(CallPointer call);
-  void cancel(const CallPointer& call);            // it then ends with no_answer
-  block::Task<bool> ended(CallPointer call, Deadline deadline);   // false: the deadline came first
+  void cancel(const CallPointer& call);                          // it then ends with no_answer
+  block::Task<bool> ended(CallPointer call, Deadline deadline);  // false: the deadline came first
   block::Task<HttpAnswer> post(HttpRequest request);
 
-  void close();   // cancels what is under way (finish() still returns) and joins the thread
+  void close();  // cancels what is under way (finish() still returns) and joins the thread
 
  private:
   void run();
@@ -54,8 +54,8 @@ class HttpClient {
   block::Reactor& reactor_;
   void* multi_ = nullptr;
   std::mutex mutex_;
-  std::vector<CallPointer> new_;                   // guarded by mutex_
-  bool stop_ = false;                              // guarded by mutex_
+  std::vector<CallPointer> new_;  // guarded by mutex_
+  bool stop_ = false;             // guarded by mutex_
   bool closed_ = false;
   std::thread thread_;
 };

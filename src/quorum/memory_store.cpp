@@ -13,7 +13,8 @@ void MemoryStore::tell(record::Stored changed) {
   }
 }
 
-SwapAnswer MemoryStore::change(std::string pool, std::uint64_t expected_mod_revision, std::optional<record::Record> record) {
+SwapAnswer MemoryStore::change(std::string pool, std::uint64_t expected_mod_revision,
+                               std::optional<record::Record> record) {
   auto found = records_.find(pool);
   std::uint64_t now = found == records_.end() ? 0 : found->second.mod_revision;
   if (now != expected_mod_revision) {
@@ -35,8 +36,8 @@ SwapAnswer MemoryStore::change(std::string pool, std::uint64_t expected_mod_revi
   return SwapAnswer{SwapAnswer::Outcome::applied, stored};
 }
 
-Task<SwapAnswer> MemoryStore::decide(std::string pool, std::uint64_t expected_mod_revision, std::optional<record::Record> record,
-                                     Deadline deadline) {
+Task<SwapAnswer> MemoryStore::decide(std::string pool, std::uint64_t expected_mod_revision,
+                                     std::optional<record::Record> record, Deadline deadline) {
   SwapAnswer unknown{SwapAnswer::Outcome::unknown, {}};
   if (down_) {
     if (deadline.at_ns != INT64_MAX) co_await Reactor::current().until(deadline.at_ns);

@@ -13,9 +13,9 @@ class MemoryStore final : public QuorumStore {
   // What becomes of the next swaps and removes, one entry each; when the list is empty they just work.
   enum class NextSwap {
     works,
-    applied_but_unknown,   // done, the answer is lost
-    lost_and_unknown,      // never done, and says unknown
-    late_and_unknown,      // says unknown; done (if the revision still fits) when let_late_swaps_land() is called
+    applied_but_unknown,  // done, the answer is lost
+    lost_and_unknown,     // never done, and says unknown
+    late_and_unknown,     // says unknown; done (if the revision still fits) when let_late_swaps_land() is called
   };
 
   block::Task<Result<std::optional<record::Stored>>> read(std::string pool, Deadline deadline) override;
@@ -29,17 +29,17 @@ class MemoryStore final : public QuorumStore {
   // No majority: reads wait for their deadline and then fail, swaps are unknown (and not done).
   void set_down(bool down) { down_ = down; }
   void let_late_swaps_land();
-  std::uint64_t swap_count() const { return swap_count_; }   // that changed something
+  std::uint64_t swap_count() const { return swap_count_; }  // that changed something
 
  private:
   struct Late {
     std::string pool;
     std::uint64_t expected_mod_revision;
-    std::optional<record::Record> record;   // nullopt: a remove
+    std::optional<record::Record> record;  // nullopt: a remove
   };
   SwapAnswer change(std::string pool, std::uint64_t expected_mod_revision, std::optional<record::Record> record);
-  block::Task<SwapAnswer> decide(std::string pool, std::uint64_t expected_mod_revision, std::optional<record::Record> record,
-                                 Deadline deadline);
+  block::Task<SwapAnswer> decide(std::string pool, std::uint64_t expected_mod_revision,
+                                 std::optional<record::Record> record, Deadline deadline);
   void tell(record::Stored changed);
 
   std::map<std::string, record::Stored> records_;

@@ -15,9 +15,9 @@ namespace zpair::quorum {
 
 struct SwapAnswer {
   enum class Outcome {
-    applied,   // `stored` is what was written
-    other,     // the key has another mod_revision: `stored` is what it holds now (mod_revision 0: no such key)
-    unknown,   // no answer: it may have been applied, or may still be; only a linearizable read tells
+    applied,  // `stored` is what was written
+    other,    // the key has another mod_revision: `stored` is what it holds now (mod_revision 0: no such key)
+    unknown,  // no answer: it may have been applied, or may still be; only a linearizable read tells
   } outcome;
   record::Stored stored;
 };
@@ -34,7 +34,8 @@ class QuorumStore {
 
   // Writes `record` if the key's mod_revision still is `expected_mod_revision` (0: if it does not exist).
   // The caller gives record.op a fresh operation id, and resolves `unknown` by reading.
-  virtual block::Task<SwapAnswer> swap(std::uint64_t expected_mod_revision, record::Record record, Deadline deadline) = 0;
+  virtual block::Task<SwapAnswer> swap(std::uint64_t expected_mod_revision, record::Record record,
+                                       Deadline deadline) = 0;
 
   // The same for the end of a pool (pool destroy): removes the key.
   virtual block::Task<SwapAnswer> remove(std::string pool, std::uint64_t expected_mod_revision, Deadline deadline) = 0;

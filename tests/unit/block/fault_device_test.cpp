@@ -98,7 +98,7 @@ TEST_F(FaultDeviceTest, a_bad_sector_answers_media_error_until_it_is_written) {
   EXPECT_EQ(read(*device, mib), IoStatus::media_error);
   EXPECT_EQ(read(*device, mib - 4096, 8192), IoStatus::media_error);
   EXPECT_EQ(read(*device, mib + 16384), IoStatus::ok);
-  EXPECT_EQ(write(*device, mib + 4096, b), IoStatus::ok);   // heals the middle two blocks
+  EXPECT_EQ(write(*device, mib + 4096, b), IoStatus::ok);  // heals the middle two blocks
   EXPECT_EQ(device->faults(), "read-errors 1048576+4096\nread-errors 1060864+4096\n");
   EXPECT_EQ(read(*device, mib + 4096, 8192), IoStatus::ok);
   EXPECT_EQ(last_read, b);
@@ -141,7 +141,8 @@ TEST_F(FaultDeviceTest, a_torn_write_is_stored_in_part_and_fails) {
     EXPECT_GT(std::ranges::count(last_read, std::byte{2}), 0);
     EXPECT_EQ(std::ranges::count(last_read, std::byte{1}) + std::ranges::count(last_read, std::byte{2}), 65536);
     for (std::size_t at = 0; at < last_read.size(); at += 512) {
-      EXPECT_EQ(std::count(last_read.begin() + at, last_read.begin() + at + 512, last_read[at]), 512) << "torn at sectors";
+      EXPECT_EQ(std::count(last_read.begin() + at, last_read.begin() + at + 512, last_read[at]), 512)
+          << "torn at sectors";
     }
     close(*device);
   }
@@ -191,7 +192,9 @@ class CountingDevice final : public BlockDevice {
 
 Task<void> many_writes(BlockDevice& device, std::span<const std::byte> bytes) {
   TaskGroup group;
-  auto one = [](BlockDevice& to, std::span<const std::byte> from) -> Task<void> { (void)co_await do_write(to, 0, from); };
+  auto one = [](BlockDevice& to, std::span<const std::byte> from) -> Task<void> {
+    (void)co_await do_write(to, 0, from);
+  };
   for (int i = 0; i < 20; ++i) group.spawn(one(device, bytes));
   co_await group.close();
 }
@@ -208,7 +211,8 @@ TEST_F(FaultDeviceTest, parallel_limits_what_is_under_way) {
   close(*device);
 }
 
-Task<std::pair<bool, IoStatus>> write_while_hanging(FaultDevice& device, std::span<const std::byte> bytes, bool close_it) {
+Task<std::pair<bool, IoStatus>> write_while_hanging(FaultDevice& device, std::span<const std::byte> bytes,
+                                                    bool close_it) {
   struct Shared {
     bool done = false;
     IoStatus status = IoStatus::ok;
@@ -379,7 +383,7 @@ Task<void> check_against_model(FaultDevice& device, std::uint64_t seed) {
       case 2: {
         Op::Outcome outcome = co_await block::write_zeroes(device, number * block, block);
         EXPECT_TRUE(outcome.ok());
-        now[number] = flushed[number] = 0;   // the model's zero; kept at once, which a drive may
+        now[number] = flushed[number] = 0;  // the model's zero; kept at once, which a drive may
         break;
       }
       case 3:
@@ -420,8 +424,8 @@ TEST_F(FaultDeviceTest, the_cache_agrees_with_a_model_under_random_use) {
 
 TEST_F(FaultDeviceTest, an_unknown_command_is_refused_in_words) {
   auto device = open();
-  for (const char* bad : {"explode", "slow fast", "read-errors", "read-errors 1+", "write-errors 1.5", "parallel 0", "hang maybe",
-                          "latency-us 1 2", "lose-cache now"}) {
+  for (const char* bad : {"explode", "slow fast", "read-errors", "read-errors 1+", "write-errors 1.5", "parallel 0",
+                          "hang maybe", "latency-us 1 2", "lose-cache now"}) {
     auto applied = device->apply(bad);
     ASSERT_FALSE(applied) << bad;
     EXPECT_EQ(applied.error().code, ErrorCode::invalid) << bad;

@@ -124,7 +124,8 @@ TEST_F(FileDeviceTest, requests_outside_or_off_the_block_grid_are_invalid) {
   };
   for (Case c : {Case{1 * mib, 4096}, Case{1 * mib - 4096, 8192}, Case{512, 4096}, Case{0, 512}, Case{0, 0},
                  Case{UINT64_MAX - 4095, 8192}}) {
-    EXPECT_EQ(reactor->run_until_done(do_read(*device, c.at, std::span(bytes).first(c.size))), IoStatus::invalid) << c.at;
+    EXPECT_EQ(reactor->run_until_done(do_read(*device, c.at, std::span(bytes).first(c.size))), IoStatus::invalid)
+        << c.at;
     EXPECT_EQ(reactor->run_until_done(do_zero(*device, c.at, c.size)), IoStatus::invalid) << c.at;
   }
   close(*device);
@@ -229,12 +230,12 @@ TEST_F(FileDeviceTest, a_file_made_anew_in_the_same_place_is_another_drive) {
   std::string path = scratch.drive("d", 1 * mib);
   auto before = identify_drive(path);
   std::filesystem::remove(path);
-  timespec made{}, now{};   // birth times have the grain of the kernel's coarse clock: let it tick
+  timespec made{}, now{};  // birth times have the grain of the kernel's coarse clock: let it tick
   clock_gettime(CLOCK_REALTIME_COARSE, &made);
   do {
     clock_gettime(CLOCK_REALTIME_COARSE, &now);
   } while (now.tv_sec == made.tv_sec && now.tv_nsec == made.tv_nsec);
-  scratch.drive("d", 1 * mib);   // may well get the same inode number
+  scratch.drive("d", 1 * mib);  // may well get the same inode number
   auto after = identify_drive(path);
   ASSERT_TRUE(before && after);
   EXPECT_NE(before->durable_id, after->durable_id);
@@ -256,7 +257,8 @@ TEST_F(FileDeviceTest, a_mere_reopen_keeps_the_verifier_and_drives_differ) {
 Task<std::vector<IoStatus>> close_with_requests_in_flight(FileDevice& device, std::span<const std::byte> bytes) {
   std::vector<IoStatus> statuses;
   TaskGroup group;
-  auto one = [](FileDevice& to, std::uint64_t at, std::span<const std::byte> from, std::vector<IoStatus>& out) -> Task<void> {
+  auto one = [](FileDevice& to, std::uint64_t at, std::span<const std::byte> from,
+                std::vector<IoStatus>& out) -> Task<void> {
     auto outcome = co_await write(to, at, from);
     out.push_back(outcome.status);
   };
@@ -328,7 +330,7 @@ TEST_F(FileDeviceTest, a_block_device_works_like_a_file_and_is_held_exclusively)
   EXPECT_TRUE(std::equal(sent.begin(), sent.begin() + 8192, back.begin()));
   EXPECT_TRUE(std::equal(sent.begin() + 12288, sent.end(), back.begin() + 12288));
 
-  int stranger = ::open(loop.path().c_str(), O_RDWR | O_EXCL);   // as mkfs, mount and zpool do
+  int stranger = ::open(loop.path().c_str(), O_RDWR | O_EXCL);  // as mkfs, mount and zpool do
   EXPECT_EQ(stranger, -1);
   EXPECT_EQ(errno, EBUSY);
   EXPECT_EQ(open_error(loop.path()).code, ErrorCode::refused);

@@ -26,7 +26,7 @@ class EtcdCluster {
 
   EtcdCluster() : folder_(std::filesystem::current_path() / ("etcd-" + Uuid::random().to_string())) {
     std::filesystem::create_directory(folder_);
-    std::vector<UniqueFd> held;   // all at once, so that no two are the same
+    std::vector<UniqueFd> held;  // all at once, so that no two are the same
     for (auto& port : client_ports_) port = free_port(held);
     for (auto& port : peer_ports_) port = free_port(held);
     held.clear();
@@ -53,8 +53,10 @@ class EtcdCluster {
   }
 
   void start(std::size_t member, std::vector<std::string> options = {}) {
-    std::vector<std::string> command = {PACKAGING_DIR "/etcd-start", "--name", names[member], "--data-dir", data(member).string(),
-                                        "--mark-file", mark(member).string(), "--pins-file", pins(member).string()};
+    std::vector<std::string> command = {
+        PACKAGING_DIR "/etcd-start", "--name",      names[member],         "--data-dir",
+        data(member).string(),       "--mark-file", mark(member).string(), "--pins-file",
+        pins(member).string()};
     for (std::size_t i = 0; i < names.size(); ++i) {
       if (i == member) continue;
       command.push_back("--peer-client");
@@ -63,9 +65,10 @@ class EtcdCluster {
     command.insert(command.end(), options.begin(), options.end());
     std::string cluster;
     for (std::size_t i = 0; i < names.size(); ++i) cluster += (i > 0 ? "," : "") + (names[i] + ("=" + peer_url(i)));
-    for (const std::string& flag : std::vector<std::string>{"--", "--listen-client-urls", endpoint(member), "--advertise-client-urls",
-                                                            endpoint(member), "--listen-peer-urls", peer_url(member),
-                                                            "--initial-advertise-peer-urls", peer_url(member), "--initial-cluster", cluster}) {
+    for (const std::string& flag :
+         std::vector<std::string>{"--", "--listen-client-urls", endpoint(member), "--advertise-client-urls",
+                                  endpoint(member), "--listen-peer-urls", peer_url(member),
+                                  "--initial-advertise-peer-urls", peer_url(member), "--initial-cluster", cluster}) {
       command.push_back(flag);
     }
     std::vector<char*> arguments;

@@ -60,7 +60,8 @@ class EtcdStoreTest : public ::testing::Test {
       Deadline deadline = Deadline::in_ms(30'000);
       while (!deadline.passed()) {
         auto all = co_await of.status(deadline);
-        if (std::ranges::count_if(all, [](const MemberStatus& m) { return m.answers && m.leader_id != "0"; }) == 3) co_return true;
+        if (std::ranges::count_if(all, [](const MemberStatus& m) { return m.answers && m.leader_id != "0"; }) == 3)
+          co_return true;
         co_await Reactor::current().after_ms(20);
       }
       co_return false;
@@ -201,7 +202,7 @@ TEST_F(EtcdStoreTest, a_paused_own_member_makes_a_swap_unknown_and_a_read_resolv
   auto now = read(*store, "paused-own");
   ASSERT_TRUE(now);
   EXPECT_EQ(now->record.rev, Revision{1});
-  cluster->resume(0);   // it may now send on what it had read
+  cluster->resume(0);  // it may now send on what it had read
   auto settled = run(insist(*store, second));
   EXPECT_EQ(settled.record, second);
   EXPECT_EQ(read(*open(1), "paused-own"), settled);
@@ -308,7 +309,7 @@ TEST_F(EtcdStoreTest, a_watch_tells_of_old_new_changed_and_removed_records) {
   record::Stored gone;
   gone.record.name = "watch";
   EXPECT_TRUE(run(Seen::wait(seen, gone)));
-  run(store->close());   // before `seen` ends
+  run(store->close());  // before `seen` ends
 }
 
 TEST_F(EtcdStoreTest, a_watch_goes_on_when_its_member_dies_or_stands_still) {
@@ -317,7 +318,7 @@ TEST_F(EtcdStoreTest, a_watch_goes_on_when_its_member_dies_or_stands_still) {
   for (bool dies : {true, false}) {
     std::string pool = dies ? "watch-dead" : "watch-paused";
     Seen seen;
-    EtcdStore* watcher = open(0);   // a fresh one, which follows its own member
+    EtcdStore* watcher = open(0);  // a fresh one, which follows its own member
     watcher->watch(seen.callback());
     SwapAnswer created = swap(*writer, 0, record_of(pool, 1));
     EXPECT_TRUE(run(Seen::wait(seen, created.stored)));
@@ -334,7 +335,7 @@ TEST_F(EtcdStoreTest, a_watch_goes_on_when_its_member_dies_or_stands_still) {
       cluster->resume(0);
     }
     wait_until_all_answer();
-    run(watcher->close());   // before `seen` ends
+    run(watcher->close());  // before `seen` ends
   }
 }
 
@@ -353,7 +354,7 @@ class HoldingProxy {
   }
   void release() { go_.set(); }
   bool holds() const { return held_ > 0; }
-  Task<bool> member_answered() {   // since the last hold()
+  Task<bool> member_answered() {  // since the last hold()
     co_return co_await block::wait_for(answered_, Deadline::in_ms(10'000));
   }
   Task<void> close() {
@@ -393,7 +394,7 @@ class HoldingProxy {
       auto sent = co_await to.write_all(std::span<const std::byte>(bytes).first(*count));
       if (!sent) break;
     }
-    if (!is_request) from.shutdown();   // the member's end; the client's end must not end the member's work
+    if (!is_request) from.shutdown();  // the member's end; the client's end must not end the member's work
   }
 
   block::Endpoint to_;
@@ -441,14 +442,15 @@ class LateSwapTest : public EtcdStoreTest {
   record::Record late;
 };
 
-TEST_F(LateSwapTest, a_held_swap_does_land_late_when_nobody_resolves_it) {   // the danger is real
+TEST_F(LateSwapTest, a_held_swap_does_land_late_when_nobody_resolves_it) {  // the danger is real
   hold_a_swap("late-lands");
   release();
   auto until_landed = [](EtcdStore& of, record::Record wanted) -> Task<bool> {
     Deadline deadline = Deadline::in_ms(10'000);
     while (!deadline.passed()) {
       auto all = co_await of.list(deadline);
-      if (all && std::ranges::any_of(*all, [&wanted](const record::Stored& s) { return s.record == wanted; })) co_return true;
+      if (all && std::ranges::any_of(*all, [&wanted](const record::Stored& s) { return s.record == wanted; }))
+        co_return true;
       co_await Reactor::current().after_ms(10);
     }
     co_return false;
@@ -461,7 +463,8 @@ TEST_F(LateSwapTest, after_a_read_a_held_swap_can_never_land) {
   auto resolved = read(*behind, "late-fenced");
   ASSERT_TRUE(resolved);
   EXPECT_EQ(resolved->record, created.stored.record);
-  EXPECT_GT(resolved->mod_revision, created.stored.mod_revision) << "written back, so that the held swap compares with the past";
+  EXPECT_GT(resolved->mod_revision, created.stored.mod_revision)
+      << "written back, so that the held swap compares with the past";
   release();
   ASSERT_TRUE(run(proxy->member_answered())) << "the held swap reached its member";
   EXPECT_EQ(read(*behind, "late-fenced"), resolved) << "and changed nothing";
@@ -506,7 +509,7 @@ class ReadmitTest : public EtcdStoreTest {
     delete cluster;
     cluster = nullptr;
   }
-  void wait_for_pins() {   // the wrappers' helpers have registered all three
+  void wait_for_pins() {  // the wrappers' helpers have registered all three
     auto wait = [](const EtcdCluster& of) -> Task<bool> {
       Deadline deadline = Deadline::in_ms(20'000);
       auto size = [](const std::filesystem::path& path) {
@@ -574,7 +577,7 @@ TEST_F(ReadmitTest, a_member_whose_mark_is_lost_too_is_known_by_the_others) {
   std::filesystem::remove(cluster->pins(2));
   EXPECT_EQ(start_and_fail(2), 3);
   EXPECT_EQ(start_and_fail(2, {"--bootstrap"}), 3) << "the others hold its token";
-  cluster->pause(0);   // no majority: the lone other still knows
+  cluster->pause(0);  // no majority: the lone other still knows
   EXPECT_EQ(start_and_fail(2, {"--bootstrap"}), 3);
   cluster->resume(0);
   auto readmitted = run(store->readmit("witness", Deadline::in_ms(30'000)));

@@ -31,6 +31,7 @@ struct IoCommand;
 struct RemoteRequest {
   block::Request* request = nullptr;                    // null: completed early by fail_all
   DriveState* drive = nullptr;
+  unsigned command_count = 0;
   unsigned open_count = 0;                              // commands not done
   block::IoStatus status = block::IoStatus::ok;
   Verifier verifier;
@@ -187,7 +188,8 @@ struct DriveState {
   void start(block::Request& request);
   void split(RemoteRequest& owner);
   void hold(IoCommand& command);
-  void done(IoCommand& command, block::IoStatus status);   // gives the command back, and the request with its last one
+  // Gives the command back, and the request with its last one.
+  void done(IoCommand& command, block::IoStatus status, Verifier seen);
   void finish(RemoteRequest& owner);
   void link(RemoteRequest& owner);
   void unlink(RemoteRequest& owner);

@@ -38,6 +38,7 @@ block::Task<void> InitiatorQueue::close() {
   for (QueueCommand* command : commands_) {
     if (command == nullptr) continue;
     ZP_ASSERT(command->let_go(), "the reader and the sender have ended");
+    ZP_ASSERT(!command->abandoned || command->on_let_go == nullptr, "an abandoned command's buffers were let go before");
     give_back(*command);
   }
   if (stream_) {

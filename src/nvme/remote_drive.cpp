@@ -193,6 +193,7 @@ void DriveState::split(RemoteRequest& owner) {
       (request.operation == block::Operation::read ? command.from_target : command.to_target) = parts;
     }
     ++owner.open_count;
+    ++owner.command_count;
     at += size;
     if (at == request.size_bytes && only == nullptr && commands.empty()) {
       only = &command;
@@ -211,8 +212,11 @@ void DriveState::split(RemoteRequest& owner) {
   for (IoCommand* command : commands) put(*command);
 }
 
-void DriveState::done(IoCommand& command, block::IoStatus status) {
+void DriveState::done(IoCommand& command, block::IoStatus status, Verifier seen) {
   RemoteRequest& owner = *command.owner;
+  // A split request whose parts saw different verifiers has none: 0 is unlike any that a flush will show (rule 2).
+  bool first = owner.open_count == owner.command_count;
+  owner.verifier = first || owner.verifier == seen ? seen : Verifier{0};
   node->free_command(command);
   if (status != block::IoStatus::ok && owner.status == block::IoStatus::ok) owner.status = status;
   if (status == block::IoStatus::fenced) owner.status = status;
@@ -223,7 +227,7 @@ void DriveState::finish(RemoteRequest& owner) {
   unlink(owner);
   block::Request& request = *owner.request;
   request.status = owner.status;
-  request.verifier = verifier;
+  request.verifier = owner.verifier;
   node->free_requests.push_back(&owner);
   if (!changed.is_set()) changed.set();
   request.on_done(request);
@@ -232,7 +236,7 @@ void DriveState::finish(RemoteRequest& owner) {
 // --- a target that is closed, or has the namespace not yet -----------------------------------------------------------
 
 void DriveState::hold(IoCommand& command) {
-  if (mode != Mode::serving) return done(command, block::IoStatus::cancelled);
+  if (mode != Mode::serving) return done(command, block::IoStatus::cancelled, verifier);
   held.push_back(&command);
   if (recovering) return;
   recovering = true;

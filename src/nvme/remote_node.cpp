@@ -278,6 +278,7 @@ void NodeState::command_answered(IoCommand& command, const Completion& completio
   block::IoStatus result = block::IoStatus::io_error;
   switch (status) {
     case Status::success:
+      // A read that its data's success flag completed carries none.
       if (completion.result != 0) drive.verifier = Verifier{completion.result};
       result = block::IoStatus::ok;
       break;
@@ -305,7 +306,7 @@ void NodeState::command_answered(IoCommand& command, const Completion& completio
     case Status::invalid_field: result = block::IoStatus::invalid; break;
     default: break;
   }
-  drive.done(command, result);
+  drive.done(command, result, drive.verifier);
   pump();
 }
 

@@ -190,6 +190,7 @@ TargetCommand* Connection::take_slot() {
   command->received_bytes = 0;
   command->range_count = 0;
   command->next_range = 0;
+  command->verifier = Verifier{};
   return command;
 }
 

@@ -142,6 +142,32 @@ TEST_F(RemoteDriveTest, errors_and_a_changed_verifier_are_the_targets_words) {
   }(*this));
 }
 
+// Rule 2: part of a long write completes before the drive is reset, part after: no flush may look as if it covered both.
+TEST_F(RemoteDriveTest, a_split_write_over_a_change_of_the_verifier_matches_no_flush) {
+  run([](RemoteDriveTest& t) -> Task<void> {
+    MemoryDevice device(8 << 20);
+    auto fence = t.fence_file();
+    Pair pair;
+    pair.target = Pair::start_target(pair.addresses);
+    pair.target->add_namespace(1, Uuid::from_name("memory-1"), device, *fence);
+    pair.start_node(t.host_1, pair.addresses);
+    auto drive = std::move(*(co_await pair.node->open_drive(1, Deadline::in_ms(5000))));
+    co_await drive->fence(Epoch{1}, Epoch{0}, Deadline::in_ms(5000));
+    auto bytes = pattern(3 << 20, 1);
+    device.change_verifier_after(1, Verifier{0x2222});
+    auto written = co_await block::write(*drive, 0, bytes);
+    EXPECT_TRUE(written.ok());
+    auto flushed = co_await block::flush(*drive);
+    EXPECT_EQ(flushed.verifier, Verifier{0x2222});
+    EXPECT_NE(written.verifier, flushed.verifier);
+    auto whole = co_await block::write(*drive, 0, bytes);
+    EXPECT_EQ(whole.verifier, Verifier{0x2222});
+    co_await drive->close();
+    co_await pair.node->close();
+    co_await pair.target->close();
+  }(*this));
+}
+
 TEST_F(RemoteDriveTest, a_host_without_the_reservation_is_fenced_and_sees_the_epoch) {
   run([](RemoteDriveTest& t) -> Task<void> {
     MemoryDevice device(1 << 20);

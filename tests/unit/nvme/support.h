@@ -62,6 +62,10 @@ class MemoryDevice final : public block::BlockDevice {
   }
   void set_verifier(Verifier verifier) { verifier_ = verifier; }
   void fail_next(block::IoStatus status) { next_status_ = status; }
+  void change_verifier_after(unsigned completions, Verifier next) {
+    change_in_ = completions;
+    next_verifier_ = next;
+  }
 
   block::Signal arrived;                                // set at every submit
   std::uint64_t durable_count = 0;
@@ -78,6 +82,7 @@ class MemoryDevice final : public block::BlockDevice {
     request.status = std::exchange(next_status_, block::IoStatus::ok);
     request.verifier = verifier_;
     if (request.status == block::IoStatus::ok) apply(request);
+    if (change_in_ > 0 && --change_in_ == 0) verifier_ = next_verifier_;
     request.on_done(request);
   }
   void apply(block::Request& request) {
@@ -108,6 +113,8 @@ class MemoryDevice final : public block::BlockDevice {
   std::deque<block::Request*> queue_;
   std::map<block::Operation, std::uint64_t> count_;
   block::IoStatus next_status_ = block::IoStatus::ok;
+  unsigned change_in_ = 0;
+  Verifier next_verifier_;
 };
 
 // A switch between initiator and target. While it holds, it goes on taking bytes, as a dead switch's neighbours go on

@@ -2,6 +2,9 @@
 
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -73,9 +76,33 @@ std::optional<SandboxProcess> look_at(pid_t pid, const std::string& sandbox_dir)
                         letter == 'T' || letter == 't' ? "paused" : "running"};
 }
 
-std::string hex_place(const sockaddr_in& address) {
-  // The kernel prints the address as a number of this machine's byte order.
-  return fmt::format("{:08X}:{:04X}", address.sin_addr.s_addr, ntohs(address.sin_port));
+// The inode of the one TCP socket with these two ends; 0: there is none. One question to the kernel: a read of
+// /proc/net/tcp takes longer the more connections the machine has, and the switch does nothing else meanwhile.
+std::uint32_t inode_of(const sockaddr_in& from, const sockaddr_in& to) {
+  UniqueFd netlink(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
+  if (!netlink) return 0;
+  struct {
+    nlmsghdr header;
+    inet_diag_req_v2 request;
+  } question{};
+  question.header.nlmsg_len = sizeof question;
+  question.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  question.header.nlmsg_flags = NLM_F_REQUEST;
+  question.request.sdiag_family = AF_INET;
+  question.request.sdiag_protocol = IPPROTO_TCP;
+  question.request.idiag_states = ~0U;
+  question.request.id.idiag_sport = from.sin_port;
+  question.request.id.idiag_dport = to.sin_port;
+  question.request.id.idiag_src[0] = from.sin_addr.s_addr;
+  question.request.id.idiag_dst[0] = to.sin_addr.s_addr;
+  question.request.id.idiag_cookie[0] = INET_DIAG_NOCOOKIE;
+  question.request.id.idiag_cookie[1] = INET_DIAG_NOCOOKIE;
+  if (::send(netlink.get(), &question, sizeof question, 0) != static_cast<ssize_t>(sizeof question)) return 0;
+  alignas(nlmsghdr) char answer[4096];
+  const ssize_t size = ::recv(netlink.get(), answer, sizeof answer, 0);
+  const auto* header = reinterpret_cast<const nlmsghdr*>(answer);
+  if (size < static_cast<ssize_t>(NLMSG_LENGTH(sizeof(inet_diag_msg))) || header->nlmsg_type != SOCK_DIAG_BY_FAMILY) return 0;
+  return static_cast<const inet_diag_msg*>(NLMSG_DATA(header))->idiag_inode;
 }
 
 bool holds_socket(pid_t pid, const std::string& wanted) {
@@ -113,18 +140,16 @@ std::string node_of_tcp_peer(int accepted_fd, const std::string& sandbox_dir) {
       ::getpeername(accepted_fd, reinterpret_cast<sockaddr*>(&peer), &peer_size) != 0 || peer.sin_family != AF_INET) {
     return {};
   }
-  std::ifstream table("/proc/net/tcp");
-  const std::string ends = hex_place(peer) + " " + hex_place(own) + " ";
-  std::string line;
-  while (std::getline(table, line)) {
-    if (line.find(ends) == std::string::npos) continue;
-    std::istringstream fields(line);
-    std::string field;
-    for (int i = 0; i < 10 && fields >> field; ++i) {}   // the tenth is the inode
-    const std::string wanted = "socket:[" + field + "]";
-    for (const auto& process : find_processes(sandbox_dir)) {
-      if (holds_socket(process.pid, wanted)) return process.node;
-    }
+  const std::uint32_t inode = inode_of(peer, own);
+  if (inode == 0) return {};
+  const std::string wanted = fmt::format("socket:[{}]", inode);
+  static std::vector<SandboxProcess> known;   // of one sandbox and one thread: the switch's
+  for (const auto& process : known) {
+    if (holds_socket(process.pid, wanted)) return process.node;
+  }
+  known = find_processes(sandbox_dir);
+  for (const auto& process : known) {
+    if (holds_socket(process.pid, wanted)) return process.node;
   }
   return {};
 }

@@ -197,20 +197,22 @@ json nodes_of(const std::vector<SandboxProcess>& processes) {
 
 }  // namespace
 
-Result<void> sandbox_up(const std::string& dir, const SandboxOptions& options) {
+Result<void> make_sandbox(const std::string& dir, const SandboxOptions& options) {
   if (is_sandbox(dir)) {
     ZP_TRY(layout, load_layout(dir));
-    ZP_CHECK(start_all(layout));
-    print_up(layout);
-    return {};
+    return start_all(layout);
   }
   ZP_TRY(layout, plan_sandbox(dir, options));
   ZP_CHECK(write_sandbox(layout));
-  if (auto started = start_all(layout); !started) {
-    progress("");
-    (void)end_target(layout, "all", end_grace_ms);   // nothing half made keeps running; the folder and its logs stay
-    return started;
-  }
+  auto started = start_all(layout);
+  if (!started) (void)end_target(layout, "all", end_grace_ms);   // nothing half made keeps running; the folder and its logs stay
+  progress("");
+  return started;
+}
+
+Result<void> sandbox_up(const std::string& dir, const SandboxOptions& options) {
+  ZP_CHECK(make_sandbox(dir, options));
+  ZP_TRY(layout, load_layout(dir));
   print_up(layout);
   return {};
 }

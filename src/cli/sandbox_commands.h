@@ -13,6 +13,7 @@ namespace zpair::cli {
 enum class Down { keep_folder, delete_folder };
 
 // Makes the sandbox, or resumes the one that is there (then the options count for nothing). Returns when its pools serve.
+Result<void> make_sandbox(const std::string& dir, const SandboxOptions& options);   // without a word
 Result<void> sandbox_up(const std::string& dir, const SandboxOptions& options);
 // Exports its pools, stops every process.
 Result<void> sandbox_down(const std::string& dir, Down how);

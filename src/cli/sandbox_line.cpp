@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "cli/demo.h"
 #include "cli/sandbox_commands.h"
 #include "cli/sizes.h"
 
@@ -76,6 +77,16 @@ void add_link_commands(CLI::App& sandbox, Chosen& chosen) {
   });
 }
 
+void add_demo(CLI::App& sandbox, Chosen& chosen) {
+  auto options = std::make_shared<DemoOptions>();
+  CLI::App* demo = sandbox.add_subcommand("demo", "a pair under load, and everything that may go wrong with it");
+  // Not the global --json, which is a flag: here it names a file.
+  demo->add_option("--json", options->json_file, "write the result there, for programs");
+  demo->add_option("--dir", options->dir, "work in this folder (default: one under /tmp, removed at the end)");
+  demo->add_option("--mirrors", options->mirrors, "of each pool")->capture_default_str();
+  demo->callback([options, &chosen] { chosen = [options](const Globals&) -> Result<void> { std::exit(run_demo(*options)); }; });
+}
+
 void add_rest(CLI::App& sandbox, Chosen& chosen) {
   auto down_words = std::make_shared<Words>();
   CLI::App* down = with_dir(sandbox, "down", "export the pools and stop everything; the folder stays", down_words);
@@ -119,6 +130,7 @@ void add_sandbox_commands(CLI::App& app, Chosen& chosen) {
   sandbox->require_subcommand(1);
   add_up(*sandbox, std::make_shared<Words>(), chosen);
   add_rest(*sandbox, chosen);
+  add_demo(*sandbox, chosen);
   add_process_command(*sandbox, "kill", "kill -9; returns when the processes are gone", chosen, sandbox_kill);
   add_process_command(*sandbox, "start", "start what does not run; returns when it answers", chosen, sandbox_start);
   add_process_command(*sandbox, "pause", "SIGSTOP", chosen, sandbox_pause);

@@ -93,6 +93,16 @@ void open_swap(Turn& turn, Naming naming) {
   send_swap(turn);
 }
 
+void close_and_hand_over(Turn& turn) {
+  State& state = turn.state;
+  Takeover& takeover = *state.takeover;
+  takeover.phase = Takeover::Phase::closing;
+  state.handover_open = true;
+  state.handover_retry_ns = turn.now_ns;
+  state.drives_order_open = true;
+  turn.order(CloseLocalDrives{takeover.won.record.epoch});
+}
+
 void won(Turn& turn, const record::Stored& stored) {
   Takeover& takeover = *turn.state.takeover;
   takeover.won = record::Stored{takeover.open_swap->wanted, stored.mod_revision};
@@ -100,6 +110,8 @@ void won(Turn& turn, const record::Stored& stored) {
   takeover.phase = Takeover::Phase::keeping;
   turn.report(fmt::format("{}: epoch {} is this node's", name_of(takeover.kind), takeover.won.record.epoch.value));
   learn(turn, takeover.won);
+  const bool kept_already = turn.state.stored && turn.state.stored->record == takeover.won.record;  // a read showed it before the store's answer came
+  if (kept_already) close_and_hand_over(turn);
 }
 
 void lost(Turn& turn, const std::optional<record::Stored>& stored) {
@@ -134,17 +146,7 @@ void resolve(Turn& turn) {
   ask_record(turn);
 }
 
-// ---- closing, starting
-
-void close_and_hand_over(Turn& turn) {
-  State& state = turn.state;
-  Takeover& takeover = *state.takeover;
-  takeover.phase = Takeover::Phase::closing;
-  state.handover_open = true;
-  state.handover_retry_ns = turn.now_ns;
-  state.drives_order_open = true;
-  turn.order(CloseLocalDrives{takeover.won.record.epoch});
-}
+// ---- starting
 
 void start_pool(Turn& turn) {
   State& state = turn.state;
@@ -237,8 +239,8 @@ void takeover_read(Turn& turn, const RecordRead& event) {
   if (!state.takeover) return;
   Takeover& takeover = *state.takeover;
   if (takeover.phase == Takeover::Phase::swapping) {
-    if (takeover.open_swap->phase != OpenSwap::Phase::reading) return;
     if (event.stored && event.stored->record.op == takeover.open_swap->op) return won(turn, *event.stored);
+    if (takeover.open_swap->phase != OpenSwap::Phase::reading) return;
     if (event.stored && event.stored->mod_revision == takeover.open_swap->expected_mod_revision) {
       if (mutated(Mutation::unknown_taken_as_failed)) return drop_takeover(turn, "the swap is taken as failed");
       return send_swap(turn);

@@ -251,6 +251,20 @@ TEST_F(Rule9Agent, an_unknown_swap_is_resolved_by_reading) {
   EXPECT_EQ(agent.count<StartPool>(), 1u);
 }
 
+TEST_F(Rule9Agent, a_read_that_shows_our_swap_before_the_stores_answer_is_an_answer) {
+  agent.watch_owner(node_b, make_record(1));
+  agent.hold<SwapRecord>();
+  agent.owner_asks = false;
+  agent.pass_ms(1000);
+  const SwapRecord swap = agent.last<SwapRecord>();
+  store.swap(swap);
+  agent.partner = PartnerReport{Vouch::none, {}, Epoch{6}};     // it has seen it already: so we read
+  agent.tick();
+  EXPECT_EQ(agent.count<StartPool>(), 1u);
+  agent.feed(SwapApplied{agent.now_ns, swap.record.op, *store.stored});
+  EXPECT_EQ(agent.count<StartPool>(), 1u);
+}
+
 TEST_F(Rule9Agent, nothing_starts_before_the_copy_is_durable) {
   agent.watch_owner(node_b, make_record(1));
   agent.hold<KeepCopy>();

@@ -33,7 +33,7 @@ struct RelayOptions {
   NodeId node = NodeId::a;      // where this relay runs
   std::size_t path_count = 2;
   // Connects to the link listener of the pool's owner over path `path` (0 ...). An error means: not now; it is asked
-  // again, on the next path, after `retry_ms`.
+  // again, on the next path, after `retry_ms`. It has to end soon (a few hundred milliseconds) when nobody answers.
   std::function<block::Task<Result<std::unique_ptr<block::Stream>>>(std::size_t path)> connect;
   std::int64_t retry_ms = 20;
   std::int64_t probe_every_ms = 40;
@@ -50,7 +50,9 @@ class Relay {
   // From now on clients of this socket are served by the owner. The listener is usually a duplicate of the volume's one
   // listening socket (SocketHandover passes it to the pool process when this node owns).
   Result<void> add_volume(std::string volume, std::unique_ptr<block::Listener> listener);
-  // Stops accepting and closes the volume's clients; they reconnect to whoever accepts next.
+  // Stops accepting and closes the volume's clients, both at once: they reconnect to whoever accepts next. Returns when
+  // the last of its tasks has ended, which may take as long as a `connect` that is under way (give that a short deadline,
+  // and hand the socket over without waiting for this).
   block::Task<void> remove_volume(std::string volume);
   // The owner changed or went: ends all links (and their clients) now instead of when their silence is noticed.
   void drop_links();

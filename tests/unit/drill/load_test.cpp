@@ -298,7 +298,7 @@ TEST(Load, the_state_lets_a_later_load_go_on_and_verify) {
   EXPECT_TRUE(run_load(fixture, options).good());
   options.seed = 2;
   EXPECT_TRUE(run_load(fixture, options).good());
-  std::ranges::fill(fixture.device.bytes, std::byte{0});
+  fixture.break_device([](MemoryDevice& device) { std::ranges::fill(device.bytes, std::byte{0}); });
   EXPECT_GT(run_load(fixture, options).counts.bad(), 0u);
   std::filesystem::remove(options.state_file);
 }

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "host.h"
 #include "nbd/link.h"
 #include "nbd/transmission.h"
@@ -140,6 +142,24 @@ TEST(Handshake, a_client_that_only_asks_is_ended) {
   Handshake handshake;
   int asked = 0;
   while (on_option(handshake, one_volume(), wire::opt_list, {}).next == Next::option) ASSERT_LT(++asked, 10'000);
+}
+
+TEST(Handshake, changed_bytes_never_do_harm) {   // worth most in the asan build
+  std::mt19937_64 random(11);
+  const Bytes whole = test::RawClient::go_data("tank/vm1@vm-100");
+  for (int i = 0; i < 50'000; ++i) {
+    Bytes data = whole;
+    for (std::uint64_t changes = random() % 4; changes > 0; --changes) data[random() % data.size()] = static_cast<std::byte>(random());
+    data.resize(random() % 3 == 0 ? random() % (data.size() + 1) : data.size());
+    Handshake handshake;
+    HandshakeStep step = on_option(handshake, one_volume(), static_cast<std::uint32_t>(random() % 12), data);
+    if (step.next == Next::transmit) {
+      EXPECT_EQ(handshake.chosen.name, "tank/vm1");
+    }
+    Bytes link = encode({LinkKind::client, NodeId::b, Uuid{}, 42, "tank/vm1", {1, 2, 3}});
+    link[random() % link.size()] = static_cast<std::byte>(random());
+    (void)decode_link_header(link);
+  }
 }
 
 struct RequestCase {

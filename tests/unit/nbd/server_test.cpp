@@ -96,7 +96,7 @@ TEST(Server, writes_and_reads_with_simple_replies) {
 
 TEST(Server, structured_read_is_one_chunk_with_its_offset) {
   Fixture fixture;
-  fixture.device.bytes.assign(volume_bytes, std::byte{0x5a});
+  fixture.host.on([&] { fixture.device.bytes.assign(volume_bytes, std::byte{0x5a}); });
   RawClient client = fixture.client("tank/vm1", true);
   client.request(wire::cmd_read, 0x1122334455667788, 4096, 512);
   Bytes header = client.receive(28);

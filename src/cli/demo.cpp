@@ -223,7 +223,7 @@ Result<void> Demo::scenario() {
   const std::string drive = "b:" + pool_of(look(), "tank-a").drive_on_b;
   ZP_CHECK(measure("leg-error", "drive " + drive + " answers every write with an error", "tank-a", 2000,
                    [&] { return sandbox_fault(dir_, drive, "write-errors on"); },
-                   [](const json& state) { return !pool_of(state, "tank-a").first_leg_on_b_in_sync; }));
+                   [](const json& state) { return pool_of(state, "tank-a").legs_b > 0 && !pool_of(state, "tank-a").first_leg_on_b_in_sync; }));
   ZP_CHECK(sandbox_fault(dir_, drive, "clear"));
   ZP_CHECK(wait_for("the leg to come back", in_sync));
   return lone_owner();
@@ -232,7 +232,7 @@ Result<void> Demo::scenario() {
 // The hole that plain ZFS over a network has: the partner dies, the owner goes on alone and dies too, the partner returns.
 Result<void> Demo::lone_owner() {
   ZP_CHECK(measure("partner-loss", "node b is killed: a goes on alone", "tank-a", 2000, [&] { return sandbox_kill(dir_, "b"); },
-                   [](const json& state) { return pool_of(state, "tank-a").served_by("a") && pool_of(state, "tank-a").in_sync_b == 0; }));
+                   [](const json& state) { return pool_of(state, "tank-a").served_by("a") && pool_of(state, "tank-a").legs_b > 0 && pool_of(state, "tank-a").in_sync_b == 0; }));
   view_.step("node a is killed too, b returns: it lacks writes and must refuse");
   DemoEvent event{"lone-owner-loss", "", std::nullopt, std::nullopt, false};
   ZP_CHECK(sandbox_kill(dir_, "a"));

@@ -422,7 +422,7 @@ wait_for_no_scan(zp_pool *pool, struct zp_resync *resync)
 
 /* Every txg from `since` to now into the missing-txg lists of these legs, and synced. */
 static int
-seed(spa_t *spa, const uint64_t *guids, int count, uint64_t since, struct zp_why *why)
+seed(spa_t *spa, const uint64_t *guids, int count, uint64_t since, uint64_t *seeded_txg, struct zp_why *why)
 {
 	dsl_pool_t *dp = spa_get_dsl(spa);
 	dmu_tx_t *tx = dmu_tx_create_dd(dp->dp_mos_dir);
@@ -445,6 +445,7 @@ seed(spa_t *spa, const uint64_t *guids, int count, uint64_t since, struct zp_why
 	}
 	dmu_tx_commit(tx);
 	txg_wait_synced(dp, txg);
+	*seeded_txg = txg;
 	return (0);
 }
 
@@ -490,9 +491,12 @@ legs_are_well(spa_t *spa, const uint64_t *guids, int count, struct zp_why *why)
 	return (error);
 }
 
-/* The scan's own record: a finished resilver, without an error, that began below `since` and was set up now. */
+/*
+ * The scan's own record: a finished resilver, without an error, that began below `since` and reached the newest txg that the
+ * legs were known to miss.  Only writeable legs count at its set-up, so it was set up after they came online.
+ */
 static int
-scan_covers(spa_t *spa, uint64_t since, uint64_t online_txg, struct zp_why *why)
+scan_covers(spa_t *spa, uint64_t since, uint64_t newest_txg, struct zp_why *why)
 {
 	dsl_scan_phys_t *scan = &spa_get_dsl(spa)->dp_scan->scn_phys;
 
@@ -503,9 +507,9 @@ scan_covers(spa_t *spa, uint64_t since, uint64_t online_txg, struct zp_why *why)
 	if (scan->scn_min_txg >= since)
 		return (zp_explain(why, EAGAIN, "the resync began at txg %llu, not below %llu", (u_longlong_t)scan->scn_min_txg,
 		    (u_longlong_t)since));
-	if (scan->scn_max_txg < online_txg)
-		return (zp_explain(why, EAGAIN, "the resync ended at txg %llu, before the legs were back (%llu)",
-		    (u_longlong_t)scan->scn_max_txg, (u_longlong_t)online_txg));
+	if (scan->scn_max_txg < newest_txg)
+		return (zp_explain(why, EAGAIN, "the resync ended at txg %llu, but txg %llu was missed too",
+		    (u_longlong_t)scan->scn_max_txg, (u_longlong_t)newest_txg));
 	return (0);
 }
 
@@ -515,6 +519,7 @@ zp_legs_bring_back(zp_pool *pool, const uint64_t *guids, int count, uint64_t sin
 {
 	spa_t *spa = pool->spa;
 	dsl_pool_t *dp = spa_get_dsl(spa);
+	uint64_t seeded_txg = 0;
 	int error = 0;
 
 	since = MAX(since, TXG_INITIAL);	/* nothing was born earlier */
@@ -528,11 +533,10 @@ zp_legs_bring_back(zp_pool *pool, const uint64_t *guids, int count, uint64_t sin
 		return (error);
 
 	wait_for_no_scan(pool, resync);				/* 1: every log was replayed at the import */
-	error = seed(spa, guids, count, since, why);		/* 2 */
+	error = seed(spa, guids, count, since, &seeded_txg, why);	/* 2 */
 	if (error != 0)
 		return (error);
 	bring_online(spa, guids, count);			/* 3 */
-	uint64_t online_txg = spa_syncing_txg(spa);
 	txg_wait_synced(dp, 0);					/* 4: a txg that was opened after it has synced */
 	dsl_scan_restart_resilver(dp, 0);			/* 5 */
 	txg_wait_synced(dp, 0);
@@ -542,7 +546,7 @@ zp_legs_bring_back(zp_pool *pool, const uint64_t *guids, int count, uint64_t sin
 	}
 	txg_wait_synced(dp, 0);
 	report(pool, resync);
-	error = scan_covers(spa, since, online_txg, why);	/* 6 */
+	error = scan_covers(spa, since, seeded_txg, why);	/* 6 */
 	if (error == 0)
 		error = legs_are_well(spa, guids, count, why);
 	resync->accepted = error == 0;
@@ -564,6 +568,7 @@ zp_leg_attach(zp_pool *pool, uint64_t beside, const char *path, int replacing, u
 	fnvlist_add_uint64(leg, ZPOOL_CONFIG_IS_LOG, 0);
 	fnvlist_add_string(root, ZPOOL_CONFIG_TYPE, VDEV_TYPE_ROOT);
 	fnvlist_add_nvlist_array(root, ZPOOL_CONFIG_CHILDREN, (const nvlist_t * const *)&leg, 1);
+	pool->attach_txg = spa_last_synced_txg(spa) + 1;	/* the new leg misses this one too */
 	int error = spa_vdev_attach(spa, beside, root, replacing, B_FALSE);
 	fnvlist_free(leg);
 	fnvlist_free(root);
@@ -590,21 +595,22 @@ zp_leg_finish_attach(zp_pool *pool, uint64_t guid, struct zp_resync *resync, str
 	dsl_pool_t *dp = spa_get_dsl(spa);
 	int error;
 
-	/* The attach has asked for the resilver by now or scheduled it; one more txg makes it visible. */
-	uint64_t attached_txg = spa_last_synced_txg(spa);
-	txg_wait_synced(dp, 0);
+	/* The attach has asked for a resilver; until its record reaches the attach it has not been set up. */
+	hrtime_t give_up = gethrtime() + SEC2NSEC(20);
 	for (;;) {
-		while (dsl_scan_resilvering(dp) || dsl_scan_resilver_scheduled(dp)) {
-			report(pool, resync);
-			(void) usleep(POLL_US);
-		}
-		txg_wait_synced(dp, 0);
-		if (!dsl_scan_resilvering(dp) && !dsl_scan_resilver_scheduled(dp))
+		boolean_t begun = dp->dp_scan->scn_phys.scn_max_txg >= pool->attach_txg;
+		boolean_t busy = dsl_scan_resilvering(dp) || dsl_scan_resilver_scheduled(dp);
+		if (begun && !busy)
 			break;
+		if (!begun && !busy && gethrtime() > give_up)
+			break;
+		report(pool, resync);
+		(void) usleep(POLL_US);
 	}
+	txg_wait_synced(dp, 0);
 	report(pool, resync);
 	/* An attach seeds everything, from the first txg on. */
-	error = scan_covers(spa, TXG_INITIAL, MIN(attached_txg, resync->scan.scan_max_txg), why);
+	error = scan_covers(spa, TXG_INITIAL, pool->attach_txg, why);
 	if (error == 0)
 		error = legs_are_well(spa, &guid, 1, why);
 	if (error == 0) {

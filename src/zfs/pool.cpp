@@ -147,6 +147,22 @@ Result<void> check_mirrors(const std::vector<MirrorSpec>& mirrors) {
   return {};
 }
 
+// Before OpenZFS depends on a new drive: it takes a write and a flush. The first 8 KiB of a leg are never used by OpenZFS.
+Task<Result<void>> prove_writable(const LegSpec& leg) {
+  struct Free {
+    void operator()(std::byte* bytes) const { std::free(bytes); }
+  };
+  constexpr std::size_t size = 4096;
+  std::unique_ptr<std::byte, Free> zeroes(static_cast<std::byte*>(std::aligned_alloc(size, size)));
+  std::memset(zeroes.get(), 0, size);
+  std::span<const std::byte> bytes(zeroes.get(), size);
+  auto written = co_await block::write(*leg.device, 0, bytes);
+  if (!written.ok()) co_return fail(ErrorCode::io, "drive {} fails a write: nothing was changed", leg.name);
+  auto flushed = co_await block::flush(*leg.device);
+  if (!flushed.ok()) co_return fail(ErrorCode::io, "drive {} fails a flush: nothing was changed", leg.name);
+  co_return Result<void>{};
+}
+
 std::vector<LegId> legs_of(const PoolLayout& layout) {
   std::vector<LegId> legs;
   for (const MirrorLayout& mirror : layout.mirrors) {
@@ -238,6 +254,9 @@ Task<Result<PoolLayout>> Pool::create_pool(CreateSpec spec) {
   ZP_ASSERT(handle_->pool == nullptr, "a Pool is one pool");
   ZP_CO_CHECK(check_name("pool", options_.name));
   ZP_CO_CHECK(check_mirrors(spec.mirrors));
+  for (const MirrorSpec& mirror : spec.mirrors) {
+    for (const LegSpec& leg : mirror.legs) ZP_CO_CHECK(co_await prove_writable(leg));
+  }
   for (const MirrorSpec& mirror : spec.mirrors) {
     for (const LegSpec& leg : mirror.legs) driver_->offer(leg);
   }
@@ -734,6 +753,7 @@ Task<Result<LegId>> Pool::attach(LegId old_leg, LegSpec leg, Attach how) {
   ZP_ASSERT(handle_->pool != nullptr, "the pool is open");
   if (resyncing_) co_return fail(ErrorCode::refused, "a resync of pool {} is running", options_.name);
   ZP_CO_CHECK(check_name("leg", leg.name));
+  ZP_CO_CHECK(co_await prove_writable(leg));
   leg.guid = LegId{};
   resyncing_ = true;
   driver_->offer(leg);
@@ -782,6 +802,9 @@ Task<Result<void>> Pool::detach_leg(LegId leg) {
 Task<Result<std::vector<MirrorLayout>>> Pool::add_mirrors(std::vector<MirrorSpec> mirrors) {
   ZP_CO_CHECK(check_mirrors(mirrors));
   if (resyncing_) co_return fail(ErrorCode::refused, "a resync of pool {} is running", options_.name);
+  for (const MirrorSpec& mirror : mirrors) {
+    for (const LegSpec& leg : mirror.legs) ZP_CO_CHECK(co_await prove_writable(leg));
+  }
   for (const MirrorSpec& mirror : mirrors) {
     for (const LegSpec& leg : mirror.legs) driver_->offer(leg).in_ack_set = true;   // from its first write on
   }

@@ -43,6 +43,7 @@ struct zp_pool {
 	spa_t *spa;	/* held open */
 	char name[ZP_NAME_SIZE];
 	uint64_t import_txg;	/* uberblock at import; 0: created here */
+	uint64_t attach_txg;	/* of the newest attach */
 };
 
 int zp_explain(struct zp_why *why, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));

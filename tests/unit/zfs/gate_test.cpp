@@ -182,6 +182,23 @@ TEST(Driver, a_drive_that_lost_completed_writes_does_not_answer_its_flush_and_co
   EXPECT_WELL(in_child(folder, lost_cache));
 }
 
+// "MMP suspends the pool after a pause": a suspended pool, whatever suspended it, is a dead process.
+Task<void> nothing_left(World& world) {
+  auto volume = co_await pool_with_volume(world);
+  world.set_ack_set({});
+  REQUIRE_OK(world.drive("a0").apply("write-errors on"));
+  REQUIRE_OK(world.drive("b0").apply("write-errors on"));
+  co_await write_blocks(*volume, 5, 1, 2);
+  std::fprintf(stderr, "acknowledged\n");
+}
+TEST(Gate, a_pool_that_openzfs_suspends_is_a_dead_process) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  End end = in_child(folder, nothing_left);
+  EXPECT_TRUE(end.aborted()) << end.status << end.said;
+  EXPECT_EQ(end.said.find("acknowledged"), std::string::npos) << end.said;
+}
+
 // A leg that never answers is failed while its device still owns the buffers.
 Task<void> hanging_leg(World& world) {
   auto volume = co_await pool_with_volume(world);

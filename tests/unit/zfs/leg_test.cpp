@@ -235,6 +235,64 @@ TEST(Return, a_leg_that_errs_during_its_resync_is_not_accepted_and_may_try_again
   EXPECT_WELL(in_child(folder, return_with_a_failing_leg));
 }
 
+// A leg that stops answering in the middle of its resync holds the pool only until the owner fails it.
+Task<void> hang_in_the_middle(World& world) {
+  co_await world.open_drives(both);
+  world.make_pool();
+  auto layout = co_await world.pool->create_pool(world.mirrors(3));
+  REQUIRE_OK(layout);
+  auto made = co_await world.pool->create_volume({.name = "vm0", .size_bytes = 32 << 20, .compression = "off"});
+  REQUIRE_OK(made);
+  auto volume = co_await world.pool->open_volume("vm0");
+  REQUIRE_OK(volume);
+  world.set_ack_set(side_a);
+  auto failed = co_await world.pool->fail_legs(world.legs_of(side_b));
+  REQUIRE_OK(failed);
+  auto status = co_await write_blocks(**volume, 0, 8000, 1);
+  REQUIRE(status == block::IoStatus::ok);
+  std::vector<LegSpec> returning;
+  for (const std::string& name : side_b) returning.push_back(world.leg(name, world.leg_of(name)));
+  struct Result {
+    bool accepted = true;
+    block::Signal done;
+  } result;
+  auto run = [](World& its_world, std::vector<LegSpec> legs, Result& out) -> Task<void> {
+    auto outcome = co_await its_world.pool->bring_back(std::move(legs), Txg{1});
+    REQUIRE_OK(outcome);
+    out.accepted = outcome->accepted;
+    out.done.set();
+  };
+  block::TaskGroup group;
+  group.spawn(run(world, returning, result));
+  while (world.pool->leg_health(world.leg_of("b1")).write_count < 3) co_await world.reactor->yield();
+  REQUIRE_OK(world.drive("b1").apply("hang on"));
+  while (world.pool->leg_health(world.leg_of("b1")).oldest_write_ns == 0) co_await world.reactor->after_ms(1);
+  failed = co_await world.pool->fail_legs(world.legs_of(side_b));
+  REQUIRE_OK(failed);
+  co_await result.done.wait();
+  REQUIRE(!result.accepted);
+  status = co_await write_blocks(**volume, 0, 10, 2);
+  REQUIRE(status == block::IoStatus::ok);
+  REQUIRE_OK(world.drive("b1").apply("clear"));
+  for (LegId leg : world.legs_of(side_b)) {
+    while (world.pool->in_flight_count(leg) != 0) co_await world.reactor->after_ms(1);
+  }
+  auto outcome = co_await world.pool->bring_back(returning, Txg{1});
+  REQUIRE_OK(outcome);
+  std::fprintf(stderr, "then: %s\n", outcome->why_not.c_str());
+  REQUIRE(outcome->accepted);
+  co_await group.close();
+  co_await (*volume)->close();
+  auto exported = co_await world.pool->export_pool();
+  REQUIRE_OK(exported);
+  co_await world.close_drives();
+}
+TEST(Return, a_leg_that_hangs_during_its_resync_is_failed_and_may_try_again) {
+  Folder folder;
+  make_files(folder.path, both);
+  EXPECT_WELL(in_child(folder, hang_in_the_middle));
+}
+
 // ---- what an import refuses
 
 Task<void> make_pool_and_export(World& world) {
@@ -401,6 +459,11 @@ Task<void> bad_creations(World& world) {
   REQUIRE(!layout && layout.error().code == ErrorCode::invalid);
   world.make_pool();
   REQUIRE_OK(world.drive("b0").apply("write-errors on"));
+  layout = co_await world.pool->create_pool(world.mirrors(1));
+  REQUIRE(!layout);
+  std::fprintf(stderr, "%s\n", layout.error().message.c_str());
+  world.make_pool();
+  REQUIRE_OK(world.drive("b0").apply("clear; write-errors 8192+1000000"));   // takes the first write, fails OpenZFS's
   layout = co_await world.pool->create_pool(world.mirrors(1));
   REQUIRE(!layout);
   std::fprintf(stderr, "%s\n", layout.error().message.c_str());

@@ -232,7 +232,7 @@ block::Task<void> Drives::run_settle(Entry& entry) {
     if (entry.wanted_elsewhere) {
       Epoch epoch = *entry.wanted_elsewhere;
       if (entry.state == DriveState::elsewhere && entry.elsewhere == epoch) break;
-      co_await target_.set_fenced_elsewhere(entry.drive.nsid, epoch);
+      co_await target_.set_fenced_elsewhere(entry.drive.nsid, epoch, entry.drive.durable_id);
       co_await close_here(entry);
       entry.elsewhere = epoch;
       entry.state = DriveState::elsewhere;

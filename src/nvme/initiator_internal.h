@@ -126,6 +126,7 @@ struct NodeState {
   block::Signal settled;                                // set when a quarantine ended or an abandoned command came back
   std::unordered_map<std::uint32_t, std::size_t> abandoned;   // by nsid: commands of failed requests still in flight
   std::vector<DriveState*> drives;
+  std::unordered_map<std::string, std::uint32_t> nsid_of;   // durable ids of the last list(); only a hint
   std::size_t turn = 0;                                 // of the paths, for equally busy queues
 
   std::vector<std::unique_ptr<IoCommand>> all_commands;

@@ -105,6 +105,7 @@ block::Task<Result<std::vector<Hello>>> RemoteNode::list(Deadline deadline) {
     auto hello = co_await state_->hello(nsid, deadline);
     if (!hello && hello.error().code == ErrorCode::not_found) continue;   // removed meanwhile
     if (!hello) co_return std::unexpected(hello.error());
+    if (!hello->drive.empty()) state_->nsid_of[hello->drive] = nsid;
     result.push_back(std::move(*hello));
   }
   co_return result;
@@ -139,6 +140,12 @@ block::Task<Result<std::unique_ptr<RemoteDrive>>> RemoteNode::open_drive(std::ui
 }
 
 block::Task<Result<std::unique_ptr<RemoteDrive>>> RemoteNode::open_drive(std::string durable_id, Deadline deadline) {
+  // The pool process opens a dozen drives in a row: one list() serves them all, and a hello proves the hint.
+  if (auto known = state_->nsid_of.find(durable_id); known != state_->nsid_of.end()) {
+    const std::uint32_t nsid = known->second;
+    auto hello = co_await state_->hello(nsid, deadline);
+    if (hello && hello->drive == durable_id) co_return co_await open_drive(nsid, deadline);
+  }
   ZP_CO_TRY(drives, co_await list(deadline));
   auto found = std::ranges::find(drives, durable_id, &Hello::drive);
   if (found == drives.end()) co_return fail(ErrorCode::not_found, "the partner exports no drive {}", durable_id);

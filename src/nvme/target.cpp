@@ -92,8 +92,9 @@ block::Task<void> Target::remove_namespace(std::uint32_t nsid) {
   if (removed->state == Namespace::State::absent) removed->device = nullptr;
 }
 
-block::Task<void> Target::set_fenced_elsewhere(std::uint32_t nsid, Epoch epoch) {
+block::Task<void> Target::set_fenced_elsewhere(std::uint32_t nsid, Epoch epoch, std::string drive) {
   Namespace& there = state_->make(nsid);
+  if (!drive.empty()) there.drive = std::move(drive);
   there.state = Namespace::State::elsewhere;
   there.elsewhere_epoch = std::max(there.elsewhere_epoch, epoch);
   co_await drain(there);

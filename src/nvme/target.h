@@ -64,8 +64,9 @@ class Target {
   // meanwhile (Invalid Namespace). Unknown nsid: nothing.
   block::Task<void> remove_namespace(std::uint32_t nsid);
   // The node's own pool process has the drive at `epoch`: as remove_namespace, and from the first moment on every host is
-  // answered Reservation Conflict with this epoch, reads too. Also for an nsid that was never added.
-  block::Task<void> set_fenced_elsewhere(std::uint32_t nsid, Epoch epoch);
+  // answered Reservation Conflict with this epoch, reads too. Also for an nsid that was never added: then say which drive
+  // it is, so that a host that looks for it by its durable id learns that it is fenced.
+  block::Task<void> set_fenced_elsewhere(std::uint32_t nsid, Epoch epoch, std::string drive = {});
 
   TargetCounts counts() const;
   // Ends all controllers and connections, waits for every command in flight.

@@ -347,6 +347,13 @@ TEST_F(RemoteDriveTest, a_drive_fenced_elsewhere_answers_every_host_fenced) {
     auto opened = co_await pair.node->open_drive(1, Deadline::in_ms(1000));
     EXPECT_EQ(opened.error().code, ErrorCode::fenced);
     EXPECT_EQ((co_await pair.node->open_drive(9, Deadline::in_ms(1000))).error().code, ErrorCode::not_found);
+    auto by_name = co_await pair.node->open_drive("memory-1", Deadline::in_ms(1000));
+    EXPECT_EQ(by_name.error().code, ErrorCode::fenced);
+    auto not_there = co_await pair.node->open_drive("memory-9", Deadline::in_ms(1000));
+    EXPECT_EQ(not_there.error().code, ErrorCode::not_found);
+    co_await pair.target->set_fenced_elsewhere(7, Epoch{2}, "memory-7");
+    auto never_added = co_await pair.node->open_drive("memory-7", Deadline::in_ms(1000));
+    EXPECT_EQ(never_added.error().code, ErrorCode::fenced);
     // The pool process gave the drive back: closed, then served again.
     pair.target->add_namespace(1, Uuid::from_name("memory-1"), device, *fence);
     auto fenced = co_await drive->fence(Epoch{5}, Epoch{3}, Deadline::in_ms(1000));

@@ -229,6 +229,15 @@ std::string Legs::name(LegId leg) const {
   return drive == nullptr ? fmt::format("leg {}", leg) : drive->name();
 }
 
+std::string Legs::readable(std::string text) const {
+  for (const auto& drive : drives_) {
+    const std::string& id = drive->place.durable_id;
+    if (id.empty() || drive->place.path.empty()) continue;
+    for (auto at = text.find(id); at != std::string::npos; at = text.find(id)) text.replace(at, id.size(), last_part(drive->place.path));
+  }
+  return text;
+}
+
 std::vector<nvme::PathStatus> Legs::paths() const { return partner_.paths(); }
 bool Legs::partner_reachable() const { return partner_.up_count() > 0; }
 

@@ -84,6 +84,7 @@ class Legs {
   std::optional<LegId> find_drive(NodeId node, std::string_view drive) const;   // durable id, path, or the path's last part
   std::vector<LegId> all() const;
   std::string name(LegId leg) const;             // for people: m00@a
+  std::string readable(std::string text) const;  // with short names in the place of durable ids
 
   // Opens the drive if need be. Not an error of the leg: it may come later.
   block::Task<Result<void>> open(LegId leg, Deadline deadline);

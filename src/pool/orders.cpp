@@ -318,7 +318,7 @@ void Process::carry_out(const owner::AnswerCommand& order) {
   found->second->signal.set();
 }
 
-void Process::carry_out(const owner::Report& order) { events_.add("note", order.text); }
+void Process::carry_out(const owner::Report& order) { events_.add("note", legs_->readable(order.text)); }
 
 void Process::carry_out(const owner::ExitProcess& order) {
   switch (order.reason) {

@@ -36,7 +36,7 @@ void Process::note_changes() {
     const bool first = seen == seen_standings_.end();
     const bool served = !first && standing_serves(seen->second);
     const bool serves = standing_serves(view.standing);
-    if (!first && served && !serves) events_.add("leg-off", fmt::format("{}: {}", legs_->name(leg), owner::why(state, leg)));
+    if (!first && served && !serves) events_.add("leg-off", fmt::format("{}: {}", legs_->name(leg), legs_->readable(owner::why(state, leg))));
     if (!first && !served && view.standing == owner::Standing::named) {
       events_.add("leg-back", fmt::format("{} is in sync again", legs_->name(leg)));
     }

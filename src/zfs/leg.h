@@ -61,7 +61,9 @@ struct LegHealth {
   bool stuck = false;                      // fenced or verifier_changed: nothing completes any more
   unsigned in_flight_count = 0;
   unsigned held_count = 0;
-  Nanoseconds oldest_write_ns = 0;         // when the oldest outstanding write or flush was handed over
+  // When the oldest outstanding write or flush was handed over. Of a leg outside the ack set (one that returns) reads count
+  // too: OpenZFS probes it by reading first, and stands still until it answers or is failed.
+  Nanoseconds oldest_write_ns = 0;
   Nanoseconds oldest_trim_ns = 0;
   Nanoseconds oldest_read_ns = 0;
   Nanoseconds last_progress_ns = 0;        // the newest completion

@@ -471,6 +471,9 @@ LegHealth LegDriver::health(const Leg& leg) const {
   if (leg.writes.first != nullptr) health.oldest_write_ns = leg.writes.first->handed_over_ns;
   if (leg.trims.first != nullptr) health.oldest_trim_ns = leg.trims.first->handed_over_ns;
   if (leg.reads.first != nullptr) health.oldest_read_ns = leg.reads.first->handed_over_ns;
+  if (!health.in_ack_set && health.oldest_read_ns != 0) {
+    health.oldest_write_ns = health.oldest_write_ns == 0 ? health.oldest_read_ns : std::min(health.oldest_write_ns, health.oldest_read_ns);
+  }
   health.newest_flushed_txg = leg.flushed_txg;
   // A quiet leg: everything that ever completed is flushed and nothing is under way, so what has synced is flushed.
   if (!leg.failed && !leg.stuck && pool_ != nullptr && leg.in_ack_set && leg.writes.first == nullptr &&

@@ -19,16 +19,16 @@ constexpr std::uint64_t stamp_magic = 0x7a70616972626c6b;
 constexpr std::uint64_t state_magic = 0x7a70616972737431;
 constexpr std::size_t most_findings = 100;
 
-struct Stamp {                    // at the start of the block, in the machine's byte order; the payload fills the rest
+struct Stamp {  // at the start of the block, in the machine's byte order; the payload fills the rest
   std::uint64_t magic;
   std::uint8_t volume[16];
   std::uint64_t block_number;
   std::uint64_t sequence;
-  std::uint64_t checksum;         // of the whole block with this field zero
+  std::uint64_t checksum;  // of the whole block with this field zero
 };
 constexpr std::size_t words_per_block = stamped_block_bytes / sizeof(std::uint64_t);
 
-std::uint64_t next_random(std::uint64_t& state) {   // splitmix64
+std::uint64_t next_random(std::uint64_t& state) {  // splitmix64
   std::uint64_t z = state += 0x9e3779b97f4a7c15;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
   z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
@@ -81,7 +81,8 @@ StampSeen read_stamp(std::span<const std::byte> block, const Uuid& volume, std::
     return {StampSeen::Kind::bad, 0, "bytes without a stamp"};
   }
   if (stamp.checksum != checksum_of(block)) {
-    return {StampSeen::Kind::bad, 0, fmt::format("wrong checksum (its stamp says block {}, write {})", stamp.block_number, stamp.sequence)};
+    return {StampSeen::Kind::bad, 0,
+            fmt::format("wrong checksum (its stamp says block {}, write {})", stamp.block_number, stamp.sequence)};
   }
   if (std::memcmp(stamp.volume, volume.bytes.data(), sizeof stamp.volume) != 0) {
     return {StampSeen::Kind::bad, 0, "a block of another volume or run"};
@@ -152,10 +153,12 @@ std::vector<std::uint64_t> History::read_floor(std::uint64_t first_block, std::u
   return floor;
 }
 
-void History::check_read(std::uint64_t first_block, std::span<const std::byte> bytes, std::span<const std::uint64_t> floor) {
+void History::check_read(std::uint64_t first_block, std::span<const std::byte> bytes,
+                         std::span<const std::uint64_t> floor) {
   ZP_ASSERT(bytes.size() == floor.size() * stamped_block_bytes, "a read has a floor for each block");
   for (std::size_t i = 0; i < floor.size(); ++i) {
-    check(first_block + i, bytes.subspan(i * stamped_block_bytes, stamped_block_bytes), floor[i], Finding::Kind::went_back);
+    check(first_block + i, bytes.subspan(i * stamped_block_bytes, stamped_block_bytes), floor[i],
+          Finding::Kind::went_back);
   }
   counts_.reads_checked_blocks += floor.size();
 }
@@ -176,7 +179,7 @@ void History::check(std::uint64_t block_number, std::span<const std::byte> bytes
   Block& block = blocks_[block_number];
   StampSeen stamp = read_stamp(bytes, volume_, block_number);
   if (stamp.kind == StampSeen::Kind::bad) {
-    if (floor == 0 && before_ == Before::unknown) return;   // nothing of ours need be there
+    if (floor == 0 && before_ == Before::unknown) return;  // nothing of ours need be there
     report({Finding::Kind::corrupt, block_number, 0, floor, block.issued, stamp.why});
     return;
   }
@@ -210,7 +213,7 @@ struct StateHeader {
   std::uint8_t volume[16];
   std::uint64_t before;
   std::uint64_t block_count;
-  std::uint64_t sum;              // of the numbers that follow
+  std::uint64_t sum;  // of the numbers that follow
 };
 
 std::uint64_t sum_of(const std::vector<std::uint64_t>& numbers) {

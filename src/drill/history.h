@@ -30,16 +30,16 @@ void stamp_block(std::span<std::byte> block, const Uuid& volume, std::uint64_t b
 
 struct StampSeen {
   enum class Kind : std::uint8_t { zeroes, good, bad } kind = Kind::bad;
-  std::uint64_t sequence = 0;         // of a good one
-  std::string why;                    // of a bad one
+  std::uint64_t sequence = 0;  // of a good one
+  std::string why;             // of a bad one
 };
 StampSeen read_stamp(std::span<const std::byte> block, const Uuid& volume, std::uint64_t block_number);
 
 struct Finding {
   enum class Kind : std::uint8_t { lost, corrupt, went_back, unborn } kind;
   std::uint64_t block_number;
-  std::uint64_t found_sequence;       // 0: zeroes
-  std::uint64_t least_sequence;       // what it had to hold at least
+  std::uint64_t found_sequence;  // 0: zeroes
+  std::uint64_t least_sequence;  // what it had to hold at least
   std::uint64_t issued_sequence;
   std::string detail;
   std::string to_string() const;
@@ -59,7 +59,7 @@ class History {
   bool claim(std::uint64_t first_block, std::uint64_t count);
   // A new sequence for each claimed block, stamped into `bytes` (count × 4096).
   void issue_write(std::uint64_t first_block, std::span<std::byte> bytes);
-  void acknowledged(std::uint64_t first_block, std::uint64_t count);   // of the claimed write; releases
+  void acknowledged(std::uint64_t first_block, std::uint64_t count);     // of the claimed write; releases
   void outcome_unknown(std::uint64_t first_block, std::uint64_t count);  // it failed: may or may not be there; releases
 
   // What a read that starts now must return at least, block by block.
@@ -76,20 +76,21 @@ class History {
     std::uint64_t bad() const { return lost + corrupt + went_back + unborn; }
   };
   const Counts& counts() const { return counts_; }
-  const std::vector<Finding>& findings() const { return findings_; }     // the first 100
+  const std::vector<Finding>& findings() const { return findings_; }  // the first 100
 
   // So that a later process can verify (or go on). A write that was under way when saved counts as of unknown outcome.
-  Result<void> save(const std::string& path) const;      // replaces the file atomically, fsynced
+  Result<void> save(const std::string& path) const;  // replaces the file atomically, fsynced
   static Result<History> load(const std::string& path);
 
  private:
   struct Block {
     std::uint64_t acknowledged = 0;
     std::uint64_t issued = 0;
-    std::uint64_t seen = 0;          // the highest that a read returned
+    std::uint64_t seen = 0;  // the highest that a read returned
     bool claimed = false;
   };
-  void check(std::uint64_t block_number, std::span<const std::byte> bytes, std::uint64_t floor, Finding::Kind when_less);
+  void check(std::uint64_t block_number, std::span<const std::byte> bytes, std::uint64_t floor,
+             Finding::Kind when_less);
   void report(Finding finding);
 
   Uuid volume_;

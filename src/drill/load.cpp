@@ -39,7 +39,8 @@ block::Task<Result<void>> Load::open(Deadline deadline) {
   if (!options_.state_file.empty() && ::access(options_.state_file.c_str(), F_OK) == 0) {
     ZP_CO_TRY(loaded, History::load(options_.state_file));
     if (loaded.block_count() * stamped_block_bytes > info->size_bytes) {
-      co_return fail(ErrorCode::invalid, "'{}' is smaller than what {} knows of", options_.target.export_name, options_.state_file);
+      co_return fail(ErrorCode::invalid, "'{}' is smaller than what {} knows of", options_.target.export_name,
+                     options_.state_file);
     }
     history_.emplace(std::move(loaded));
     co_return Result<void>{};
@@ -59,7 +60,8 @@ block::Task<Result<History>> Load::new_history(std::uint64_t block_count) {
     std::span<std::byte> part(buffer.data(), std::min<std::uint64_t>(verify_bytes, size - at));
     auto got = co_await client_->read(at, part);
     if (!got) co_return std::unexpected(got.error());
-    if (std::ranges::any_of(part, [](std::byte byte) { return byte != std::byte{0}; })) before = History::Before::unknown;
+    if (std::ranges::any_of(part, [](std::byte byte) { return byte != std::byte{0}; }))
+      before = History::Before::unknown;
   }
   co_return History(Uuid::random(), block_count, before);
 }
@@ -93,7 +95,8 @@ block::Task<void> Load::close() { co_await abandon(); }
 
 std::uint64_t Load::random_extent(std::mt19937_64& random, std::uint64_t& block_count) const {
   // Each doubling of the size is half as likely as the one before.
-  auto steps = static_cast<unsigned>(std::countr_zero(options_.greatest_bytes) - std::countr_zero(options_.least_bytes));
+  auto steps =
+      static_cast<unsigned>(std::countr_zero(options_.greatest_bytes) - std::countr_zero(options_.least_bytes));
   unsigned step = std::min<unsigned>(static_cast<unsigned>(std::countr_zero(random() | (1ull << 63))), steps);
   block_count = (options_.least_bytes << step) / stamped_block_bytes;
   return random() % (history_->block_count() - block_count + 1);
@@ -167,14 +170,14 @@ block::Task<void> Load::read_for_ever(std::uint32_t reader) {
 block::Task<void> Load::keep_rate() {
   if (options_.operations_per_second <= 0) co_return;
   Nanoseconds now = boot_time_ns();
-  next_slot_ns_ = std::max(next_slot_ns_, now - most_burst_ns);   // what a stall missed is not made up for
+  next_slot_ns_ = std::max(next_slot_ns_, now - most_burst_ns);  // what a stall missed is not made up for
   Nanoseconds slot = next_slot_ns_;
   next_slot_ns_ += static_cast<Nanoseconds>(static_cast<double>(ns_per_s) / options_.operations_per_second);
   if (slot > now) co_await block::Reactor::current().until(slot);
 }
 
 void Load::note_error(const Error& error) {
-  if (error.code == ErrorCode::cancelled) return;   // we closed the client
+  if (error.code == ErrorCode::cancelled) return;  // we closed the client
   ++failed_operations_;
   if (first_error_.empty()) first_error_ = error.message;
 }

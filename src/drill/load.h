@@ -27,13 +27,13 @@ struct LoadOptions {
   NbdTarget target;
   std::uint32_t writers = 4;
   std::uint32_t readers = 1;
-  double operations_per_second = 0;              // all writers and readers together; 0 = as fast as it goes
-  std::uint64_t working_set_bytes = 64u << 20;   // from the start of the volume; at most its size
-  std::uint32_t least_bytes = 4096;              // sizes are powers of two between, small ones more often
+  double operations_per_second = 0;             // all writers and readers together; 0 = as fast as it goes
+  std::uint64_t working_set_bytes = 64u << 20;  // from the start of the volume; at most its size
+  std::uint32_t least_bytes = 4096;             // sizes are powers of two between, small ones more often
   std::uint32_t greatest_bytes = 256u << 10;
-  std::uint32_t flush_every = 64;                // writes of a writer between two flushes; 0 = none
+  std::uint32_t flush_every = 64;  // writes of a writer between two flushes; 0 = none
   std::uint64_t seed = 1;
-  std::string state_file;                        // loaded if it is there; saved by save_state()
+  std::string state_file;  // loaded if it is there; saved by save_state()
   NbdClientOptions client;
 };
 
@@ -41,22 +41,22 @@ struct LoadReport {
   std::string export_name;
   History::Counts counts;
   std::uint64_t operations = 0, write_operations = 0, read_operations = 0, flush_operations = 0;
-  std::uint64_t failed_operations = 0;           // answered with an NBD error
+  std::uint64_t failed_operations = 0;  // answered with an NBD error
   std::string first_error;
   std::uint64_t reconnects = 0, resent = 0;
-  double seconds = 0;                            // of load
+  double seconds = 0;  // of load
   double operations_per_second = 0;
-  std::uint64_t stall_ms = 0;                    // the longest of the run
+  std::uint64_t stall_ms = 0;  // the longest of the run
   struct Event {
     std::string name;
     std::uint64_t stall_ms = 0, slowest_ms = 0, length_ms = 0, operations = 0;
   };
   std::vector<Event> events;
-  std::vector<std::string> findings;             // one line each, the first 100
+  std::vector<std::string> findings;  // one line each, the first 100
   bool verified = false;
   bool good() const { return verified && counts.bad() == 0 && failed_operations == 0; }
 };
-std::string to_json(const std::vector<LoadReport>& reports);   // zpair-load's --json: keys in README.md
+std::string to_json(const std::vector<LoadReport>& reports);  // zpair-load's --json: keys in README.md
 
 class Load {
  public:
@@ -65,9 +65,9 @@ class Load {
   Load(const Load&) = delete;
   Load& operator=(const Load&) = delete;
 
-  block::Task<Result<void>> open(Deadline deadline);   // connects, sets up the history
+  block::Task<Result<void>> open(Deadline deadline);  // connects, sets up the history
   void start();
-  block::Task<void> stop();      // no new operations; waits until those under way are answered (for ever, if nobody serves)
+  block::Task<void> stop();  // no new operations; waits until those under way are answered (for ever, if nobody serves)
   // Stops issuing and drops what is unanswered (its outcome counts as unknown): when nobody may ever serve again.
   block::Task<void> abandon();
   // Reads the whole working set; findings are in report(). io: a read was answered with an error.
@@ -77,7 +77,7 @@ class Load {
   using EventId = StallMeter::WindowId;
   EventId begin_event(std::string name);
   void end_event(EventId event);
-  std::uint64_t stall_ms(EventId event) const;         // so far
+  std::uint64_t stall_ms(EventId event) const;  // so far
   std::uint64_t stalled_now_ms() const;
   std::uint64_t operations() const { return operations_; }
 
@@ -105,7 +105,8 @@ class Load {
   bool stopping_ = false;
   bool client_closed_ = false;
   bool verified_ = false;
-  std::uint64_t operations_ = 0, write_operations_ = 0, read_operations_ = 0, flush_operations_ = 0, failed_operations_ = 0;
+  std::uint64_t operations_ = 0, write_operations_ = 0, read_operations_ = 0, flush_operations_ = 0,
+                failed_operations_ = 0;
   std::string first_error_;
   Nanoseconds started_ns_ = 0, stopped_ns_ = 0;
 };

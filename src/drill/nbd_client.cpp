@@ -29,7 +29,8 @@ std::string percent_decoded(std::string_view text) {
   std::string out;
   for (std::size_t i = 0; i < text.size(); ++i) {
     unsigned value = 0;
-    if (text[i] == '%' && i + 2 < text.size() && std::sscanf(std::string(text.substr(i + 1, 2)).c_str(), "%2x", &value) == 1) {
+    if (text[i] == '%' && i + 2 < text.size() &&
+        std::sscanf(std::string(text.substr(i + 1, 2)).c_str(), "%2x", &value) == 1) {
       out += static_cast<char>(value);
       i += 2;
     } else {
@@ -62,12 +63,13 @@ Result<OneTarget> parse_one(std::string_view uri) {
     std::string_view rest = uri.substr(tcp_scheme.size());
     std::size_t slash = rest.find('/');
     std::string host(rest.substr(0, slash));
-    if (host.find(':') == std::string::npos || host.ends_with(']')) host += ":10809";   // the port of NBD
+    if (host.find(':') == std::string::npos || host.ends_with(']')) host += ":10809";  // the port of NBD
     ZP_TRY(address, block::Endpoint::parse("tcp:" + host));
     std::string_view name = slash == std::string_view::npos ? std::string_view{} : rest.substr(slash + 1);
     return OneTarget{address, percent_decoded(name)};
   }
-  return fail(ErrorCode::invalid, "'{}' is no NBD address: write nbd+unix:///EXPORT?socket=/PATH or nbd://ADDRESS:PORT/EXPORT", uri);
+  return fail(ErrorCode::invalid,
+              "'{}' is no NBD address: write nbd+unix:///EXPORT?socket=/PATH or nbd://ADDRESS:PORT/EXPORT", uri);
 }
 
 }  // namespace
@@ -99,10 +101,10 @@ struct NbdClient::Command {
   std::uint16_t flags = 0;
   std::uint64_t offset_bytes = 0;
   std::uint32_t length_bytes = 0;
-  std::span<const std::byte> from;     // of a write
-  std::span<std::byte> into;           // of a read
+  std::span<const std::byte> from;  // of a write
+  std::span<std::byte> into;        // of a read
   bool sent_before = false;
-  bool sending = false;                // its bytes are with the kernel: it cannot go away
+  bool sending = false;  // its bytes are with the kernel: it cannot go away
   std::optional<Result<void>> result;
   block::Signal done;
 };
@@ -234,7 +236,7 @@ block::Task<Result<void>> NbdClient::write_zeroes(std::uint64_t offset_bytes, st
 void NbdClient::finish(Command& command, Result<void> result) {
   commands_.erase(command.cookie);
   command.result = std::move(result);
-  if (!command.sending) command.done.set();   // else when the send has returned
+  if (!command.sending) command.done.set();  // else when the send has returned
 }
 
 NbdClient::Command* NbdClient::unanswered(std::uint64_t cookie) {
@@ -329,7 +331,8 @@ block::Task<Result<void>> NbdClient::ask(Line& line, std::uint32_t option, std::
   for (;;) {
     auto header = co_await line.peek(20);
     if (!header) co_return std::unexpected(header.error());
-    bool ours = wire::load<std::uint64_t>(*header) == wire::option_reply_magic && wire::load<std::uint32_t>(*header + 8) == option;
+    bool ours = wire::load<std::uint64_t>(*header) == wire::option_reply_magic &&
+                wire::load<std::uint32_t>(*header + 8) == option;
     auto type = wire::load<std::uint32_t>(*header + 12);
     auto length = wire::load<std::uint32_t>(*header + 16);
     if (!ours || length > 1u << 20) co_return fail(ErrorCode::io, "the server's answer to an option is malformed");
@@ -392,7 +395,7 @@ block::Task<void> NbdClient::send_commands(Line& line) {
       command->sending = false;
       if (command->result) command->done.set();
     }
-    if (!sent) line.stream->shutdown();   // the receiver ends the line
+    if (!sent) line.stream->shutdown();  // the receiver ends the line
     if (!sent) co_return;
   }
 }

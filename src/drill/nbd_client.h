@@ -28,7 +28,7 @@ struct NbdTarget {
   // One address is the normal case. With several (the volume's sockets on both nodes) they are tried in turn; that is
   // safe only for a client with a name (rule 10), so parse and connect refuse it without.
   std::vector<block::Endpoint> addresses;
-  std::string export_name;                 // POOL/VOLUME or POOL/VOLUME@CLIENT
+  std::string export_name;  // POOL/VOLUME or POOL/VOLUME@CLIENT
 
   // nbd+unix:///EXPORT?socket=/PATH or nbd://ADDRESS:PORT/EXPORT; several alternatives separated by ','.
   static Result<NbdTarget> parse(std::string_view uri);
@@ -42,8 +42,8 @@ struct NbdClientOptions {
 
 struct ExportInfo {
   std::uint64_t size_bytes = 0;
-  std::uint16_t flags = 0;                 // NBD_FLAG_*
-  std::uint32_t block_size_bytes = 1;      // the least
+  std::uint16_t flags = 0;             // NBD_FLAG_*
+  std::uint32_t block_size_bytes = 1;  // the least
   std::uint32_t greatest_payload_bytes = 32u << 20;
 };
 
@@ -64,17 +64,17 @@ class NbdClient {
   block::Task<Result<void>> trim(std::uint64_t offset_bytes, std::uint32_t size_bytes);
   block::Task<Result<void>> write_zeroes(std::uint64_t offset_bytes, std::uint32_t size_bytes);
 
-  block::Task<void> close();               // requests under way end with `cancelled`
+  block::Task<void> close();  // requests under way end with `cancelled`
 
   const ExportInfo& info() const { return info_; }
   bool connected() const { return connected_; }
-  std::uint64_t connection_count() const { return connection_count_; }   // handshakes that succeeded
+  std::uint64_t connection_count() const { return connection_count_; }  // handshakes that succeeded
   std::uint64_t resent_count() const { return resent_count_; }
-  const std::string& last_failure() const { return last_failure_; }      // why the last connection ended or failed
+  const std::string& last_failure() const { return last_failure_; }  // why the last connection ended or failed
 
  private:
   struct Command;
-  struct Line;                             // one connection
+  struct Line;  // one connection
 
   block::Task<Result<void>> run(Command& command);
   block::Task<void> stay_connected();
@@ -96,7 +96,7 @@ class NbdClient {
   block::Signal opened_;
   block::Signal to_send_changed_;
   Line* line_ = nullptr;
-  std::map<std::uint64_t, Command*> commands_;       // unanswered, by cookie, which counts up: the order of issue
+  std::map<std::uint64_t, Command*> commands_;  // unanswered, by cookie, which counts up: the order of issue
   std::deque<std::uint64_t> to_send_;
   std::uint64_t next_cookie_ = 1;
   std::size_t next_address_ = 0;

@@ -27,19 +27,19 @@ class StallMeter {
   struct Window {
     std::string name;
     Nanoseconds began_ns = 0;
-    Nanoseconds ended_ns = 0;          // 0: still open
-    Nanoseconds stall_ns = 0;          // without what goes on now: see stall_of()
+    Nanoseconds ended_ns = 0;  // 0: still open
+    Nanoseconds stall_ns = 0;  // without what goes on now: see stall_of()
     Nanoseconds slowest_ns = 0;
     std::uint64_t completed_count = 0;
   };
   const std::vector<Window>& windows() const { return windows_; }
   Nanoseconds stall_of(WindowId window, Nanoseconds now) const;
-  Nanoseconds going_on(Nanoseconds now) const;    // the stall right now: 0 when nothing is outstanding
+  Nanoseconds going_on(Nanoseconds now) const;  // the stall right now: 0 when nothing is outstanding
 
  private:
   struct Kind {
     std::uint32_t outstanding = 0;
-    Nanoseconds quiet_since_ns = 0;    // last completion, or when the first of the outstanding started
+    Nanoseconds quiet_since_ns = 0;  // last completion, or when the first of the outstanding started
   };
   std::array<Kind, 2> kinds_;
   std::vector<Window> windows_;

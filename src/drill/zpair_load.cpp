@@ -51,8 +51,10 @@ class Control {
       ::fcntl(copy, F_SETFL, ::fcntl(copy, F_GETFL) | O_NONBLOCK);
       return {};
     }
-    if (::mkfifo(path.c_str(), 0600) != 0 && errno != EEXIST) return fail_errno(errno, "cannot make the control pipe {}", path);
-    fd_ = UniqueFd(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));   // read and write: no end when a writer leaves
+    if (::mkfifo(path.c_str(), 0600) != 0 && errno != EEXIST)
+      return fail_errno(errno, "cannot make the control pipe {}", path);
+    fd_ =
+        UniqueFd(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));  // read and write: no end when a writer leaves
     if (!fd_) return fail_errno(errno, "cannot open the control pipe {}", path);
     return {};
   }
@@ -108,8 +110,10 @@ struct Program {
     for (auto& load : loads) {
       LoadReport report = load->report();
       line += fmt::format("{}: {} acknowledged, {:.0f}/s, longest stall {} ms, bad {}", report.export_name,
-                          report.counts.acknowledged_blocks, report.operations_per_second, report.stall_ms, report.counts.bad());
-      if (std::uint64_t stalled_ms = load->stalled_now_ms(); stalled_ms > 200) line += fmt::format(", waiting {} ms", stalled_ms);
+                          report.counts.acknowledged_blocks, report.operations_per_second, report.stall_ms,
+                          report.counts.bad());
+      if (std::uint64_t stalled_ms = load->stalled_now_ms(); stalled_ms > 200)
+        line += fmt::format(", waiting {} ms", stalled_ms);
       line += "   ";
     }
     std::fprintf(stderr, "\r\033[K%s", line.c_str());
@@ -170,7 +174,8 @@ block::Task<Result<void>> run(Program& program) {
   if (!program.arguments.verify_only) co_await run_until_told(program);
   bool done = false;
   block::TaskGroup watcher;
-  watcher.spawn(watch(program, done, boot_time_ns() + static_cast<Nanoseconds>(program.arguments.finish_timeout_s * 1e9)));
+  watcher.spawn(
+      watch(program, done, boot_time_ns() + static_cast<Nanoseconds>(program.arguments.finish_timeout_s * 1e9)));
   auto finished = co_await finish(program);
   done = true;
   co_await watcher.close();
@@ -220,17 +225,20 @@ int execute(Arguments arguments) {
     reports.push_back(load->report());
     const LoadReport& report = reports.back();
     good = good && report.good();
-    for (const std::string& finding : report.findings) std::fprintf(stderr, "%s: %s\n", report.export_name.c_str(), finding.c_str());
+    for (const std::string& finding : report.findings)
+      std::fprintf(stderr, "%s: %s\n", report.export_name.c_str(), finding.c_str());
     if (!report.first_error.empty()) {
       std::fprintf(stderr, "%s: %llu operations failed, the first: %s\n", report.export_name.c_str(),
                    static_cast<unsigned long long>(report.failed_operations), report.first_error.c_str());
     }
-    std::fprintf(stderr, "%s: acknowledged %llu, lost %llu, corrupt %llu, went back %llu, longest stall %llu ms, %.0f operations/s%s\n",
-                 report.export_name.c_str(), static_cast<unsigned long long>(report.counts.acknowledged_blocks),
-                 static_cast<unsigned long long>(report.counts.lost),
-                 static_cast<unsigned long long>(report.counts.corrupt + report.counts.unborn),
-                 static_cast<unsigned long long>(report.counts.went_back), static_cast<unsigned long long>(report.stall_ms),
-                 report.operations_per_second, report.verified ? "" : ", NOT VERIFIED");
+    std::fprintf(
+        stderr,
+        "%s: acknowledged %llu, lost %llu, corrupt %llu, went back %llu, longest stall %llu ms, %.0f operations/s%s\n",
+        report.export_name.c_str(), static_cast<unsigned long long>(report.counts.acknowledged_blocks),
+        static_cast<unsigned long long>(report.counts.lost),
+        static_cast<unsigned long long>(report.counts.corrupt + report.counts.unborn),
+        static_cast<unsigned long long>(report.counts.went_back), static_cast<unsigned long long>(report.stall_ms),
+        report.operations_per_second, report.verified ? "" : ", NOT VERIFIED");
   }
   if (auto written = write_json(program.arguments.json, to_json(reports)); !written) {
     std::fprintf(stderr, "zpair-load: %s\n", written.error().message.c_str());
@@ -240,28 +248,39 @@ int execute(Arguments arguments) {
 }
 
 int main(int argc, char** argv) {
-  CLI::App app{"A verified load on volumes over NBD: writes stamped blocks, survives reconnects, then counts what is lost."};
+  CLI::App app{
+      "A verified load on volumes over NBD: writes stamped blocks, survives reconnects, then counts what is lost."};
   app.require_subcommand(1);
   Arguments arguments;
   auto add_common = [&arguments](CLI::App& command) {
-    command.add_option("URI", arguments.uris, "nbd+unix:///EXPORT?socket=PATH or nbd://ADDRESS:PORT/EXPORT; alternatives of one volume separated by ','")->required();
+    command
+        .add_option(
+            "URI", arguments.uris,
+            "nbd+unix:///EXPORT?socket=PATH or nbd://ADDRESS:PORT/EXPORT; alternatives of one volume separated by ','")
+        ->required();
     command.add_option("--json", arguments.json, "write the result here ('-': standard output)");
     command.add_option("--connect-timeout", arguments.connect_timeout_s, "seconds to wait for the first connection");
-    command.add_option("--finish-timeout", arguments.finish_timeout_s, "seconds that the last operations and the verification may take");
+    command.add_option("--finish-timeout", arguments.finish_timeout_s,
+                       "seconds that the last operations and the verification may take");
   };
   CLI::App* run = app.add_subcommand("run", "load until SIGTERM, SIGINT, `stop` or --seconds; then verify");
   add_common(*run);
-  run->add_option("--state", arguments.state, "keep what every block must hold here (FILE.0, FILE.1 ... for several volumes)");
+  run->add_option("--state", arguments.state,
+                  "keep what every block must hold here (FILE.0, FILE.1 ... for several volumes)");
   run->add_option("--seconds", arguments.seconds, "length of the load (0: until told to stop)");
   run->add_option("--writers", arguments.load.writers, "writes in flight");
   run->add_option("--readers", arguments.load.readers, "reads in flight");
-  run->add_option("--rate", arguments.load.operations_per_second, "operations per second for each volume (0: as fast as it goes)");
-  run->add_option("--working-set", arguments.load.working_set_bytes, "bytes, from the start of the volume (64M)")->transform(CLI::AsSizeValue(false));
+  run->add_option("--rate", arguments.load.operations_per_second,
+                  "operations per second for each volume (0: as fast as it goes)");
+  run->add_option("--working-set", arguments.load.working_set_bytes, "bytes, from the start of the volume (64M)")
+      ->transform(CLI::AsSizeValue(false));
   run->add_option("--least", arguments.load.least_bytes, "smallest operation (4K)")->transform(CLI::AsSizeValue(false));
-  run->add_option("--greatest", arguments.load.greatest_bytes, "largest operation (256K)")->transform(CLI::AsSizeValue(false));
+  run->add_option("--greatest", arguments.load.greatest_bytes, "largest operation (256K)")
+      ->transform(CLI::AsSizeValue(false));
   run->add_option("--flush-every", arguments.load.flush_every, "writes of one writer between two flushes (0: none)");
   run->add_option("--seed", arguments.load.seed, "decides offsets and sizes");
-  run->add_option("--control", arguments.control, "pipe for commands, made if needed ('-': standard input): mark NAME, end, stop");
+  run->add_option("--control", arguments.control,
+                  "pipe for commands, made if needed ('-': standard input): mark NAME, end, stop");
   CLI::App* verify = app.add_subcommand("verify", "read the whole working set and check it against the state of a run");
   add_common(*verify);
   verify->add_option("--state", arguments.state, "what every block must hold")->required();

@@ -21,20 +21,18 @@ struct Connection::Slot : block::Request {
   WireRequest wire;
   BufferPool::Buffer buffer;
   iovec part{};
-  std::size_t data_skip = 0;             // of an unaligned read: bytes before those that were asked for
+  std::size_t data_skip = 0;  // of an unaligned read: bytes before those that were asked for
   std::uint64_t counted_bytes = 0;
   std::array<std::byte, greatest_reply_header_bytes> header;
   std::size_t header_bytes = 0;
-  std::size_t data_bytes = 0;            // that follow the header
+  std::size_t data_bytes = 0;  // that follow the header
 };
 
 Connection::Connection(Server& server, std::unique_ptr<block::Stream> stream, ListenOptions options,
                        std::uint64_t sequence)
     : server_(server), stream_(std::move(stream)), options_(std::move(options)), sequence_(sequence) {}
 
-Connection::~Connection() {
-  ZP_ASSERT(in_flight_ == 0 && slots_in_use_ == 0, "a connection ends after its requests");
-}
+Connection::~Connection() { ZP_ASSERT(in_flight_ == 0 && slots_in_use_ == 0, "a connection ends after its requests"); }
 
 block::Task<void> Connection::run() {
   bool linked = true;
@@ -81,7 +79,8 @@ block::Task<void> Connection::read_requests() {
   for (;;) {
     bool header_there = co_await fill(wire::request_bytes);
     if (!header_there) co_return;
-    auto parsed = parse_request(std::span<const std::byte, wire::request_bytes>(received_.data() + taken_, wire::request_bytes));
+    auto parsed =
+        parse_request(std::span<const std::byte, wire::request_bytes>(received_.data() + taken_, wire::request_bytes));
     if (!parsed) {
       log_warning("nbd {}: {}: the client is dropped", export_->options.name, parsed.error().message);
       co_return;
@@ -117,7 +116,7 @@ block::Task<void> Connection::read_requests() {
     if (error != wire::err_none) {
       queue_reply(slot, error);
     } else {
-      submit(slot);   // nothing is waited for between the checks above and this
+      submit(slot);  // nothing is waited for between the checks above and this
     }
   }
 }
@@ -231,7 +230,7 @@ Connection::Slot& Connection::take_slot(const WireRequest& asked, wire::Errno er
   std::uint64_t size = asked.length_bytes;
   bool has_data = asked.command == wire::cmd_read || asked.command == wire::cmd_write;
   if (has_data && error == wire::err_none) {
-    if (asked.command == wire::cmd_read) {   // whole blocks around what is asked for
+    if (asked.command == wire::cmd_read) {  // whole blocks around what is asked for
       std::uint64_t block_size = export_->facts.block_size_bytes;
       slot.data_skip = first % block_size;
       std::uint64_t end = (first + size + block_size - 1) / block_size * block_size;
@@ -284,7 +283,7 @@ void Connection::completed(Slot& slot) {
   }
   bool is_read = slot.wire.command == wire::cmd_read;
   if (is_read && server_.options_.read_permitted && !server_.options_.read_permitted()) {
-    held_.push_back(&slot);   // rule 6: the data is taken, the permission is not there
+    held_.push_back(&slot);  // rule 6: the data is taken, the permission is not there
     server_.arm_recheck();
     return;
   }

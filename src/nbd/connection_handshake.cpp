@@ -30,7 +30,7 @@ block::Task<bool> Connection::admit_link() {
 }
 
 bool Connection::is_former_link(const Connection& other, const LinkHeader& header) const {
-  if (other.sequence_ >= sequence_ || !other.link_) return false;   // a later one ends this one, not the reverse
+  if (other.sequence_ >= sequence_ || !other.link_) return false;  // a later one ends this one, not the reverse
   const LinkHeader& its = *other.link_;
   if (its.node != header.node || its.volume != header.volume) return false;
   if (its.relay != header.relay) return true;
@@ -85,7 +85,8 @@ block::Task<bool> Connection::negotiate() {
     const std::byte* at = received_.data() + taken_;
     auto option = wire::load<std::uint32_t>(at + 8);
     auto length = wire::load<std::uint32_t>(at + 12);
-    if (wire::load<std::uint64_t>(at) != wire::option_magic || length > wire::greatest_option_bytes - option_header_bytes) {
+    if (wire::load<std::uint64_t>(at) != wire::option_magic ||
+        length > wire::greatest_option_bytes - option_header_bytes) {
       log_debug("nbd: a client sent no option: it is dropped");
       co_return false;
     }
@@ -109,7 +110,8 @@ bool Connection::enter_export() {
   if (handshake_.client.empty()) return true;
   for (const auto& other : server_.connections_) {
     if (other.get() == this || other->export_ != export_ || other->client() != client()) continue;
-    if (!other->ending_) log_info("nbd {}: a newer connection of client {} ends the older", export_->options.name, client());
+    if (!other->ending_)
+      log_info("nbd {}: a newer connection of client {} ends the older", export_->options.name, client());
     other->end();
   }
   return true;

@@ -83,28 +83,28 @@ class Connection {
   Server& server_;
   std::unique_ptr<block::Stream> stream_;
   ListenOptions options_;
-  std::uint64_t sequence_;               // the order of connecting
-  std::uint64_t entered_ = 0;            // the order of choosing an export
+  std::uint64_t sequence_;     // the order of connecting
+  std::uint64_t entered_ = 0;  // the order of choosing an export
   Handshake handshake_;
   std::optional<LinkHeader> link_;
   Server::Export* export_ = nullptr;
 
-  std::vector<std::byte> received_;      // [taken_, filled_) is not looked at yet
+  std::vector<std::byte> received_;  // [taken_, filled_) is not looked at yet
   std::size_t taken_ = 0;
   std::size_t filled_ = 0;
 
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<Slot*> free_slots_;
   std::deque<Slot*> replies_;
-  std::vector<Slot*> held_;              // reads that wait for the promise (rule 6)
+  std::vector<Slot*> held_;  // reads that wait for the promise (rule 6)
   std::uint32_t in_flight_ = 0;
-  std::uint32_t slots_in_use_ = 0;       // in flight, held or waiting to be sent
+  std::uint32_t slots_in_use_ = 0;  // in flight, held or waiting to be sent
   std::uint64_t bytes_in_use_ = 0;
   block::Signal changed_;
   block::TaskGroup tasks_;
   bool first_write_done_ = false;
   bool ending_ = false;
-  bool disconnected_ = false;            // the client said goodbye: what is left is answered
+  bool disconnected_ = false;  // the client said goodbye: what is left is answered
   bool writer_stops_ = false;
 };
 

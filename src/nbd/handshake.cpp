@@ -12,7 +12,7 @@ using wire::Reader;
 using wire::Writer;
 using Next = HandshakeStep::Next;
 
-constexpr std::uint32_t greatest_option_count = 256;   // a client that only ever asks is ended
+constexpr std::uint32_t greatest_option_count = 256;  // a client that only ever asks is ended
 
 void add_reply(Writer& out, std::uint32_t option, std::uint32_t type, std::span<const std::byte> data = {}) {
   out.put(wire::option_reply_magic).put(option).put(type).put(static_cast<std::uint32_t>(data.size())).put(data);
@@ -59,7 +59,7 @@ std::uint32_t reply_type_of(ErrorCode code) {
 HandshakeStep on_export_name(Handshake& handshake, const Directory& directory, std::span<const std::byte> data) {
   std::string_view text(reinterpret_cast<const char*>(data.data()), data.size());
   auto found = find(directory, text);
-  if (!found) return {Next::end, {}};   // this option has no error reply
+  if (!found) return {Next::end, {}};  // this option has no error reply
   handshake.chosen = found->facts;
   handshake.client = found->client;
   Writer out;
@@ -120,27 +120,29 @@ HandshakeStep on_info_or_go(Handshake& handshake, const Directory& directory, st
 
 HandshakeStep on_structured_reply(Handshake& handshake, std::span<const std::byte> data) {
   if (!data.empty()) {
-    return refuse(wire::opt_structured_reply, wire::rep_err_invalid, "a request for structured replies carries no data");
+    return refuse(wire::opt_structured_reply, wire::rep_err_invalid,
+                  "a request for structured replies carries no data");
   }
   handshake.structured_replies = true;
   return acknowledge(wire::opt_structured_reply, Next::option);
 }
 
 bool is_client_name_character(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.' ||
-         c == ':';
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+         c == '.' || c == ':';
 }
 
 }  // namespace
 
 Result<ExportName> parse_export_name(std::string_view text) {
   if (text.size() > wire::greatest_name_bytes) return fail(ErrorCode::invalid, "the export name is too long");
-  while (text.starts_with('/')) text.remove_prefix(1);   // nbd://HOST/NAME and nbd://HOST//NAME both occur
+  while (text.starts_with('/')) text.remove_prefix(1);  // nbd://HOST/NAME and nbd://HOST//NAME both occur
   std::size_t at = text.rfind('@');
   if (at == std::string_view::npos) return ExportName{std::string(text), ""};
   std::string_view client = text.substr(at + 1);
   if (client.empty() || client.size() > 128 || !std::ranges::all_of(client, is_client_name_character)) {
-    return fail(ErrorCode::invalid, "'{}' is no client name: use 1 to 128 letters, digits, '-', '_', '.' or ':'", client);
+    return fail(ErrorCode::invalid, "'{}' is no client name: use 1 to 128 letters, digits, '-', '_', '.' or ':'",
+                client);
   }
   return ExportName{std::string(text.substr(0, at)), std::string(client)};
 }
@@ -181,7 +183,7 @@ std::uint16_t transmission_flags(const ExportFacts& facts, const Handshake& hand
     flags |= wire::flag_send_trim | wire::flag_send_write_zeroes | wire::flag_send_fast_zero;
   }
   if (handshake.structured_replies) flags |= wire::flag_send_df;
-  if (handshake.client.empty()) flags |= wire::flag_can_multi_conn;   // a named client has one connection at a time
+  if (handshake.client.empty()) flags |= wire::flag_can_multi_conn;  // a named client has one connection at a time
   return flags;
 }
 

@@ -26,13 +26,13 @@ struct ExportFacts {
 struct Directory {
   std::function<std::optional<ExportFacts>(const std::string& name)> find;
   std::function<std::vector<std::string>()> list;
-  std::string default_name;                 // what the empty name means; empty: nothing
+  std::string default_name;  // what the empty name means; empty: nothing
   enum class ClientName : std::uint8_t { optional, required } client_name = ClientName::optional;
 };
 
 struct ExportName {
-  std::string volume;    // POOL/VOLUME, or empty
-  std::string client;    // after the last '@', or empty
+  std::string volume;  // POOL/VOLUME, or empty
+  std::string client;  // after the last '@', or empty
 };
 Result<ExportName> parse_export_name(std::string_view text);
 
@@ -40,13 +40,13 @@ struct Handshake {
   bool no_zeroes = false;
   bool structured_replies = false;
   std::uint32_t option_count = 0;
-  ExportFacts chosen;                       // once a step says `transmit`
+  ExportFacts chosen;  // once a step says `transmit`
   std::string client;
 };
 
 struct HandshakeStep {
   enum class Next : std::uint8_t { option, transmit, end } next = Next::option;
-  std::vector<std::byte> answer;            // to send first
+  std::vector<std::byte> answer;  // to send first
 };
 
 std::vector<std::byte> greeting();

@@ -11,8 +11,8 @@ namespace {
 
 // On the wire, big endian: magic u64, length u32 of what follows, kind u8, node u8, relay 16 bytes, session u64,
 // volume length u16, volume, count u32, ended sessions u64 each. The answer: magic u64, answer u8.
-constexpr std::uint64_t header_magic = 0x5a504c494e4b3031;   // "ZPLINK01"
-constexpr std::uint64_t answer_magic = 0x5a504c414e533031;   // "ZPLANS01"
+constexpr std::uint64_t header_magic = 0x5a504c494e4b3031;  // "ZPLINK01"
+constexpr std::uint64_t answer_magic = 0x5a504c414e533031;  // "ZPLANS01"
 constexpr std::size_t prefix_bytes = 12;
 constexpr std::size_t greatest_header_bytes = 1u << 20;
 
@@ -45,7 +45,8 @@ Result<LinkHeader> decode_link_header(std::span<const std::byte> bytes) {
   header.session = in.get<std::uint64_t>();
   header.volume = in.text(in.get<std::uint16_t>());
   auto end_count = in.get<std::uint32_t>();
-  bool kind_known = kind == static_cast<std::uint8_t>(LinkKind::client) || kind == static_cast<std::uint8_t>(LinkKind::probe);
+  bool kind_known =
+      kind == static_cast<std::uint8_t>(LinkKind::client) || kind == static_cast<std::uint8_t>(LinkKind::probe);
   if (!in.ok() || !kind_known || node > 1 || in.left() != std::size_t{end_count} * sizeof(std::uint64_t)) {
     return fail(ErrorCode::invalid, "a relay's link header has fields that do not add up");
   }

@@ -27,16 +27,16 @@ enum class LinkAnswer : std::uint8_t { admitted = 1, unknown_volume = 2 };
 
 struct LinkHeader {
   LinkKind kind = LinkKind::client;
-  NodeId node = NodeId::a;                 // the relay's
-  Uuid relay;                              // random at each start of a relay: links of the node's former relays end
-  std::uint64_t session = 0;               // one for each client connection at the relay
-  std::string volume;                      // POOL/VOLUME; empty for a probe
-  std::vector<std::uint64_t> ends;         // sessions of this relay that are over
+  NodeId node = NodeId::a;          // the relay's
+  Uuid relay;                       // random at each start of a relay: links of the node's former relays end
+  std::uint64_t session = 0;        // one for each client connection at the relay
+  std::string volume;               // POOL/VOLUME; empty for a probe
+  std::vector<std::uint64_t> ends;  // sessions of this relay that are over
   bool operator==(const LinkHeader&) const = default;
 };
 
 std::vector<std::byte> encode(const LinkHeader& header);
-Result<LinkHeader> decode_link_header(std::span<const std::byte> bytes);   // what encode() made, whole
+Result<LinkHeader> decode_link_header(std::span<const std::byte> bytes);  // what encode() made, whole
 
 block::Task<Result<LinkHeader>> read_link_header(block::Stream& stream);
 block::Task<Result<void>> write_link_answer(block::Stream& stream, LinkAnswer answer);

@@ -14,7 +14,7 @@ namespace zpair::nbd {
 namespace {
 
 constexpr std::size_t forward_bytes = 256u << 10;
-constexpr Nanoseconds late_timer_ns = 100 * ns_per_ms;   // this process did not run: its windows start anew
+constexpr Nanoseconds late_timer_ns = 100 * ns_per_ms;  // this process did not run: its windows start anew
 
 bool peer_is_gone(const block::Stream& stream) {
   pollfd look{stream.fd(), POLLRDHUP, 0};
@@ -81,7 +81,7 @@ struct Relay::Volume {
   std::string name;
   std::unique_ptr<block::Listener> listener;
   std::list<std::unique_ptr<Session>> sessions;
-  std::set<std::uint64_t> unresolved;   // sessions that are gone here, whose link the owner may still hold
+  std::set<std::uint64_t> unresolved;  // sessions that are gone here, whose link the owner may still hold
   bool closing = false;
   bool accept_ended = false;
 };
@@ -234,7 +234,7 @@ block::Task<bool> Relay::request_link(Volume& volume, Session& session, std::siz
     if (other->over) header.ends.push_back(other->id);
   }
   session.path = path;
-  session.link = std::move(*stream);   // path_died() finds it here
+  session.link = std::move(*stream);  // path_died() finds it here
   std::vector<std::byte> bytes = encode(header);
   auto sent = co_await session.link->write_all(std::span<const std::byte>(bytes));
   Result<LinkAnswer> answer = fail(ErrorCode::io, "the link's header was not sent");
@@ -269,12 +269,12 @@ block::Task<void> Relay::forward_from_owner(Session& session) {
   std::vector<std::byte> buffer(forward_bytes);
   for (;;) {
     auto got = co_await session.link->read_some(buffer);
-    if (session.over) co_return;   // we ended it: an end of stream says nothing about the owner
+    if (session.over) co_return;  // we ended it: an end of stream says nothing about the owner
     if (got && *got == 0) session.ended_by_owner = true;
     if (!got || *got == 0) co_return;
     auto sent = co_await session.client->write_all(std::span<const std::byte>(buffer.data(), *got));
     if (session.over) co_return;
-    if (!sent) ::shutdown(session.link->fd(), SHUT_WR);   // go on reading until the owner closes
+    if (!sent) ::shutdown(session.link->fd(), SHUT_WR);  // go on reading until the owner closes
   }
 }
 
@@ -282,14 +282,12 @@ block::Task<void> Relay::forward_from_owner(Session& session) {
 
 block::Task<void> Relay::keep_probing(std::size_t path) {
   while (!closing_) {
-    if (!volumes_.empty()) co_await probe(path);
-    path_died(path);
+    // path_died() pulses: called here without a volume, the probes of two paths would wake each other for ever.
+    while (volumes_.empty() && !closing_) co_await changed_.wait();
     if (closing_) co_return;
-    if (volumes_.empty()) {
-      co_await changed_.wait();
-    } else {
-      co_await block::Reactor::current().after_ms(options_.retry_ms);
-    }
+    co_await probe(path);
+    path_died(path);
+    if (!closing_) co_await block::Reactor::current().after_ms(options_.retry_ms);
   }
 }
 
@@ -330,7 +328,7 @@ void Relay::path_died(std::size_t dead) {
         if (session->admitted) {
           session->finish();
         } else {
-          session->link->shutdown();   // another path may admit it
+          session->link->shutdown();  // another path may admit it
         }
       }
     }

@@ -30,14 +30,14 @@
 namespace zpair::nbd {
 
 struct RelayOptions {
-  NodeId node = NodeId::a;      // where this relay runs
+  NodeId node = NodeId::a;  // where this relay runs
   std::size_t path_count = 2;
   // Connects to the link listener of the pool's owner over path `path` (0 ...). An error means: not now; it is asked
   // again, on the next path, after `retry_ms`. It has to end soon (a few hundred milliseconds) when nobody answers.
   std::function<block::Task<Result<std::unique_ptr<block::Stream>>>(std::size_t path)> connect;
   std::int64_t retry_ms = 20;
   std::int64_t probe_every_ms = 40;
-  std::int64_t path_dead_after_ms = 200;   // an unanswered probe of that age: the path's links end
+  std::int64_t path_dead_after_ms = 200;  // an unanswered probe of that age: the path's links end
 };
 
 class Relay {
@@ -67,7 +67,7 @@ class Relay {
 
   block::Task<void> accept_clients(Volume& volume);
   block::Task<void> run_session(Volume& volume, Session& session);
-  block::Task<void> link(Volume& volume, Session& session);              // sets session.link, or the session is over
+  block::Task<void> link(Volume& volume, Session& session);  // sets session.link, or the session is over
   block::Task<bool> request_link(Volume& volume, Session& session, std::size_t path);
   block::Task<void> forward_from_client(Session& session);
   block::Task<void> forward_from_owner(Session& session);

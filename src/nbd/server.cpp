@@ -181,7 +181,8 @@ std::vector<ExportStatus> Server::status() const {
     for (const auto& connection : connections_) {
       if (connection->export_served() != served.get()) continue;
       status.reads_held += connection->reads_held();
-      status.clients.push_back({connection->client(), connection->transport(), connection->in_flight(), connection->ending()});
+      status.clients.push_back(
+          {connection->client(), connection->transport(), connection->in_flight(), connection->ending()});
     }
     all.push_back(std::move(status));
   }

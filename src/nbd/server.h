@@ -37,40 +37,40 @@ struct ServerOptions {
   // Rule 6: asked after the data of a read was taken; false holds the reply. Asked again by recheck_reads() and every
   // few milliseconds while a read is held. Empty = always permitted (tests).
   std::function<bool()> read_permitted;
-  std::uint32_t requests_per_connection = 256;             // more wait in the socket
-  std::uint64_t bytes_per_connection = 64ull << 20;        // of reads and writes in flight
+  std::uint32_t requests_per_connection = 256;       // more wait in the socket
+  std::uint64_t bytes_per_connection = 64ull << 20;  // of reads and writes in flight
 };
 
 struct ExportOptions {
-  std::string name;                       // POOL/VOLUME
+  std::string name;  // POOL/VOLUME
   block::BlockDevice* device = nullptr;
   bool read_only = false;
 };
 
 enum class Transport : std::uint8_t {
-  local,     // a Unix socket: clients with and without a name
-  network,   // TCP: a client name is required
-  relay,     // links of the other node's Relay (link.h); their clients came in at a Unix socket
+  local,    // a Unix socket: clients with and without a name
+  network,  // TCP: a client name is required
+  relay,    // links of the other node's Relay (link.h); their clients came in at a Unix socket
 };
 
 struct ListenOptions {
   Transport transport = Transport::local;
-  std::string volume;   // the one export of this socket, also found under the empty name; empty = every export
+  std::string volume;  // the one export of this socket, also found under the empty name; empty = every export
 };
 
 struct ClientStatus {
-  std::string client;          // "" without a name
+  std::string client;  // "" without a name
   Transport transport;
   std::uint32_t in_flight;
-  bool ending;                 // by rule 10, close() or its own error: waits for its requests
+  bool ending;  // by rule 10, close() or its own error: waits for its requests
 };
 
 struct ExportStatus {
   std::string name;
   std::uint64_t size_bytes;
-  std::uint64_t read_count, write_count, flush_count, other_count;   // answered with success
+  std::uint64_t read_count, write_count, flush_count, other_count;  // answered with success
   std::uint64_t read_bytes, written_bytes;
-  std::uint32_t reads_held;                                          // by rule 6, now
+  std::uint32_t reads_held;  // by rule 6, now
   std::vector<ClientStatus> clients;
 };
 
@@ -100,17 +100,17 @@ class Server {
   // Ends every client (no error replies), waits for the requests in flight, stops listening. Idempotent.
   block::Task<void> close();
 
-  void recheck_reads();                  // call when the promise was renewed
+  void recheck_reads();  // call when the promise was renewed
   std::vector<ExportStatus> status() const;
 
  private:
   friend class Connection;
   struct Export;
-  struct Door;      // a listener and what it serves
+  struct Door;  // a listener and what it serves
 
   block::Task<void> accept_clients(Door& door);
   block::Task<void> run_connection(Connection& connection);
-  void pulse();     // wakes whoever waits for a state of the server or its connections
+  void pulse();  // wakes whoever waits for a state of the server or its connections
   void arm_recheck();
   Export* find_export(const std::string& name);
 

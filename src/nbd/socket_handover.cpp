@@ -91,7 +91,7 @@ Result<void> receive_bytes(int over, std::span<char> into, UniqueFd& fd, Deadlin
       for (std::size_t i = 0; i < fd_count; ++i) {
         int received = -1;
         std::memcpy(&received, CMSG_DATA(header) + i * sizeof(int), sizeof received);
-        fd = UniqueFd(received);   // a second one of the same message closes the first: a batch of ours has one
+        fd = UniqueFd(received);  // a second one of the same message closes the first: a batch of ours has one
       }
     }
     into = into.subspan(static_cast<std::size_t>(count));

@@ -16,7 +16,7 @@
 namespace zpair::nbd {
 
 struct SocketToSend {
-  std::string label;       // e.g. the volume, POOL/VOLUME; at most 1000 bytes
+  std::string label;  // e.g. the volume, POOL/VOLUME; at most 1000 bytes
   int fd = -1;
 };
 

@@ -8,7 +8,7 @@ std::uint16_t known_flags(std::uint16_t command, bool structured_replies) {
   switch (command) {
     case wire::cmd_read: return structured_replies ? wire::cmd_flag_df | wire::cmd_flag_fua : wire::cmd_flag_fua;
     case wire::cmd_write_zeroes: return wire::cmd_flag_fua | wire::cmd_flag_no_hole | wire::cmd_flag_fast_zero;
-    default: return wire::cmd_flag_fua;   // allowed, and without meaning, where nothing is written
+    default: return wire::cmd_flag_fua;  // allowed, and without meaning, where nothing is written
   }
 }
 
@@ -21,7 +21,8 @@ bool changes_data(std::uint16_t command) {
 Result<WireRequest> parse_request(std::span<const std::byte, wire::request_bytes> bytes) {
   wire::Reader in(bytes);
   auto magic = in.get<std::uint32_t>();
-  if (magic != wire::request_magic) return fail(ErrorCode::invalid, "a request starts with {:#x} instead of its magic", magic);
+  if (magic != wire::request_magic)
+    return fail(ErrorCode::invalid, "a request starts with {:#x} instead of its magic", magic);
   WireRequest request;
   request.flags = in.get<std::uint16_t>();
   request.command = in.get<std::uint16_t>();
@@ -39,7 +40,8 @@ wire::Errno check_request(const WireRequest& request, const ExportFacts& facts, 
   if ((request.flags & ~known_flags(request.command, structured_replies)) != 0) return wire::err_inval;
   if (changes_data(request.command) && facts.read_only) return wire::err_perm;
   switch (request.command) {
-    case wire::cmd_flush: return request.offset_bytes == 0 && request.length_bytes == 0 ? wire::err_none : wire::err_inval;
+    case wire::cmd_flush:
+      return request.offset_bytes == 0 && request.length_bytes == 0 ? wire::err_none : wire::err_inval;
     case wire::cmd_read:
     case wire::cmd_write:
     case wire::cmd_trim:
@@ -47,7 +49,8 @@ wire::Errno check_request(const WireRequest& request, const ExportFacts& facts, 
     default: return wire::err_inval;
   }
   if (request.length_bytes == 0) return wire::err_inval;
-  bool inside = request.offset_bytes <= facts.size_bytes && request.length_bytes <= facts.size_bytes - request.offset_bytes;
+  bool inside =
+      request.offset_bytes <= facts.size_bytes && request.length_bytes <= facts.size_bytes - request.offset_bytes;
   if (!inside) {
     bool writes = request.command == wire::cmd_write || request.command == wire::cmd_write_zeroes;
     return writes ? wire::err_nospc : wire::err_inval;
@@ -55,7 +58,8 @@ wire::Errno check_request(const WireRequest& request, const ExportFacts& facts, 
   if (request.command == wire::cmd_read) {
     return request.length_bytes <= wire::greatest_payload_bytes ? wire::err_none : wire::err_inval;
   }
-  bool whole_blocks = request.offset_bytes % facts.block_size_bytes == 0 && request.length_bytes % facts.block_size_bytes == 0;
+  bool whole_blocks =
+      request.offset_bytes % facts.block_size_bytes == 0 && request.length_bytes % facts.block_size_bytes == 0;
   return whole_blocks ? wire::err_none : wire::err_inval;
 }
 
@@ -99,7 +103,7 @@ std::size_t encode_reply(std::span<std::byte, greatest_reply_header_bytes> into,
     return wire::chunk_header_bytes + 8;
   }
   wire::store(at + 20, static_cast<std::uint32_t>(error));
-  wire::store(at + 24, std::uint16_t{0});   // no message
+  wire::store(at + 24, std::uint16_t{0});  // no message
   return wire::chunk_header_bytes + 6;
 }
 

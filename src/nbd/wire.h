@@ -10,8 +10,8 @@
 
 namespace zpair::nbd::wire {
 
-inline constexpr std::uint64_t greeting_magic = 0x4e42444d41474943;   // "NBDMAGIC"
-inline constexpr std::uint64_t option_magic = 0x49484156454f5054;     // "IHAVEOPT"
+inline constexpr std::uint64_t greeting_magic = 0x4e42444d41474943;  // "NBDMAGIC"
+inline constexpr std::uint64_t option_magic = 0x49484156454f5054;    // "IHAVEOPT"
 inline constexpr std::uint64_t option_reply_magic = 0x0003e889045565a9;
 inline constexpr std::uint32_t request_magic = 0x25609513;
 inline constexpr std::uint32_t simple_reply_magic = 0x67446698;
@@ -56,7 +56,14 @@ enum TransmissionFlag : std::uint16_t {
   flag_send_fast_zero = 1 << 11,
 };
 
-enum Command : std::uint16_t { cmd_read = 0, cmd_write = 1, cmd_disc = 2, cmd_flush = 3, cmd_trim = 4, cmd_write_zeroes = 6 };
+enum Command : std::uint16_t {
+  cmd_read = 0,
+  cmd_write = 1,
+  cmd_disc = 2,
+  cmd_flush = 3,
+  cmd_trim = 4,
+  cmd_write_zeroes = 6
+};
 
 enum CommandFlag : std::uint16_t {
   cmd_flag_fua = 1 << 0,
@@ -65,10 +72,24 @@ enum CommandFlag : std::uint16_t {
   cmd_flag_fast_zero = 1 << 4,
 };
 
-enum Chunk : std::uint16_t { chunk_none = 0, chunk_offset_data = 1, chunk_offset_hole = 2, chunk_error = 32769, chunk_error_offset = 32770 };
+enum Chunk : std::uint16_t {
+  chunk_none = 0,
+  chunk_offset_data = 1,
+  chunk_offset_hole = 2,
+  chunk_error = 32769,
+  chunk_error_offset = 32770
+};
 inline constexpr std::uint16_t chunk_flag_done = 1;
 
-enum Errno : std::uint32_t { err_none = 0, err_perm = 1, err_io = 5, err_inval = 22, err_nospc = 28, err_overflow = 75, err_notsup = 95 };
+enum Errno : std::uint32_t {
+  err_none = 0,
+  err_perm = 1,
+  err_io = 5,
+  err_inval = 22,
+  err_nospc = 28,
+  err_overflow = 75,
+  err_notsup = 95
+};
 
 inline constexpr std::size_t request_bytes = 28;
 inline constexpr std::size_t simple_reply_bytes = 16;
@@ -79,13 +100,15 @@ inline constexpr std::size_t greatest_name_bytes = 4096;
 
 template <std::unsigned_integral Number>
 void store(std::byte* at, Number number) {
-  for (std::size_t i = 0; i < sizeof(Number); ++i) at[i] = static_cast<std::byte>(number >> (8 * (sizeof(Number) - 1 - i)));
+  for (std::size_t i = 0; i < sizeof(Number); ++i)
+    at[i] = static_cast<std::byte>(number >> (8 * (sizeof(Number) - 1 - i)));
 }
 
 template <std::unsigned_integral Number>
 Number load(const std::byte* at) {
   Number number = 0;
-  for (std::size_t i = 0; i < sizeof(Number); ++i) number = static_cast<Number>(number << 8) | static_cast<Number>(at[i]);
+  for (std::size_t i = 0; i < sizeof(Number); ++i)
+    number = static_cast<Number>(number << 8) | static_cast<Number>(at[i]);
   return number;
 }
 

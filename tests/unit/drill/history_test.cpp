@@ -59,7 +59,7 @@ TEST(Stamp, tells_its_block_and_write_and_any_change) {
   EXPECT_EQ(seen.sequence, 42u);
   EXPECT_EQ(read_stamp(block, volume, 8).kind, StampSeen::Kind::bad);
   EXPECT_EQ(read_stamp(block, Uuid::from_name("other"), 7).kind, StampSeen::Kind::bad);
-  for (std::size_t at = 0; at < block.size(); ++at) {   // every byte counts
+  for (std::size_t at = 0; at < block.size(); ++at) {  // every byte counts
     block[at] ^= std::byte{1};
     EXPECT_EQ(read_stamp(block, volume, 7).kind, StampSeen::Kind::bad) << at;
     block[at] ^= std::byte{1};
@@ -80,9 +80,9 @@ TEST(History, what_was_acknowledged_or_issued_later_is_right) {
   Volume v;
   v.write(0, 4);
   v.write(0);
-  v.land(1, v.issue(1));                  // issued, there, not acknowledged
+  v.land(1, v.issue(1));  // issued, there, not acknowledged
   v.history.outcome_unknown(1, 1);
-  (void)v.issue(2);                       // issued, not there
+  (void)v.issue(2);  // issued, not there
   v.history.outcome_unknown(2, 1);
   v.read(0, 4);
   v.verify();
@@ -108,7 +108,7 @@ TEST(History, a_read_that_returns_less_than_acknowledged_or_read_before_goes_bac
   Bytes first = v.write(3);
   Bytes second = v.issue(3);
   v.land(3, second);
-  v.read(3);              // sees the unacknowledged one
+  v.read(3);  // sees the unacknowledged one
   v.land(3, first);
   v.read(3);
   EXPECT_EQ(v.found(), std::vector{Kind::went_back});
@@ -122,7 +122,7 @@ TEST(History, a_read_needs_only_what_was_acknowledged_before_it_began) {
   v.write(3);
   auto floor = v.history.read_floor(3, 1);
   Bytes returned(v.at(3).begin(), v.at(3).end());
-  v.write(3);             // acknowledged while the read was under way
+  v.write(3);  // acknowledged while the read was under way
   v.history.check_read(3, returned, floor);
   EXPECT_TRUE(v.found().empty());
 }
@@ -133,7 +133,7 @@ TEST(History, what_a_read_saw_must_stay) {
   v.land(3, v.issue(3));
   v.read(3);
   v.history.outcome_unknown(3, 1);
-  v.land(3, first);       // the unacknowledged write vanishes after somebody read it
+  v.land(3, first);  // the unacknowledged write vanishes after somebody read it
   v.verify();
   EXPECT_EQ(v.found(), std::vector{Kind::lost});
 }
@@ -142,8 +142,8 @@ TEST(History, changed_and_misplaced_bytes_are_corrupt_and_writes_never_issued_un
   Volume v;
   v.write(1);
   v.at(1)[100] ^= std::byte{1};
-  v.land(2, v.write(3));                              // the content of another block
-  std::ranges::fill(v.at(4), std::byte{9});           // never written by us
+  v.land(2, v.write(3));                     // the content of another block
+  std::ranges::fill(v.at(4), std::byte{9});  // never written by us
   stamp_block(v.at(5), volume, 5, 99);
   v.verify();
   EXPECT_EQ(v.found(), (std::vector{Kind::corrupt, Kind::corrupt, Kind::corrupt, Kind::unborn}));
@@ -165,7 +165,7 @@ TEST(History, a_block_has_one_write_under_way) {
   Volume v;
   (void)v.issue(3, 2);
   EXPECT_FALSE(v.history.claim(4, 4));
-  EXPECT_TRUE(v.history.claim(5, 4));   // nothing was taken by the claim that failed
+  EXPECT_TRUE(v.history.claim(5, 4));  // nothing was taken by the claim that failed
   v.history.outcome_unknown(3, 2);
   EXPECT_TRUE(v.history.claim(3, 2));
 }
@@ -210,12 +210,12 @@ TEST(StallMeter, a_stall_is_the_longest_time_with_something_outstanding_and_noth
   auto run = meter.begin("run", 0);
   meter.started(StallKind::write, 10);
   meter.completed(StallKind::write, 10, 20);
-  meter.started(StallKind::write, 1000);     // idle before: no stall
+  meter.started(StallKind::write, 1000);  // idle before: no stall
   meter.started(StallKind::write, 1010);
   auto event = meter.begin("event", 1020);
   meter.started(StallKind::read, 1030);
   meter.completed(StallKind::read, 1030, 1040);
-  EXPECT_EQ(meter.going_on(1100), 100);      // the write that is held, though reads go on
+  EXPECT_EQ(meter.going_on(1100), 100);  // the write that is held, though reads go on
   meter.completed(StallKind::write, 1010, 1150);
   EXPECT_EQ(meter.stall_of(event, 1160), 150);
   EXPECT_EQ(meter.windows()[event].slowest_ns, 140);
@@ -238,8 +238,8 @@ TEST(NbdTarget, addresses_are_parsed) {
 }
 
 TEST(NbdTarget, what_is_no_address_says_the_mend) {
-  for (const char* uri : {"", "http://x", "nbd+unix:///tank/vm1", "nbd://localhost/x", "nbd://127.0.0.1/a,nbd://127.0.0.2/a",
-                          "nbd://127.0.0.1/a@x,nbd://127.0.0.2/b@x"}) {
+  for (const char* uri : {"", "http://x", "nbd+unix:///tank/vm1", "nbd://localhost/x",
+                          "nbd://127.0.0.1/a,nbd://127.0.0.2/a", "nbd://127.0.0.1/a@x,nbd://127.0.0.2/b@x"}) {
     auto target = NbdTarget::parse(uri);
     ASSERT_FALSE(target) << uri;
     EXPECT_EQ(target.error().code, ErrorCode::invalid) << uri;

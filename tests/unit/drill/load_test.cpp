@@ -100,7 +100,8 @@ TEST(NbdClient, reads_what_it_wrote_in_any_size) {
 TEST(NbdClient, the_server_s_errors_are_the_caller_s) {
   ClientFixture fixture;
   Bytes block(4096);
-  EXPECT_EQ(fixture.host.await([&] { return fixture.client->write(8 << 20, block); }).error().code, ErrorCode::no_space);
+  EXPECT_EQ(fixture.host.await([&] { return fixture.client->write(8 << 20, block); }).error().code,
+            ErrorCode::no_space);
   EXPECT_EQ(fixture.host.await([&] { return fixture.client->read(8 << 20, block); }).error().code, ErrorCode::invalid);
   fixture.break_device([](MemoryDevice& device) { device.status = [](auto&) { return block::IoStatus::io_error; }; });
   EXPECT_EQ(fixture.host.await([&] { return fixture.client->read(0, block); }).error().code, ErrorCode::io);
@@ -110,7 +111,7 @@ TEST(NbdClient, what_was_not_answered_is_sent_again_after_a_restart) {
   ClientFixture fixture;
   fixture.break_device([](MemoryDevice& device) {
     device.hold = [](auto&) { return true; };
-    device.loses = [](auto&) { return true; };   // the former owner's unanswered writes vanish
+    device.loses = [](auto&) { return true; };  // the former owner's unanswered writes vanish
   });
   Bytes bytes = filled(8192, 5);
   std::atomic<bool> done = false;
@@ -131,7 +132,7 @@ TEST(NbdClient, what_was_not_answered_is_sent_again_after_a_restart) {
   fixture.start();
   EXPECT_TRUE(fixture.host.until([&] { return done.load(); }));
   EXPECT_EQ(fixture.host.on([&] { return fixture.device.bytes[8191]; }), std::byte{5});
-  EXPECT_GE(fixture.client->resent_count(), 1u);      // more when it came back before the former server had closed
+  EXPECT_GE(fixture.client->resent_count(), 1u);  // more when it came back before the former server had closed
   EXPECT_GE(fixture.client->connection_count(), 2u);
   fixture.host.await([&] { return tasks.close(); });
 }
@@ -231,7 +232,7 @@ TEST(Load, a_device_that_drops_an_acknowledged_write_is_found) {
   EXPECT_FALSE(report.findings.empty());
 }
 
-TEST(Load, a_takeover_that_forgets_the_last_writes_is_found) {   // a gate that acknowledged on one leg only
+TEST(Load, a_takeover_that_forgets_the_last_writes_is_found) {  // a gate that acknowledged on one leg only
   Fixture fixture;
   Bytes other_leg;
   LoadReport report = run_load(fixture, fixture.options(), [&](Load& load) {
@@ -252,7 +253,7 @@ TEST(Load, reads_that_go_back_are_found_although_the_end_is_right) {
     fixture.break_device([&](MemoryDevice& device) { older = device.bytes; });
     std::uint64_t before = fixture.host.on([&] { return load.operations(); });
     EXPECT_TRUE(fixture.host.until([&] { return load.operations() > before + 200; }));
-    fixture.break_device([&](MemoryDevice& device) {   // every fifth read comes from a former owner
+    fixture.break_device([&](MemoryDevice& device) {  // every fifth read comes from a former owner
       device.on_read = [&older, count = 0](const block::Request& request, std::byte* data) mutable {
         if (++count % 5 == 0) std::memcpy(data, older.data() + request.offset_bytes, request.size_bytes);
       };
@@ -271,7 +272,8 @@ TEST(Load, a_device_that_changes_a_byte_is_found) {
   LoadReport report = run_load(fixture, fixture.options(), [&](Load&) {
     fixture.break_device([](MemoryDevice& device) {
       device.on_read = [](const block::Request& request, std::byte* data) {
-        if (request.offset_bytes <= 4096 && request.offset_bytes + request.size_bytes > 4096) data[4096 - request.offset_bytes + 200] ^= std::byte{4};
+        if (request.offset_bytes <= 4096 && request.offset_bytes + request.size_bytes > 4096)
+          data[4096 - request.offset_bytes + 200] ^= std::byte{4};
       };
     });
   });
@@ -338,7 +340,8 @@ Outcome run(const std::string& command) {
   FILE* pipe = ::popen(("timeout 60 " + command + " 2>&1").c_str(), "re");
   if (pipe == nullptr) return outcome;
   char bytes[4096];
-  for (std::size_t count = 0; (count = std::fread(bytes, 1, sizeof bytes, pipe)) > 0;) outcome.output.append(bytes, count);
+  for (std::size_t count = 0; (count = std::fread(bytes, 1, sizeof bytes, pipe)) > 0;)
+    outcome.output.append(bytes, count);
   int status = ::pclose(pipe);
   outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   return outcome;
@@ -348,10 +351,12 @@ TEST(ZpairLoad, runs_measures_marked_events_saves_its_state_and_verifies) {
   Fixture fixture;
   std::string uri = " 'nbd+unix:///tank/vm1?socket=" + fixture.path + "'";
   std::string state = test::socket_path("program-state");
-  Outcome ran = run("sh -c '(echo mark one; echo mark two; echo end) | " ZPAIR_LOAD
-                    " run \"nbd+unix:///tank/vm1?socket=" + fixture.path + "\" --seconds 0.3 --working-set 4M --control - --json - --state " + state + "'");
+  Outcome ran =
+      run("sh -c '(echo mark one; echo mark two; echo end) | " ZPAIR_LOAD " run \"nbd+unix:///tank/vm1?socket=" +
+          fixture.path + "\" --seconds 0.3 --working-set 4M --control - --json - --state " + state + "'");
   EXPECT_EQ(ran.exit_code, 0) << ran.output;
-  for (const char* part : {"\"good\": true", "\"name\": \"one\"", "\"name\": \"two\"", "\"verified\": true", "lost 0, corrupt 0"}) {
+  for (const char* part :
+       {"\"good\": true", "\"name\": \"one\"", "\"name\": \"two\"", "\"verified\": true", "lost 0, corrupt 0"}) {
     EXPECT_NE(ran.output.find(part), std::string::npos) << part << " is missing in\n" << ran.output;
   }
   Outcome verified = run(ZPAIR_LOAD " verify" + uri + " --state " + state);

@@ -32,7 +32,8 @@ Outcome run(const std::string& command) {
   FILE* pipe = ::popen(("timeout 60 " + command + " 2>&1").c_str(), "re");
   if (pipe == nullptr) return outcome;
   char bytes[4096];
-  for (std::size_t count = 0; (count = std::fread(bytes, 1, sizeof bytes, pipe)) > 0;) outcome.output.append(bytes, count);
+  for (std::size_t count = 0; (count = std::fread(bytes, 1, sizeof bytes, pipe)) > 0;)
+    outcome.output.append(bytes, count);
   int status = ::pclose(pipe);
   outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   return outcome;
@@ -161,9 +162,9 @@ TEST(RealClients, nbdinfo_sees_what_is_offered) {
   Fixture fixture;
   Outcome info = run("nbdinfo " + fixture.uri);
   EXPECT_EQ(info.exit_code, 0) << info.output;
-  for (const char* line : {"newstyle-fixed", "using structured packets", "export-size: 16777216", "can_flush: true", "can_fua: true",
-                           "can_trim: true", "can_zero: true", "can_fast_zero: true", "can_df: true", "can_multi_conn: true",
-                           "is_read_only: false", "block_size_minimum: 4096"}) {
+  for (const char* line : {"newstyle-fixed", "using structured packets", "export-size: 16777216", "can_flush: true",
+                           "can_fua: true", "can_trim: true", "can_zero: true", "can_fast_zero: true", "can_df: true",
+                           "can_multi_conn: true", "is_read_only: false", "block_size_minimum: 4096"}) {
     EXPECT_NE(info.output.find(line), std::string::npos) << line << " is missing in\n" << info.output;
   }
   Outcome list = run("nbdinfo --list 'nbd+unix:///?socket=" + fixture.socket + "'");
@@ -178,7 +179,8 @@ TEST(RealClients, over_tcp_a_name_is_required_and_the_client_reads_why) {
   EXPECT_NE(run("nbdinfo nbd://" + fixture.tcp_address + "/tank/vm1").exit_code, 0);
   Outcome refused = run("qemu-img info nbd://" + fixture.tcp_address + "/tank/vm1");
   EXPECT_NE(refused.exit_code, 0);
-  EXPECT_NE(refused.output.find("a client name is required: ask for tank/vm1@CLIENT"), std::string::npos) << refused.output;
+  EXPECT_NE(refused.output.find("a client name is required: ask for tank/vm1@CLIENT"), std::string::npos)
+      << refused.output;
   Outcome served = run("nbdinfo nbd://" + fixture.tcp_address + "/tank/vm1@vm-100");
   EXPECT_EQ(served.exit_code, 0) << served.output;
   EXPECT_NE(served.output.find("can_multi_conn: false"), std::string::npos) << served.output;
@@ -206,18 +208,20 @@ TEST(RealClients, qemu_img_converts_and_compares) {
 
 TEST(RealClients, qemu_io_reads_what_it_wrote) {
   Fixture fixture;
-  Outcome outcome = run(
-      "qemu-io -f raw " + fixture.uri +
-      " -c 'write -P 0xaa 0 1M' -c 'write -f -P 0xbb 1M 64k' -c 'read -P 0xaa 0 1M' -c 'read -P 0xbb 1M 64k' -c 'write -z 0 64k'"
-      " -c 'read -P 0 0 64k' -c 'discard 1M 64k' -c 'write -P 0xcc 512 512' -c 'read -P 0xcc 512 512' -c 'read -P 0 0 512' -c flush");
+  Outcome outcome = run("qemu-io -f raw " + fixture.uri +
+                        " -c 'write -P 0xaa 0 1M' -c 'write -f -P 0xbb 1M 64k' -c 'read -P 0xaa 0 1M' -c 'read -P 0xbb "
+                        "1M 64k' -c 'write -z 0 64k'"
+                        " -c 'read -P 0 0 64k' -c 'discard 1M 64k' -c 'write -P 0xcc 512 512' -c 'read -P 0xcc 512 "
+                        "512' -c 'read -P 0 0 512' -c flush");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_EQ(outcome.output.find("failed"), std::string::npos) << outcome.output;
 }
 
 TEST(RealClients, fio_verifies_what_it_wrote) {
   Fixture fixture;
-  Outcome outcome = run("fio --name=verify --ioengine=nbd --uri=" + fixture.uri +
-                        " --rw=randwrite --bs=4k --size=8M --iodepth=16 --verify=crc32c --do_verify=1 --fsync=32");
+  Outcome outcome = run(
+      "fio --name=verify --ioengine=nbd --uri=" + fixture.uri +
+      " --rw=randwrite --bs=4k --size=8M --iodepth=16 --verify=crc32c --do_verify=1 --verify_state_save=0 --fsync=32");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_NE(outcome.output.find("err= 0"), std::string::npos) << outcome.output;
 }
@@ -230,7 +234,7 @@ void restart_under_a_held_write(Fixture& fixture, std::size_t held_count) {
   fixture.host.on([&] { tasks.spawn(close(*fixture.server)); });
   fixture.host.on([&] {
     fixture.device.hold = nullptr;
-    fixture.device.bytes.assign(volume_bytes, std::byte{0});   // the unanswered write of the former owner got lost
+    fixture.device.bytes.assign(volume_bytes, std::byte{0});  // the unanswered write of the former owner got lost
     fixture.device.loses = [](const block::Request&) { return true; };
   });
   fixture.host.on([&] { fixture.device.release_all(); });
@@ -250,8 +254,9 @@ void hold_writes(Fixture& fixture) {
 
 TEST(RealClients, qemu_io_with_reconnect_delay_sees_no_error_across_a_restart) {
   Fixture fixture;
-  Interactive qemu({"qemu-io", "--image-opts", "driver=nbd,server.type=unix,server.path=" + fixture.socket +
-                                                   ",export=tank/vm1,reconnect-delay=30"});
+  Interactive qemu(
+      {"qemu-io", "--image-opts",
+       "driver=nbd,server.type=unix,server.path=" + fixture.socket + ",export=tank/vm1,reconnect-delay=30"});
   qemu.say("write -P 1 0 64k");
   EXPECT_NE(qemu.hear("ops/sec").find("wrote 65536/65536"), std::string::npos);
   hold_writes(fixture);
@@ -282,7 +287,8 @@ TEST(RealClients, qemu_storage_daemon_with_reconnect_delay_hides_a_restart_from_
   std::promise<Outcome> guest;
   std::thread load([&] {
     guest.set_value(run("fio --name=guest --ioengine=nbd --uri='nbd+unix:///disk?socket=" + guest_socket +
-                        "' --rw=randwrite --bs=4k --size=4M --io_size=16M --iodepth=8 --verify=crc32c --do_verify=1 --fsync=16"));
+                        "' --rw=randwrite --bs=4k --size=4M --io_size=16M --iodepth=8 --verify=crc32c --do_verify=1 "
+                        "--verify_state_save=0 --fsync=16"));
   });
   std::size_t written = 0;
   for (int restart = 0; restart < 3; ++restart) {

@@ -88,7 +88,8 @@ TEST(Handshake, every_option_has_its_answer) {
       {"unknown", 4711, test::bytes_of("x"), wire::rep_err_unsup, Next::option},
       {"set meta context", 10, {}, wire::rep_err_unsup, Next::option},
       {"structured replies", wire::opt_structured_reply, {}, wire::rep_ack, Next::option},
-      {"structured replies with data", wire::opt_structured_reply, test::bytes_of("x"), wire::rep_err_invalid, Next::option},
+      {"structured replies with data", wire::opt_structured_reply, test::bytes_of("x"), wire::rep_err_invalid,
+       Next::option},
       {"go", wire::opt_go, test::RawClient::go_data("tank/vm1"), wire::rep_info, Next::transmit},
       {"go with a slash", wire::opt_go, test::RawClient::go_data("/tank/vm1"), wire::rep_info, Next::transmit},
       {"info", wire::opt_info, test::RawClient::go_data("tank/vm1"), wire::rep_info, Next::option},
@@ -96,8 +97,10 @@ TEST(Handshake, every_option_has_its_answer) {
       {"go without a default", wire::opt_go, test::RawClient::go_data(""), wire::rep_err_unknown, Next::option},
       {"go cut short", wire::opt_go, cut, wire::rep_err_invalid, Next::option},
       {"go with a name beyond the end", wire::opt_go, too_long, wire::rep_err_invalid, Next::option},
-      {"go with an empty client name", wire::opt_go, test::RawClient::go_data("tank/vm1@"), wire::rep_err_invalid, Next::option},
-      {"go with a bad client name", wire::opt_go, test::RawClient::go_data("tank/vm1@a b"), wire::rep_err_invalid, Next::option},
+      {"go with an empty client name", wire::opt_go, test::RawClient::go_data("tank/vm1@"), wire::rep_err_invalid,
+       Next::option},
+      {"go with a bad client name", wire::opt_go, test::RawClient::go_data("tank/vm1@a b"), wire::rep_err_invalid,
+       Next::option},
   };
   for (const OptionCase& test_case : cases) {
     Handshake handshake;
@@ -144,12 +147,13 @@ TEST(Handshake, a_client_that_only_asks_is_ended) {
   while (on_option(handshake, one_volume(), wire::opt_list, {}).next == Next::option) ASSERT_LT(++asked, 10'000);
 }
 
-TEST(Handshake, changed_bytes_never_do_harm) {   // worth most in the asan build
+TEST(Handshake, changed_bytes_never_do_harm) {  // worth most in the asan build
   std::mt19937_64 random(11);
   const Bytes whole = test::RawClient::go_data("tank/vm1@vm-100");
   for (int i = 0; i < 50'000; ++i) {
     Bytes data = whole;
-    for (std::uint64_t changes = random() % 4; changes > 0; --changes) data[random() % data.size()] = static_cast<std::byte>(random());
+    for (std::uint64_t changes = random() % 4; changes > 0; --changes)
+      data[random() % data.size()] = static_cast<std::byte>(random());
     data.resize(random() % 3 == 0 ? random() % (data.size() + 1) : data.size());
     Handshake handshake;
     HandshakeStep step = on_option(handshake, one_volume(), static_cast<std::uint32_t>(random() % 12), data);
@@ -183,7 +187,9 @@ TEST(Transmission, every_request_is_checked) {
       {"write off the blocks", {0, wire::cmd_write, 1, 512, 4096}, wire::err_inval},
       {"write of half a block", {0, wire::cmd_write, 1, 0, 512}, wire::err_inval},
       {"write with an unknown flag", {1 << 7, wire::cmd_write, 1, 0, 4096}, wire::err_inval},
-      {"write zeroes", {wire::cmd_flag_no_hole | wire::cmd_flag_fast_zero, wire::cmd_write_zeroes, 1, 0, 1 << 20}, wire::err_none},
+      {"write zeroes",
+       {wire::cmd_flag_no_hole | wire::cmd_flag_fast_zero, wire::cmd_write_zeroes, 1, 0, 1 << 20},
+       wire::err_none},
       {"write zeroes past the end", {0, wire::cmd_write_zeroes, 1, 4096, 1 << 20}, wire::err_nospc},
       {"trim", {0, wire::cmd_trim, 1, 0, 1 << 20}, wire::err_none},
       {"trim past the end", {0, wire::cmd_trim, 1, 4096, 1 << 20}, wire::err_inval},

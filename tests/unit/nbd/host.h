@@ -131,16 +131,16 @@ class RawClient {
     while (!bytes.empty()) {
       ssize_t count = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
       if (count < 0 && errno == EINTR) continue;
-      if (count <= 0) return;   // the test sees the end when it receives
+      if (count <= 0) return;  // the test sees the end when it receives
       bytes = bytes.subspan(static_cast<std::size_t>(count));
     }
   }
-  Bytes receive(std::size_t size) {   // shorter when the connection ends
+  Bytes receive(std::size_t size) {  // shorter when the connection ends
     Bytes bytes(size);
     std::size_t filled = 0;
     while (filled < size) {
       ssize_t count = ::recv(fd_, bytes.data() + filled, size - filled, 0);
-      if (count < 0 && errno == EINTR) continue;   // io_uring's work interrupts waits
+      if (count < 0 && errno == EINTR) continue;  // io_uring's work interrupts waits
       if (count <= 0) break;
       filled += static_cast<std::size_t>(count);
     }

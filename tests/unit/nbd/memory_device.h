@@ -42,10 +42,10 @@ class MemoryDevice : public block::BlockDevice {
   std::vector<Seen> seen;
   std::deque<block::Request*> held;
   std::size_t in_flight = 0;
-  std::function<bool(const block::Request&)> hold;                       // true: until release_all()
-  std::function<block::IoStatus(const block::Request&)> status;          // of an operation, instead of ok
-  std::function<bool(const block::Request&)> loses;                      // true: a write is acknowledged and not done
-  std::function<void(const block::Request&, std::byte* data)> on_read;   // may change what a read returns
+  std::function<bool(const block::Request&)> hold;                      // true: until release_all()
+  std::function<block::IoStatus(const block::Request&)> status;         // of an operation, instead of ok
+  std::function<bool(const block::Request&)> loses;                     // true: a write is acknowledged and not done
+  std::function<void(const block::Request&, std::byte* data)> on_read;  // may change what a read returns
   Nanoseconds latency_ns = 0;
 
  private:

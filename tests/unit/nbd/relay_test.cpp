@@ -21,7 +21,8 @@ using test::RawClient;
 // A switch between relay and owner: forwards bytes; a cut one holds them, a healed one delivers them late.
 class Switch {
  public:
-  Switch(block::Endpoint at, block::Endpoint to) : to_(std::move(to)), listener_(std::move(*block::Listener::listen(at))) {
+  Switch(block::Endpoint at, block::Endpoint to)
+      : to_(std::move(to)), listener_(std::move(*block::Listener::listen(at))) {
     tasks_.spawn(accept());
   }
   void cut() { passes_.reset(); }
@@ -68,7 +69,7 @@ class Switch {
       auto got = co_await from.read_some(buffer);
       std::size_t size = got ? *got : 0;
       if (!passes_.is_set()) held_bytes += size;
-      co_await passes_.wait();   // also the end of a connection is held
+      co_await passes_.wait();  // also the end of a connection is held
       if (size == 0) break;
       auto sent = co_await to.write_all(std::span<const std::byte>(buffer.data(), size));
       if (!sent) break;
@@ -99,7 +100,9 @@ struct Fixture {
       RelayOptions options;
       options.node = NodeId::b;
       options.path_dead_after_ms = 150;
-      options.connect = [](std::size_t path) { return block::Stream::connect(path_endpoint(path), Deadline::in_ms(1000)); };
+      options.connect = [](std::size_t path) {
+        return block::Stream::connect(path_endpoint(path), Deadline::in_ms(1000));
+      };
       relay = std::make_unique<Relay>(std::move(options));
       listening = std::move(*block::Listener::listen(block::Endpoint{"unix:" + volume_socket}));
       add_volume();
@@ -115,7 +118,8 @@ struct Fixture {
       switches.clear();
       relay.reset();
     });
-    for (const std::string& path : {volume_socket, test::socket_path("links"), test::socket_path("path0"), test::socket_path("path1")}) {
+    for (const std::string& path :
+         {volume_socket, test::socket_path("links"), test::socket_path("path0"), test::socket_path("path1")}) {
       ::unlink(path.c_str());
     }
   }
@@ -126,7 +130,7 @@ struct Fixture {
     auto listener = std::make_unique<block::Listener>(std::move(*duplicate(listening->fd())));
     ASSERT_TRUE(relay->add_volume("tank/vm1", std::move(listener)));
   }
-  void start_owner() {   // on the reactor
+  void start_owner() {  // on the reactor
     server = std::make_unique<Server>();
     ASSERT_TRUE(server->add_export({"tank/vm1", &device, false}));
     ASSERT_TRUE(server->listen(std::move(*block::Listener::listen(links_endpoint)), {Transport::relay, ""}));
@@ -217,9 +221,9 @@ TEST(Relay, a_write_in_a_cut_path_never_lands_after_its_successor) {
     first.request(wire::cmd_write, 2, 0, 4096, filled(4096, 2));
     bool my_path = fixture.host.until([&] { return dead.held_bytes >= 4096 || fixture.device.seen.size() == 2; });
     ASSERT_TRUE(my_path);
-    if (fixture.host.on([&] { return fixture.device.seen.size(); }) == 2) continue;   // it went over the other path
+    if (fixture.host.on([&] { return fixture.device.seen.size(); }) == 2) continue;  // it went over the other path
 
-    EXPECT_TRUE(first.ended());        // the relay noticed, the client reconnects and sends again
+    EXPECT_TRUE(first.ended());  // the relay noticed, the client reconnects and sends again
     RawClient second = fixture.client();
     second.request(wire::cmd_write, 2, 0, 4096, filled(4096, 2));
     EXPECT_EQ(second.simple().error, 0u);
@@ -245,7 +249,7 @@ TEST(Relay, a_write_in_a_cut_path_never_lands_after_its_successor) {
 TEST(Relay, dropping_the_links_ends_their_clients_who_may_come_again) {
   Fixture fixture;
   RawClient client = fixture.client();
-  std::optional<RawClient> again_or;   // comes at the very moment: it is accepted, and has to be served later
+  std::optional<RawClient> again_or;  // comes at the very moment: it is accepted, and has to be served later
   fixture.host.on([&] {
     again_or = RawClient::to_unix(fixture.volume_socket);
     fixture.relay->drop_links();

@@ -61,7 +61,8 @@ struct Fixture {
     return RawClient(ends[1]);
   }
   void hold_writes() {
-    host.on([this] { device.hold = [](const block::Request& request) { return request.operation == Operation::write; }; });
+    host.on(
+        [this] { device.hold = [](const block::Request& request) { return request.operation == Operation::write; }; });
   }
   void release() {
     host.on([this] { device.hold = nullptr; });
@@ -87,7 +88,7 @@ TEST(Server, writes_and_reads_with_simple_replies) {
   RawClient client = fixture.client();
   client.request(wire::cmd_write, 7, 8192, 4096, filled(4096, 0xab));
   EXPECT_EQ(client.simple(), (RawClient::Simple{0, 7}));
-  client.request(wire::cmd_read, 8, 8190, 8);   // off the blocks: reads may be
+  client.request(wire::cmd_read, 8, 8190, 8);  // off the blocks: reads may be
   EXPECT_EQ(client.simple(), (RawClient::Simple{0, 8}));
   Bytes expected = {std::byte{0}, std::byte{0}};
   expected.resize(8, std::byte{0xab});
@@ -108,7 +109,7 @@ TEST(Server, structured_read_is_one_chunk_with_its_offset) {
   EXPECT_EQ(wire::load<std::uint32_t>(header.data() + 16), 8u + 512u);
   EXPECT_EQ(wire::load<std::uint64_t>(header.data() + 20), 4096u);
   EXPECT_EQ(client.receive(512), filled(512, 0x5a));
-  client.request(wire::cmd_read, 9, volume_bytes, 4096);   // out of range: an error chunk
+  client.request(wire::cmd_read, 9, volume_bytes, 4096);  // out of range: an error chunk
   Bytes error = client.receive(26);
   ASSERT_EQ(error.size(), 26u);
   EXPECT_EQ(wire::load<std::uint16_t>(error.data() + 6), wire::chunk_error);
@@ -140,7 +141,7 @@ TEST(Server, each_command_reaches_the_device_as_it_is) {
 TEST(Server, bad_requests_get_their_error_and_the_connection_goes_on) {
   Fixture fixture;
   RawClient client = fixture.client();
-  client.request(wire::cmd_write, 1, volume_bytes - 4096, 8192, filled(8192, 1));   // its payload is read and dropped
+  client.request(wire::cmd_write, 1, volume_bytes - 4096, 8192, filled(8192, 1));  // its payload is read and dropped
   EXPECT_EQ(client.simple(), (RawClient::Simple{28, 1}));
   client.request(99, 2, 0, 0);
   EXPECT_EQ(client.simple(), (RawClient::Simple{22, 2}));
@@ -187,7 +188,7 @@ TEST(Server, many_requests_are_in_flight_at_once_and_replies_come_in_any_order) 
   for (std::uint64_t i = 0; i < 32; ++i) client.request(wire::cmd_write, i, i * 4096, 4096, filled(4096, int(i)));
   EXPECT_TRUE(fixture.held(32));
   client.request(wire::cmd_read, 100, 0, 4096);
-  EXPECT_EQ(client.simple().cookie, 100u);   // overtakes
+  EXPECT_EQ(client.simple().cookie, 100u);  // overtakes
   (void)client.receive(4096);
   fixture.release();
   std::uint64_t cookies = 0;
@@ -233,7 +234,7 @@ TEST(Server, a_read_is_held_while_it_is_not_permitted_and_writes_are_not) {
   EXPECT_TRUE(client.silent());
   permitted = true;
   EXPECT_EQ(client.simple(), (RawClient::Simple{0, 1}));
-  EXPECT_EQ(client.receive(4096), filled(4096, 0));   // taken before the write
+  EXPECT_EQ(client.receive(4096), filled(4096, 0));  // taken before the write
 }
 
 TEST(Server, a_held_read_is_never_answered_when_the_server_closes) {
@@ -265,7 +266,7 @@ TEST(Server, pause_returns_when_requests_have_finished_and_sends_no_new_ones) {
   fixture.release();
   EXPECT_TRUE(fixture.host.until([&] { return paused.load(); }));
   EXPECT_EQ(client.simple(), (RawClient::Simple{0, 1}));
-  RawClient late = RawClient::to_unix(fixture.path);   // waits in the backlog
+  RawClient late = RawClient::to_unix(fixture.path);  // waits in the backlog
   EXPECT_TRUE(late.silent());
   EXPECT_EQ(fixture.host.on([&] { return fixture.device.seen.size(); }), 1u);
   fixture.host.on([&] { fixture.server->resume(); });
@@ -288,7 +289,7 @@ TEST(Server, close_waits_for_requests_and_answers_nothing) {
   block::TaskGroup tasks;
   fixture.host.on([&] { tasks.spawn(close(*fixture.server, closed)); });
   EXPECT_TRUE(fixture.one_ends());
-  EXPECT_TRUE(client.silent());   // not even its end: the write may still land
+  EXPECT_TRUE(client.silent());  // not even its end: the write may still land
   EXPECT_FALSE(closed);
   fixture.release();
   EXPECT_TRUE(client.ended());
@@ -299,7 +300,7 @@ TEST(Server, close_waits_for_requests_and_answers_nothing) {
 TEST(Server, a_client_that_comes_while_nobody_serves_is_served_by_the_next_owner) {
   Fixture fixture;
   fixture.stop();
-  RawClient client = RawClient::to_unix(fixture.path);   // not refused
+  RawClient client = RawClient::to_unix(fixture.path);  // not refused
   EXPECT_TRUE(client.silent());
   fixture.start();
   EXPECT_TRUE(client.go("tank/vm1"));
@@ -322,7 +323,8 @@ TEST(Server, wrong_use_is_one_clear_error) {
     EXPECT_EQ(fixture.server->add_export({"tank/vm1", &fixture.device, false}).error().code, ErrorCode::exists);
     EXPECT_EQ(fixture.server->add_export({"tank/vm@1", &fixture.device, false}).error().code, ErrorCode::invalid);
     auto listener = std::make_unique<block::Listener>(std::move(*duplicate(fixture.listening->fd())));
-    EXPECT_EQ(fixture.server->listen(std::move(listener), {Transport::local, "tank/vm2"}).error().code, ErrorCode::not_found);
+    EXPECT_EQ(fixture.server->listen(std::move(listener), {Transport::local, "tank/vm2"}).error().code,
+              ErrorCode::not_found);
   });
 }
 
@@ -336,7 +338,7 @@ TEST(Clients, a_newer_connection_of_a_name_ends_the_older_and_waits_for_its_requ
   EXPECT_TRUE(fixture.held(1));
   RawClient newer = fixture.client("tank/vm1@vm-100");
   newer.request(wire::cmd_write, 2, 0, 4096, filled(4096, 2));
-  older.request(wire::cmd_write, 3, 4096, 4096, filled(4096, 3));   // comes too late: dropped
+  older.request(wire::cmd_write, 3, 4096, 4096, filled(4096, 3));  // comes too late: dropped
   EXPECT_TRUE(fixture.one_ends());
   EXPECT_TRUE(fixture.held(1));
   fixture.release();
@@ -365,12 +367,12 @@ TEST(Clients, the_first_write_without_a_name_waits_for_connections_whose_peer_is
   EXPECT_TRUE(fixture.held(1));
   gone.hang_up();
   RawClient next = fixture.client();
-  next.request(wire::cmd_read, 2, 0, 4096);   // reads do not wait
+  next.request(wire::cmd_read, 2, 0, 4096);  // reads do not wait
   EXPECT_EQ(next.simple().cookie, 2u);
   (void)next.receive(4096);
   next.request(wire::cmd_write, 3, 0, 4096, filled(4096, 3));
   EXPECT_TRUE(fixture.one_ends());
-  EXPECT_TRUE(fixture.held(1));   // the new write did not reach the device
+  EXPECT_TRUE(fixture.held(1));  // the new write did not reach the device
   fixture.release();
   EXPECT_EQ(next.simple(), (RawClient::Simple{0, 3}));
   EXPECT_EQ(fixture.host.on([&] { return fixture.device.bytes[0]; }), std::byte{3});
@@ -430,7 +432,7 @@ TEST(Link, a_newer_link_of_a_session_is_admitted_when_the_former_has_finished) {
   RawClient newer = links.link(5);
   EXPECT_TRUE(links.fixture.one_ends());
   EXPECT_TRUE(newer.silent());
-  former.request(wire::cmd_write, 2, 0, 4096, filled(4096, 7));   // late bytes of the former link
+  former.request(wire::cmd_write, 2, 0, 4096, filled(4096, 7));  // late bytes of the former link
   links.fixture.release();
   EXPECT_EQ(Links::answer(newer), LinkAnswer::admitted);
   EXPECT_TRUE(newer.go("tank/vm1"));
@@ -511,7 +513,7 @@ TEST(SocketHandover, listening_sockets_arrive_with_their_labels) {
   ASSERT_TRUE(empty);
   EXPECT_TRUE(empty->empty());
 
-  RawClient client = RawClient::to_unix(fixture.path);   // comes before anybody serves
+  RawClient client = RawClient::to_unix(fixture.path);  // comes before anybody serves
   fixture.listening = std::make_unique<block::Listener>(std::move((*received)[0].fd));
   fixture.start();
   EXPECT_TRUE(client.go("tank/vm1"));

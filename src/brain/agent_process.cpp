@@ -72,6 +72,9 @@ void on(Turn& turn, const PoolHeartbeat& event) {
   state.process_phase = event.phase;
   state.cold = false;
   if (event.phase == owner::Phase::serving) state.restart_back_off_ns = 0;
+  // Said again while it matters: the first word may have come before the process listened.
+  const bool waits = state.process == Process::starting || event.phase == owner::Phase::waiting_for_promise;
+  if (state.promise_released && waits) turn.order(ReleasePromise{event.epoch});
   if (state.process != Process::starting) return;
   state.process = Process::running;
   if (state.takeover) takeover_done(turn);

@@ -146,6 +146,22 @@ TEST_F(Rule5Agent, the_new_owners_agent_asks_for_the_handover_until_it_is_answer
   EXPECT_EQ(agent.count<SendHandover>(), 0u);
 }
 
+TEST_F(Rule5Agent, the_release_is_said_again_to_a_process_that_did_not_listen_yet) {
+  agent.own(node_a, make_record(1));
+  agent.partner = PartnerReport{Vouch::none, {}, Epoch{5}};
+  agent.partner_agrees = legs_of(node_b, 1);
+  agent.pool_beats = false;
+  agent.tick();
+  agent.feed(PoolExited{agent.now_ns, Epoch{5}, std::nullopt, "SIGKILL"});
+  agent.pass_ms(100);
+  agent.feed(HandoverAnswered{agent.now_ns, Epoch{6}, true, {}});   // before its first heartbeat
+  agent.clear();
+  agent.feed(PoolHeartbeat{agent.now_ns, Epoch{6}, owner::Phase::fencing});
+  EXPECT_EQ(agent.count<ReleasePromise>(), 1u);
+  agent.feed(PoolHeartbeat{agent.now_ns, Epoch{6}, owner::Phase::serving});
+  EXPECT_EQ(agent.count<ReleasePromise>(), 1u);
+}
+
 TEST_F(Rule5Agent, cannot_is_told_to_the_pool_process_and_releases_nothing) {
   agent.own(node_a, make_record(1));
   agent.partner = PartnerReport{Vouch::none, {}, Epoch{5}};

@@ -50,13 +50,12 @@ def run(*command, timeout=120, ok=(0,)):
 class Load:
     """A verifying load over every volume given: stamps blocks, reconnects for ever, checks the history at its end."""
 
-    def __init__(self, folder, uris, writers=4, rate=0, working_set="16M"):
-        self.result_file = folder / f"load-{time.monotonic_ns()}.json"
+    def __init__(self, folder, uris, writers=4, working_set="16M"):
+        stem = folder / f"load-{time.monotonic_ns()}"
+        self.result_file = stem.with_suffix(".json")
         self.log = open(folder / "load.log", "a")
-        command = [BIN / "zpair-load", "run", *uris, "--state", folder / "load.state", "--json", self.result_file,
-                   "--writers", str(writers), "--working-set", working_set]
-        if rate:
-            command += ["--rate", str(rate)]
+        command = [BIN / "zpair-load", "run", *uris, "--state", stem.with_suffix(".state"), "--json", self.result_file,
+                   "--writers", str(writers), "--working-set", working_set, "--control", "-"]
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=self.log,
                                         stderr=self.log, text=True)
 
@@ -78,7 +77,7 @@ class Load:
             raise Failed("the load did not finish: some request was never answered")
         result = json.loads(self.result_file.read_text()) if self.result_file.exists() else {}
         check(result, f"the load left no result (exit {self.process.returncode})")
-        check(result["lost"] == 0 and result["corrupt"] == 0, f"lost {result['lost']}, corrupt {result['corrupt']}: {result}")
+        check(result["good"], f"lost {result['lost']}, corrupt {result['corrupt']}, went back {result['went_back']}: {result}")
         check(result["acknowledged"] > 0, "the load acknowledged nothing: the test showed nothing")
         return result
 
@@ -171,5 +170,9 @@ class Pair:
 
 
 def stalls(result):
-    """{name: longest stall in ms} of a load's marks."""
-    return {mark["name"]: mark["stall_ms"] for mark in result.get("marks", [])}
+    """{event's name: longest stall in ms over all volumes}, from a load's marks."""
+    longest = {}
+    for volume in result["volumes"]:
+        for event in volume["events"]:
+            longest[event["name"]] = max(longest.get(event["name"], 0), event["stall_ms"])
+    return longest

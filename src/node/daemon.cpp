@@ -100,6 +100,7 @@ Result<void> Daemon::prepare() {
 
 block::Task<Result<void>> Daemon::start() {
   started_ = true;
+  load_partner_drives();
   co_await start_pools();
   std::map<std::string, Epoch> elsewhere;
   for (const auto& [name, agent] : agents_) {

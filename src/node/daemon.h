@@ -93,6 +93,10 @@ class Daemon final : public agent::AgentService {
   block::Task<void> watch_partner();
   block::Task<void> follow_partner_events();
   block::Task<void> watch_store();
+  bool some_partner_drive_unknown() const;
+  std::string partner_drives_file() const { return options_.config.state_dir + "/partner-drives.json"; }
+  void load_partner_drives();
+  Result<std::vector<PartnerDrive>> partner_drives_in(const std::string& text) const;
   void on_record(record::Stored stored);
   block::Task<void> forget_if_removed(std::string pool);
 
@@ -112,6 +116,7 @@ class Daemon final : public agent::AgentService {
   std::map<std::string, block::FaultDevice*> fault_devices_;
   std::map<std::string, record::Record> copies_;
   std::vector<PartnerDrive> partner_drives_;
+  std::string partner_drives_text_;                  // as kept in the state folder
   Uuid start_ = Uuid::random();
   std::uint64_t heartbeat_number_ = 0;
   bool store_available_ = false;

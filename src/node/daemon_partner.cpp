@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "node/api.h"
 #include "node/daemon.h"
+#include "node/durable_file.h"
 
 namespace zpair::node {
 
@@ -115,13 +116,35 @@ block::Task<void> Daemon::follow_partner_events() {
   }
 }
 
+// The list is kept in the state folder: a node that starts alone still knows its partner's drives by name.
 block::Task<void> Daemon::refresh_partner_drives() {
-  using nlohmann::json;
   auto answer = co_await client_->call({"GET", "/v1/drives", ""}, Deadline::in_ms(call_limit_ms));
   if (closed_ || !answer || answer->http_status >= 400) co_return;
+  auto drives = partner_drives_in(answer->body);
+  if (!drives) {
+    log_warning("the partner's drives cannot be read: {}", drives.error().message);
+    co_return;
+  }
+  partner_drives_ = std::move(*drives);
+  for (auto& [name, agent] : agents_) agent->tell_places();
+  if (answer->body == partner_drives_text_) co_return;
+  partner_drives_text_ = answer->body;
+  auto stored = co_await store_file(partner_drives_file(), std::move(answer->body));
+  if (!stored) log_warning("{}", stored.error().message);
+}
+
+void Daemon::load_partner_drives() {
+  auto text = load_file(partner_drives_file());
+  if (!text) return;
+  auto drives = partner_drives_in(*text);
+  if (drives) partner_drives_ = std::move(*drives);
+}
+
+Result<std::vector<Daemon::PartnerDrive>> Daemon::partner_drives_in(const std::string& text) const {
+  using nlohmann::json;
+  std::vector<PartnerDrive> drives;
   try {
-    std::vector<PartnerDrive> drives;
-    for (const json& drive : json::parse(answer->body).at("drives")) {
+    for (const json& drive : json::parse(text).at("drives")) {
       PartnerDrive one;
       one.place.node = partner_of(options_.config.node);
       one.place.durable_id = drive.at("drive_id");
@@ -131,11 +154,25 @@ block::Task<void> Daemon::refresh_partner_drives() {
       one.pool = drive.at("registered_for");
       drives.push_back(std::move(one));
     }
-    partner_drives_ = std::move(drives);
-    for (auto& [name, agent] : agents_) agent->tell_places();
   } catch (const std::exception& error) {
-    log_warning("the partner's drives cannot be read: {}", error.what());
+    return fail(ErrorCode::invalid, "{}", error.what());
   }
+  return drives;
+}
+
+bool Daemon::some_partner_drive_unknown() const {
+  for (const auto& [name, agent] : agents_) {
+    auto record = agent->newest_record();
+    if (!record) continue;
+    for (const record::Mirror& mirror : record->mirrors) {
+      for (const record::Leg& leg : mirror.legs) {
+        if (leg.node == options_.config.node) continue;
+        bool known = std::any_of(partner_drives_.begin(), partner_drives_.end(), [&](const auto& drive) { return drive.place.durable_id == leg.drive; });
+        if (!known) return true;
+      }
+    }
+  }
+  return false;
 }
 
 // --- the store -------------------------------------------------------------------------------------------------------
@@ -158,6 +195,7 @@ block::Task<void> Daemon::watch_store() {
     if (available) {
       for (record::Stored& stored : *records) on_record(std::move(stored));
     }
+    if (some_partner_drive_unknown()) co_await refresh_partner_drives();
     co_await block::wait_for(closing_, Deadline::in_ms(store_look_ms));
   }
 }

@@ -413,9 +413,9 @@ block::Task<void> Legs::keep_remote(Drive& drive, fence::StoredRecord stored, De
 
 void Legs::fail(LegId leg) {
   Drive* drive = drive_of(leg);
-  if (drive == nullptr) return;
+  if (drive == nullptr || !drive->remote) return;   // not open yet: opens without anything in flight
   drive->failed = true;
-  if (drive->remote) drive->remote->fail_all();
+  drive->remote->fail_all();
 }
 
 block::Task<Result<void>> Legs::quiesce(LegId leg, Deadline deadline) {

@@ -111,7 +111,7 @@ class Legs {
     std::unique_ptr<nvme::RemoteDrive> remote;
     bool opening = false;
     bool fenced = false;
-    bool failed = false;                         // fail(): wants a rejoin
+    bool failed = false;                         // fail(): the remote drive wants a rejoin
     Epoch fenced_by;
     block::BlockDevice* device() const {
       return local ? local.get() : static_cast<block::BlockDevice*>(remote.get());

@@ -74,6 +74,9 @@ block::Task<bool> PoolAgent::adopt(Epoch if_it_does_not_say) {
   if (process_ && process_state_) {
     process_epoch_ = process_state_->stored.record.epoch;
     log_info("pool {}: found its process {} at epoch {}", pool_, process_->pid(), process_epoch_);
+    // The volumes' sockets were made anew with this zpaird.
+    settle_sockets();
+    sockets_.give_all();
     tasks_.spawn(follow_process_events(process_->pid(), EventsFrom::now));
   }
   co_return process_ != nullptr;

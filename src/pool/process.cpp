@@ -210,7 +210,12 @@ void Process::make_parts(const record::Stored& stored) {
   monitor_ = std::make_unique<LegMonitor>(*legs_, [this](owner::Event event) { feed(std::move(event)); });
   pool_ = std::make_unique<zfs::Pool>(
       engine_, zfs::Pool::Options{.name = options_.pool,
-                                  .on_leg_event = [this](const zfs::LegEvent& event) { monitor_->on_leg_event(event); }});
+                                  // Posted: the brain may fail the leg at once, and the engine's driver is still in it.
+                                  .on_leg_event = [this](const zfs::LegEvent& event) {
+                                    reactor_.post([this, event] {
+                                      if (!closing_ && !finishing_) monitor_->on_leg_event(event);
+                                    });
+                                  }});
   exports_ = std::make_unique<Exports>(*pool_, Exports::Options{
                                                    .pool_name = options_.pool,
                                                    .read_permitted = [this] { return driver_.may_answer_reads(); },

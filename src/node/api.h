@@ -62,6 +62,8 @@ class Api {
   Answer drive_register(Asked asked);
   Answer drive_unregister(Asked asked);
   Answer pool_forget(Asked asked);
+  // The pool that a registered drive is a leg of; empty: of none (it was replaced, or its pool is gone).
+  std::string pool_using(const std::string& durable_id) const;
 
   // Passing on. `path` and `body` as docs/api.md.
   Answer call_partner(std::string method, std::string path, std::string body, std::int64_t limit_ms);

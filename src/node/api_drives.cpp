@@ -5,14 +5,29 @@
 
 namespace zpair::node {
 
+std::string Api::pool_using(const std::string& durable_id) const {
+  auto known = daemon_.drives().find(durable_id);
+  if (!known) return "";
+  PoolAgent* agent = daemon_.find_pool(known->pool);
+  if (agent == nullptr) return "";
+  auto record = agent->newest_record();
+  if (!record) return known->pool;   // it is being created
+  for (const record::Mirror& mirror : record->mirrors) {
+    for (const record::Leg& leg : mirror.legs) {
+      if (leg.drive == durable_id) return known->pool;
+    }
+  }
+  return "";
+}
+
 Api::Answer Api::drive_inspect(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(path, Impl::text_in(body, "path"));
   auto identity = block::identify_drive(path);
   if (!identity) co_return fail(identity.error(), "drive {}:{}", daemon_.config().node, path);
   json pool = nullptr;
-  auto known = daemon_.drives().find(identity->durable_id);
-  if (known) pool = known->pool;
+  std::string used_by = pool_using(identity->durable_id);
+  if (!used_by.empty()) pool = used_by;
   co_return Impl::dump({{"durable_id", identity->durable_id}, {"size_bytes", identity->size_bytes}, {"pool", pool}, {"zfs_host_id", daemon_.config().zfs_host_id}});
 }
 
@@ -20,6 +35,12 @@ Api::Answer Api::drive_register(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(pool, Impl::text_in(body, "pool"));
   ZP_CO_TRY(path, Impl::text_in(body, "path"));
+  // A leg that was replaced stays registered until somebody wants the drive.
+  auto identity = block::identify_drive(path);
+  auto known = identity ? daemon_.drives().find(identity->durable_id) : std::nullopt;
+  if (known && known->pool != pool && pool_using(known->durable_id).empty()) {
+    ZP_CO_CHECK(co_await daemon_.drives().remove(known->durable_id));
+  }
   auto drive = co_await daemon_.drives().add(pool, path);
   if (!drive) co_return fail(drive.error(), "node {}", daemon_.config().node);
   control::DrivePlace place{daemon_.config().node, drive->durable_id, drive->path, drive->nsid, drive->size_bytes};
@@ -34,14 +55,8 @@ Api::Answer Api::drive_unregister(Asked asked) {
   if (!known) co_return "{}";
   if (known->pool != pool) co_return fail(ErrorCode::refused, "drive {} belongs to pool {}, not to {}", drive, known->pool, pool);
   PoolAgent* agent = daemon_.find_pool(pool);
-  auto record = agent != nullptr ? agent->newest_record() : std::nullopt;
-  if (record) {
-    for (const record::Mirror& mirror : record->mirrors) {
-      for (const record::Leg& leg : mirror.legs) {
-        if (leg.drive == drive) co_return fail(ErrorCode::refused, "drive {} is a leg of pool {}", drive, pool);
-      }
-    }
-  }
+  bool recorded = agent != nullptr && agent->newest_record().has_value();
+  if (recorded && !pool_using(drive).empty()) co_return fail(ErrorCode::refused, "drive {} is a leg of pool {}", drive, pool);
   ZP_CO_CHECK(co_await daemon_.drives().remove(drive));
   co_return "{}";
 }

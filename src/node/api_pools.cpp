@@ -95,6 +95,9 @@ struct Api::DriveWork {
     }
     ZP_CO_TRY(answer, Impl::parsed(text));
     if (drive.node != here()) partner_host_id = static_cast<std::uint32_t>(Impl::number_or(answer, "zfs_host_id"));
+    if (partner_host_id == api.daemon_.config().zfs_host_id) {
+      co_return fail(ErrorCode::invalid, "both nodes have the ZFS host id {:#x}: give each its own (zfs_host_id in its config)", partner_host_id);
+    }
     drive.durable_id = Impl::text_or(answer, "durable_id");
     drive.size_bytes = Impl::number_or(answer, "size_bytes");
     std::string used_by = Impl::text_or(answer, "pool");

@@ -51,11 +51,24 @@ struct Judgement {
   json status, action;
 };
 
-Judgement judge(const PoolAgent& agent, const record::Record& record, bool store_available) {
+// Rule 11, before the agent has even tried: the partner is silent and this node's legs are not enough.
+std::string lacking_here(const PoolAgent& agent, const record::Record& record, const Drives& drives) {
+  std::vector<LegId> reached;
+  for (const record::Mirror& mirror : record.mirrors) {
+    for (const record::Leg& leg : mirror.legs) {
+      if (leg.node == agent.state().node && drives.present(leg.drive)) reached.push_back(leg.guid);
+    }
+  }
+  return brain::agent::lacking(record, reached);
+}
+
+Judgement judge(const PoolAgent& agent, const record::Record& record, const Drives& drives, bool store_available, bool partner_alive) {
   const brain::agent::State& state = agent.state();
   if (record.wanted == record::Wanted::exported) return {"exported", nullptr, nullptr};
-  if (!state.refused.empty()) {
-    return {"down", state.refused, "Start the node, or bring back the drive, that it names. See zpair pool import --accept-data-loss."};
+  std::string refused = state.refused;
+  if (refused.empty() && !agent.has_process() && !partner_alive) refused = lacking_here(agent, record, drives);
+  if (!refused.empty()) {
+    return {"down", refused, "Start the node, or bring back the drive, that it names. See zpair pool import --accept-data-loss."};
   }
   if (!state.went_back.empty()) return {"down", state.went_back, "The store lost its memory: see zpair store status."};
   if (agent.has_process()) return {"starting", brain::agent::why(state), nullptr};
@@ -65,8 +78,8 @@ Judgement judge(const PoolAgent& agent, const record::Record& record, bool store
   return {"waiting", brain::agent::why(state), nullptr};
 }
 
-json pool_from_record(const PoolAgent& agent, const record::Record& record, bool store_available) {
-  Judgement judgement = judge(agent, record, store_available);
+json pool_from_record(const PoolAgent& agent, const record::Record& record, const Drives& drives, bool store_available, bool partner_alive) {
+  Judgement judgement = judge(agent, record, drives, store_available, partner_alive);
   json volumes = json::array();
   for (const auto& volume : agent.volumes()) volumes.push_back({{"name", volume.name}, {"size_bytes", volume.size_bytes}, {"clients", nullptr}});
   json process = nullptr;
@@ -141,7 +154,9 @@ Api::Answer Api::pools(Asked asked) {
     if (!pool.is_object()) {
       auto record = agent->newest_record();
       if (!record) continue;
-      pool = pool_from_record(*agent, *record, daemon_.store_available());
+      Nanoseconds heard_ns = daemon_.partner_heard_ns();
+      bool partner_alive = heard_ns > 0 && boot_time_ns() - heard_ns < 900 * ns_per_ms;
+      pool = pool_from_record(*agent, *record, daemon_.drives(), daemon_.store_available(), partner_alive);
     }
     std::vector<control::DrivePlace> places = daemon_.drives().places(name);
     for (const control::DrivePlace& place : daemon_.parts().partner_places(name)) places.push_back(place);

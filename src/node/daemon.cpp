@@ -1,5 +1,7 @@
 #include "node/daemon.h"
 
+#include <unistd.h>
+
 #include <filesystem>
 
 #include "base/log.h"
@@ -42,6 +44,9 @@ Result<std::unique_ptr<Daemon>> Daemon::create(Options options, block::Reactor& 
 
 Result<void> Daemon::prepare() {
   const NodeConfig& config = options_.config;
+  if (config.zfs_host_id == static_cast<std::uint32_t>(::gethostid())) {
+    return fail(ErrorCode::invalid, "zfs_host_id {:#x} is this system's own (hostid): stock ZFS would then skip its multihost check. Choose another", config.zfs_host_id);
+  }
   ZP_CHECK(make_folder(config.state_dir));
   ZP_CHECK(make_folder(config.run_dir));
   ZP_TRY(folder, StateFolder::open(config.state_dir));

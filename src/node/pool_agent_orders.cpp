@@ -90,7 +90,7 @@ block::Task<void> PoolAgent::start_process(brain_agent::StartPool start) {
     process_changed_.reset();
     co_await process_changed_.wait();
   }
-  if (closed_) co_return;
+  if (closed_ || stopping_) co_return;   // the node goes down: nothing is imported any more
   control::StartDocument document;
   document.mode = control::StartDocument::Mode::import;
   document.stored = start.stored;

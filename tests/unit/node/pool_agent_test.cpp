@@ -52,6 +52,7 @@ class Node {
     parts.events = events.get();
     parts.worker = &worker;
     parts.limits.partner_wait_ns = 0;
+    parts.paths = {{"path1", {"tcp:127.0.0.1:1"}, ""}};   // nobody answers there
     parts.partner_places = [](const std::string&) { return std::vector<control::DrivePlace>{}; };
   }
 

@@ -104,8 +104,6 @@ inline constexpr std::uint64_t max_blocks_a_command = 65536;    // NLB is 16 bit
 inline constexpr std::uint16_t any_controller = 0xffff;         // CNTLID of an admin queue's Connect
 inline constexpr std::uint8_t connect_no_flow_control = 1 << 2; // CATTR
 
-#pragma pack(push, 1)
-
 // Fabrics Connect, laid over a Command's bytes 40 and on.
 struct ConnectParameters {
   std::uint16_t record_format;
@@ -149,7 +147,7 @@ static_assert(sizeof(RegisterData) == 16 && sizeof(AcquireData) == 16);
 struct ReservationStatus {
   std::uint32_t generation;
   std::uint8_t type;
-  std::uint16_t registrant_count;
+  std::uint8_t registrant_count[2];
   std::uint8_t reserved[2];
   std::uint8_t persists;                                        // PTPLS
   std::uint8_t reserved_2[54];
@@ -189,8 +187,6 @@ struct ZpairLog {
   char drive[384];                                              // durable id, ends with a zero byte
 };
 static_assert(sizeof(ZpairLog) == 512);
-
-#pragma pack(pop)
 
 namespace reservation {
 inline constexpr std::uint32_t register_key = 0;                // RREGA, CDW10 bits 2:0

@@ -121,12 +121,12 @@ void InitiatorQueue::submit(QueueCommand& command) {
   commands_[command.sqe.cid] = &command;
   ++outstanding_;
 
-  std::size_t send_bytes = size_of(command.to_target);
-  std::size_t receive_bytes = size_of(command.from_target);
-  bool in_capsule = send_bytes > 0 && (options_.in_capsule_bytes == 0 || send_bytes <= options_.in_capsule_bytes);
+  command.send_bytes = size_of(command.to_target);
+  command.receive_bytes = size_of(command.from_target);
+  bool in_capsule = command.send_bytes > 0 && (options_.in_capsule_bytes == 0 || command.send_bytes <= options_.in_capsule_bytes);
   command.sqe.flags = command_uses_sgl;
   command.sqe.data = SglDescriptor{};
-  command.sqe.data.size_bytes = static_cast<std::uint32_t>(send_bytes + receive_bytes);
+  command.sqe.data.size_bytes = static_cast<std::uint32_t>(command.send_bytes + command.receive_bytes);
   command.sqe.data.type = in_capsule ? sgl_in_capsule : sgl_transport;
   command.data = in_capsule ? command.to_target : std::span<const iovec>{};
   command.on_sent = [](Outgoing& out) {
@@ -216,7 +216,7 @@ void InitiatorQueue::on_response() {
   QueueCommand* command = find(pdu.completion.cid);
   if (command == nullptr) return shut_down("the target answered a command that nobody sent");
   bool good = status_of_field(pdu.completion.status_field) == Status::success;
-  bool complete = command->received_bytes == size_of(command->from_target) || command->abandoned;
+  bool complete = command->received_bytes == command->receive_bytes || command->abandoned;
   if (good && !complete) return shut_down("the target sent less data than was asked for");
   answer(*command, pdu.completion);
 }
@@ -226,12 +226,12 @@ block::Task<Result<void>> InitiatorQueue::on_data() {
   std::size_t size = reader_->data_bytes();
   QueueCommand* command = find(pdu.cid);
   if (command == nullptr) co_return fail(ErrorCode::invalid, "the target sent data that nobody asked for");
-  std::size_t wanted = size_of(command->from_target);
+  std::size_t wanted = command->receive_bytes;
   bool fits = pdu.size_bytes == size && pdu.offset_bytes == command->received_bytes && size <= wanted - command->received_bytes;
   if (!fits) co_return fail(ErrorCode::invalid, "the target sent data out of range");
   bool whole = size == wanted;
   std::vector<iovec> part;
-  if (!whole) part = slice(command->from_target, command->received_bytes, size);
+  if (!whole && !command->abandoned) part = slice(command->from_target, command->received_bytes, size);
   std::span<const iovec> into = whole ? command->from_target : std::span<const iovec>(part);
   if (command->abandoned) into = {};
   bool intact = false;
@@ -263,7 +263,7 @@ void InitiatorQueue::on_ready_to_transfer() {
   auto pdu = reader_->pdu<DataPdu>();
   QueueCommand* command = find(pdu.cid);
   if (command == nullptr) return shut_down("the target asked for the data of a command that nobody sent");
-  std::size_t total = size_of(command->to_target);
+  std::size_t total = command->send_bytes;
   bool fits = pdu.size_bytes > 0 && pdu.offset_bytes <= total && pdu.size_bytes <= total - pdu.offset_bytes;
   if (!fits) return shut_down("the target asked for data out of range");
   if (command->abandoned) {

@@ -35,6 +35,8 @@ struct QueueCommand : Outgoing {
   bool starved = false;                                 // abandoned, and the target waits for its data: never answered
   bool receiving = false;
   unsigned data_on_its_way = 0;
+  std::size_t send_bytes = 0;                           // the sizes of both, which outlive the caller's buffers
+  std::size_t receive_bytes = 0;
   std::size_t received_bytes = 0;
   Completion completion{};
 

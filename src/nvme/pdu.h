@@ -28,7 +28,7 @@ inline constexpr std::uint8_t last = 1 << 2;
 inline constexpr std::uint8_t success = 1 << 3;   // C2HData: stands for a successful response capsule
 }  // namespace pdu_flag
 
-#pragma pack(push, 1)
+// Laid out so that nothing needs packing: every field is naturally aligned, or is made of bytes.
 
 struct PduHeader {
   PduType type;
@@ -62,7 +62,7 @@ static_assert(sizeof(IcResp) == 128);
 struct TermReq {
   PduHeader header;
   std::uint16_t fatal_error;   // FES
-  std::uint32_t error_info;    // FEI
+  std::uint16_t error_info[2]; // FEI, 32 bits at an odd place
   std::uint8_t reserved[10];
 };
 static_assert(sizeof(TermReq) == 24);
@@ -154,8 +154,6 @@ struct CapsuleResp {
   Completion completion;
 };
 static_assert(sizeof(CapsuleResp) == 24);
-
-#pragma pack(pop)
 
 inline constexpr std::size_t digest_bytes = 4;
 inline constexpr std::size_t max_header_bytes = sizeof(IcReq);

@@ -339,7 +339,7 @@ std::vector<std::byte> termination(PduType type, const PduFault& fault, std::spa
   TermReq request{};
   request.header = PduHeader{type, 0, sizeof(TermReq), 0, static_cast<std::uint32_t>(sizeof(TermReq) + header.size())};
   request.fatal_error = static_cast<std::uint16_t>(fault.code);
-  request.error_info = fault.info;
+  std::memcpy(request.error_info, &fault.info, sizeof fault.info);
   std::vector<std::byte> bytes(sizeof request + header.size());
   std::memcpy(bytes.data(), &request, sizeof request);
   std::memcpy(bytes.data() + sizeof request, header.data(), header.size());

@@ -116,7 +116,8 @@ std::vector<std::byte> Reservations::report() const {
   ReservationStatus header{};
   header.generation = generation_;
   header.type = static_cast<std::uint8_t>(contents_.type);
-  header.registrant_count = static_cast<std::uint16_t>(keys_.size());
+  auto count = static_cast<std::uint16_t>(keys_.size());
+  std::memcpy(header.registrant_count, &count, sizeof count);
   header.persists = 1;
   std::vector<std::byte> bytes(sizeof header + keys_.size() * sizeof(Registrant));
   std::memcpy(bytes.data(), &header, sizeof header);

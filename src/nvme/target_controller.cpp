@@ -124,7 +124,7 @@ void Connection::answer_bytes(TargetCommand& command, std::span<const std::byte>
   if (wanted == 0 || wanted > target_.options.max_transfer_bytes) return answer(command, Status::invalid_field);
   command.buffer = target_.buffers.take(wanted);
   std::size_t copied = std::min(bytes.size(), wanted);
-  std::memcpy(command.buffer.data(), bytes.data(), copied);
+  if (copied > 0) std::memcpy(command.buffer.data(), bytes.data(), copied);
   std::memset(command.buffer.data() + copied, 0, wanted - copied);
   answer_with_data(command, wanted);
 }

@@ -331,7 +331,7 @@ TEST_F(WireTest, reservations_register_report_and_release) {
     std::memcpy(&status, host.io->answer_data.data(), sizeof status);
     std::memcpy(&registrant, host.io->answer_data.data() + sizeof status, sizeof registrant);
     EXPECT_EQ(status.type, 1u);
-    EXPECT_EQ(status.registrant_count, 1u);
+    EXPECT_EQ(status.registrant_count[0] | status.registrant_count[1] << 8, 1);
     EXPECT_EQ(status.persists, 1u);
     EXPECT_EQ(registrant.key, 5u);
     EXPECT_EQ(registrant.status, 1u);

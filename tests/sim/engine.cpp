@@ -172,6 +172,16 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
     feed(*at, owner::FencedOut{clock(at->node), leg, Epoch{at->epoch.value + 1}});
     return;
   }
+  if (answer == Answer::closed) {
+    found->second.first.connection = 0;   // it waits for the fence, see refenced()
+    int mirror = command.mirror;
+    after(50 * ns_per_ms, [this, pid, mirror] {
+      to_process(pid, [this, pid, mirror] {
+        for (const Connection& connection : process(pid)->connections) fence_again(pid, connection.path, mirror);
+      });
+    });
+    return;
+  }
   if (answer == Answer::error && !model(ModelMutation::gate_off)) {
     found->second.first.connection = 0;   // nothing of it is in flight now
     no_answer(*at, leg, owner::LegFault::io_error, "write error");
@@ -179,7 +189,10 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
     after(100 * ns_per_ms, [this, pid, leg, command] {
       to_process(pid, [this, pid, leg, command] {
         Process* now = process(pid);
-        if (now != nullptr && now->legs[leg].outstanding.contains(command.id)) transmit(*now, command, leg);
+        if (now == nullptr) return;
+        auto held = now->legs[leg].outstanding.find(command.id);
+        bool sent_again = held != now->legs[leg].outstanding.end() && held->second.first.connection != 0;   // (after a fence)
+        if (held != now->legs[leg].outstanding.end() && !sent_again) transmit(*now, command, leg);
       });
     });
     return;
@@ -383,12 +396,14 @@ void World::resync(std::uint64_t pid, std::uint64_t order) {
       Version wanted = at->current[m][b];
       bool copied = wanted.birth >= from && !at->in_log[m][b];
       bool kept = where.durable[b] == wanted || std::ranges::find(where.history[b], wanted) != where.history[b].end();
-      bool newer_in_flight = at->writes.contains({mirror_of(leg), block}) && where.content(block).number > wanted.number;
-      if ((copied || kept) && !newer_in_flight) {
+      // A write in flight lies elsewhere (copy on write): it neither hinders the copy nor is undone by it.
+      auto in_flight = at->writes.find({mirror_of(leg), block});
+      auto is_in_flight = [&](const Version& version) { return in_flight != at->writes.end() && in_flight->second.version == version; };
+      if ((copied || kept) && !is_in_flight(where.durable[b])) {
         where.history[b].push_back(where.durable[b]);
         where.durable[b] = wanted;
-        where.cached[b] = {};
       }
+      if (!is_in_flight(where.cached[b])) where.cached[b] = {};
     }
     std::erase_if(where.uberblocks, [&](const Uberblock& each) { return !at->known_uberblocks.contains(each); });
   }

@@ -168,6 +168,7 @@ int main(int argc, char** argv) {
   app.add_option("--mutation", options.mutation, "with this rule broken");
   app.add_flag("--mutations", options.mutations, "each mutation in turn: all must be found");
   app.add_flag("--story", options.story, "with --seed: shrink it and tell the story");
+  app.add_flag("--trace", World::trace, "with --story: every command at every drive too");
   app.add_option("--threads", options.threads, "0: one a core");
   CLI11_PARSE(app, argc, argv);
   options.one_seed = seed->count() > 0;

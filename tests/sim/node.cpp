@@ -286,6 +286,7 @@ void World::crash(NodeId id) {
   for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) {
     Drive& own = drive(mirror, id);
     own.in_flight_local = own.in_flight_remote = 0;
+    own.in_flight_of.clear();
     lose_cache(own, false);
     own.open = false;
     if (model(ModelMutation::fence_not_stored)) own.fence_epoch = {};

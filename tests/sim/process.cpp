@@ -305,7 +305,7 @@ void World::process_tick(std::uint64_t pid) {
   feed(*at, owner::Ticked{clock(at->node), std::move(pulses)});
   at = process(pid);
   if (at == nullptr) return;
-  if (at->imported && ++at->ticks % 4 == 0) sync_txg(*at);
+  if (at->imported && at->ticks % 4 == 0) sync_txg(*at);
   if (at->pending_sync) sync_moves(*at);
   for (auto it = at->writes.begin(); it != at->writes.end();) {
     auto key = (it++)->first;
@@ -354,20 +354,26 @@ void World::connect(std::uint64_t pid, int path) {
           connection.heard_ns = clock(now->node);
           for (std::uint64_t old : now->unquiesced) quiesce(pid, old, path);
           // The reservation is taken again at our epoch wherever we hold it: a restarted target is closed.
+          std::set<int> mirrors;
           for (LegId leg : now->fenced_legs) {
-            if (side_of(leg) == now->node) continue;
-            std::uint64_t over = id;
-            int mirror = mirror_of(leg);
-            send(now->node, path, [this, pid, mirror, over] {
-              Process* asks = process(pid);
-              if (asks == nullptr) return;
-              NodeId side = partner_of(asks->node);
-              to_agent(side, [this, pid, mirror, over] {
-                fence_remote(pid, mirror, over, [this, pid, mirror](bool ok, Epoch by) { refenced(pid, mirror, ok, by); });
-              });
-            });
+            if (side_of(leg) != now->node) mirrors.insert(mirror_of(leg));
           }
+          for (int mirror : mirrors) fence_again(pid, path, mirror);
         });
+      });
+    });
+  });
+}
+
+void World::fence_again(std::uint64_t pid, int path, int mirror) {
+  Process* at = process(pid);
+  if (at == nullptr || !at->connections[static_cast<std::size_t>(path)].up) return;
+  std::uint64_t over = at->connections[static_cast<std::size_t>(path)].id;
+  NodeId side = partner_of(at->node);
+  send(at->node, path, [this, pid, mirror, over, path, side] {
+    to_agent(side, [this, pid, mirror, over, path, side] {
+      fence_remote(pid, mirror, over, [this, pid, mirror, path, side](bool ok, Epoch by) {
+        send(side, path, [this, pid, mirror, ok, by] { refenced(pid, mirror, ok, by); });
       });
     });
   });
@@ -380,7 +386,8 @@ void World::refenced(std::uint64_t pid, int mirror, bool ok, Epoch by) {
     for (auto& [leg, io] : at->legs) {
       if (mirror_of(leg) != mirror || side_of(leg) == at->node) continue;
       if (!ok) {
-        if (by > at->epoch) feed(*at, owner::FencedOut{clock(at->node), leg, by});
+        if (by > at->epoch) return feed(*at, owner::FencedOut{clock(at->node), leg, by});
+        after(50 * ns_per_ms, [this, pid, mirror] { fence_again(pid, static_cast<int>(random_.below(2)), mirror); });
         return;
       }
       for (auto& [id, sent] : io.outstanding) {

@@ -15,10 +15,10 @@ void World::execute(Command command, bool local, std::function<void(Answer, std:
     if (fenced || at.closed_to_writers) {
       Epoch by = at.open ? at.fence_epoch : std::max(at.fence_epoch, node(command.side).fenced_elsewhere);
       bool higher = by > command.epoch;
-      if (higher) answer(Answer::fenced, 0);
-      return;   // closed, or not yet fenced: the initiator fences and sends again
+      return answer(higher ? Answer::fenced : Answer::closed, 0);   // closed: the initiator fences again and sends again
     }
     ++at.in_flight_remote;
+    ++at.in_flight_of[command.pid];
     ++connection_in_flight_[command.connection];
   } else {
     ++at.in_flight_local;
@@ -35,6 +35,7 @@ void World::execute(Command command, bool local, std::function<void(Answer, std:
       --done_at.in_flight_local;
     } else {
       --done_at.in_flight_remote;
+      if (--done_at.in_flight_of[command.pid] == 0) done_at.in_flight_of.erase(command.pid);
       --connection_in_flight_[command.connection];
     }
     answer(error ? Answer::error : Answer::done, done_at.verifier);
@@ -43,6 +44,11 @@ void World::execute(Command command, bool local, std::function<void(Answer, std:
 }
 
 void World::apply(const Command& command, Drive& at) {
+  if (trace) {
+    tell("  m{}@{}: {} of process {} block {} version {} txg {} connection {}", command.mirror, command.side,
+         command.kind == Command::Kind::write ? "write" : command.kind == Command::Kind::flush ? "flush" : "uberblock", command.pid,
+         command.block, command.version.number, command.uberblock.txg, command.connection);
+  }
   auto block = static_cast<std::size_t>(command.block);
   switch (command.kind) {
     case Command::Kind::write:
@@ -98,10 +104,9 @@ void World::fence_remote(std::uint64_t pid, int mirror, std::uint64_t connection
     answer(false, at.fence_epoch);
     return;
   }
-  bool same = at.fence_epoch == epoch && at.fence_node == from;
   at.fence_epoch = epoch;   // from here on no other host's command is accepted; what is in flight drains
   at.fence_node = from;
-  if (same || at.in_flight_remote == 0 || model(ModelMutation::fence_without_drain)) {
+  if (!at.others_in_flight(pid) || model(ModelMutation::fence_without_drain)) {
     at.closed_to_writers = false;
     answer(true, epoch);
     return;
@@ -117,7 +122,7 @@ void World::fence_remote_drained(std::uint64_t pid, int mirror, std::uint64_t co
     answer(false, at.fence_epoch);
     return;
   }
-  if (at.in_flight_remote > 0) {
+  if (at.others_in_flight(pid)) {
     after(ns_per_ms, [this, pid, mirror, connection, answer] { fence_remote_drained(pid, mirror, connection, answer); });
     return;
   }

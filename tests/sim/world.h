@@ -82,7 +82,7 @@ struct Command {
   std::uint64_t connection = 0; // 0: local
 };
 
-enum class Answer : std::uint8_t { done, error, fenced };
+enum class Answer : std::uint8_t { done, error, fenced, closed };   // closed: no fence of this host stands (any more)
 
 // One leg's drive with its target's state. The fence is durable.
 struct Drive {
@@ -96,6 +96,14 @@ struct Drive {
   Epoch kept_epoch;
   Revision kept_rev;
   int in_flight_remote = 0, in_flight_local = 0;
+  std::map<std::uint64_t, int> in_flight_of;  // of in_flight_remote: by host, that is by pid (rule 5: one Host ID an epoch)
+  // A fence waits for every other host's commands, also when it is asked for again by the host that holds it.
+  bool others_in_flight(std::uint64_t pid) const {
+    for (const auto& [host, count] : in_flight_of) {
+      if (host != pid && count > 0) return true;
+    }
+    return false;
+  }
   bool erring = false, slow = false;
   // of the running zpaird
   bool open = false;                          // zpaird has the drive
@@ -196,6 +204,7 @@ class World {
 
   // Runs the whole schedule; true: no invariant was broken.
   bool run();
+  static inline bool trace = false;           // the story tells of every command at every drive too
   const std::string& broken() const { return broken_; }
   const std::vector<std::string>& story() const { return story_; }
   const Stats& stats() const { return stats_; }
@@ -256,6 +265,7 @@ class World {
   void keep(Process& at, const record::Stored& stored);
   void inspect(std::uint64_t pid, const std::vector<LegId>& legs, std::uint64_t id);
   void fence_local(std::uint64_t pid, LegId leg, int mirror);
+  void fence_again(std::uint64_t pid, int path, int mirror);
   void refenced(std::uint64_t pid, int mirror, bool ok, Epoch by);
   void connection_ended(std::uint64_t pid, int path, std::uint64_t id);
   void quiesced_at_target(std::uint64_t pid, std::uint64_t old_connection, int path, NodeId side);

@@ -258,7 +258,14 @@ Api::Answer Api::pool_add(Asked asked) {
 Api::Answer Api::pool_scrub(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(name, Impl::text_in(body, "name"));
-  co_return co_await to_owner(std::move(asked), name, Impl::slow_ms);
+  ZP_CO_TRY(text, co_await to_owner(std::move(asked), name, Impl::slow_ms));
+  // Its process says so right before it exits; what comes next (an import, say) finds it gone.
+  const Deadline deadline = Deadline::in_ms(5000);
+  for (PoolAgent* agent = daemon_.find_pool(name); agent != nullptr && agent->has_process() && !deadline.passed();
+       agent = daemon_.find_pool(name)) {
+    co_await block::Reactor::current().after_ms(5);
+  }
+  co_return std::move(text);
 }
 
 Api::Answer Api::volume_change(Asked asked) {
@@ -278,7 +285,14 @@ Api::Answer Api::volume_change(Asked asked) {
 Api::Answer Api::pool_export(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(name, Impl::text_in(body, "name"));
-  co_return co_await to_owner(std::move(asked), name, Impl::slow_ms);
+  ZP_CO_TRY(text, co_await to_owner(std::move(asked), name, Impl::slow_ms));
+  // Its process says so right before it exits; what comes next (an import, say) finds it gone.
+  const Deadline deadline = Deadline::in_ms(5000);
+  for (PoolAgent* agent = daemon_.find_pool(name); agent != nullptr && agent->has_process() && !deadline.passed();
+       agent = daemon_.find_pool(name)) {
+    co_await block::Reactor::current().after_ms(5);
+  }
+  co_return std::move(text);
 }
 
 Api::Answer Api::pool_destroy(Asked asked) {

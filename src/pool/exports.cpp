@@ -70,9 +70,11 @@ block::Task<void> Exports::close() {
 
 void Exports::take_socket(std::string volume, UniqueFd listening) {
   if (closed_) return;
+  // A zpaird that was restarted made a new socket at the same path: it is served besides the former one, which may have
+  // clients in its backlog still.
   Entry& entry = entries_[volume];
-  if (entry.listening) return;   // zpaird was restarted and hands it once more: ours is the same socket
   entry.socket = std::move(listening);
+  entry.listening = false;
   listen_where_possible(volume, entry);
 }
 

@@ -175,6 +175,20 @@ block::Task<void> Target::State::serve(Connection& connection) {
   std::erase_if(connections, [&connection](const auto& entry) { return entry.get() == &connection; });
 }
 
+block::Task<void> Target::State::begin_store() {
+  while (storing) {
+    stored.reset();
+    co_await stored.wait();
+  }
+  storing = true;
+}
+
+block::Task<void> Target::State::end_store() {
+  co_await block::Reactor::current().yield();
+  storing = false;
+  stored.set();
+}
+
 // Ends controllers whose host is silent for longer than its keep-alive time.
 block::Task<void> Target::State::watch_keep_alives() {
   while (!closing) {

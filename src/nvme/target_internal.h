@@ -99,6 +99,13 @@ struct Target::State {
   bool watching = false;
   TargetCounts counts;
 
+  // One change of a fence file at a time, and a turn of the reactor after each: a dozen legs' fsyncs in a row must not
+  // look like a dead path.
+  bool storing = false;
+  block::Signal stored;
+  block::Task<void> begin_store();
+  block::Task<void> end_store();
+
   block::Task<void> accept_all(block::Listener& listener);
   block::Task<void> serve(Connection& connection);
   block::Task<void> watch_keep_alives();
@@ -164,6 +171,7 @@ class Connection {
   std::uint64_t conflict_result(const Namespace* name_space) const;
   void finish_at_device(TargetCommand& command);
   block::Task<void> reservation_acquire(TargetCommand& command, Namespace& name_space);
+  block::Task<void> store_record(TargetCommand& command, Namespace& name_space);
   void on_reservation(TargetCommand& command, Namespace& name_space);
 
   friend struct Target::State;

@@ -222,10 +222,9 @@ void Connection::on_reservation(TargetCommand& command, Namespace& there) {
       std::memcpy(&key, command.buffer.data(), sizeof key);
       return reply(reservations.release(host, sqe.cdw10, key));
     }
-    case io_opcode::store_record: {
-      fence::StoredRecord record{Epoch{sqe.cdw10_11()}, Revision{sqe.cdw12_13()}, sqe.cdw14_15()};
-      return reply(reservations.store_record(host, record));
-    }
+    case io_opcode::store_record:
+      ++controller_->busy_count;
+      return tasks_.spawn(store_record(command, there));
     default: {
       if ((sqe.cdw11 & 1) == 0) return reply(Status::host_id_inconsistent);   // only the 128-bit form
       std::vector<std::byte> bytes = reservations.report();
@@ -235,12 +234,34 @@ void Connection::on_reservation(TargetCommand& command, Namespace& there) {
   }
 }
 
+block::Task<void> Connection::store_record(TargetCommand& command, Namespace& there) {
+  const Command sqe = command.sqe;
+  co_await target_.begin_store();
+  Status status = Status::aborted_queue_deleted;
+  if (!ended_) status = admit(&there, sqe);
+  if (status == Status::success) {
+    fence::StoredRecord record{Epoch{sqe.cdw10_11()}, Revision{sqe.cdw12_13()}, sqe.cdw14_15()};
+    status = there.reservations.store_record(controller_->host_id, record);
+  }
+  co_await target_.end_store();
+  if (--controller_->busy_count == 0 && !controller_->changed.is_set()) controller_->changed.set();
+  if (status == Status::reservation_conflict) ++target_.counts.conflicts;
+  std::uint64_t result = 0;
+  if (status == Status::reservation_conflict) result = conflict_result(&there);
+  if (status == Status::success && there.device != nullptr) result = there.device->verifier().value;
+  answer(command, status, result);
+}
+
 // Rule 5: stored first; then no other host's write gets in; answered when none is in flight any more.
 block::Task<void> Connection::reservation_acquire(TargetCommand& command, Namespace& there) {
   const Uuid host = controller_->host_id;
   AcquireData data;
   std::memcpy(&data, command.buffer.data(), sizeof data);
-  Status status = there.reservations.acquire(host, command.sqe.cdw10, data);
+  co_await target_.begin_store();
+  Status status = Status::aborted_queue_deleted;   // an ended controller changes nothing any more
+  if (!ended_) status = admit(&there, command.sqe);
+  if (status == Status::success) status = there.reservations.acquire(host, command.sqe.cdw10, data);
+  co_await target_.end_store();
   if (status == Status::success) {
     co_await drain_older_writes(there, host);
     bool still = there.state == Namespace::State::serving && there.reservations.held_by(host);

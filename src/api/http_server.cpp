@@ -18,6 +18,7 @@
 namespace zpair::api {
 namespace {
 
+constexpr int listen_queue = 128;
 constexpr std::size_t max_body_bytes = std::size_t{8} << 20;
 
 Result<void> remove_dead_socket(const std::string& path) {
@@ -107,7 +108,8 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(block::Reactor& reactor, s
   auto& http = impl->http;
   http.new_task_queue = [] { return new httplib::ThreadPool(max_requests); };
   http.set_address_family(AF_UNIX);
-  http.set_socket_options([](int) {});   // the default sets TCP options
+  int listener = -1;
+  http.set_socket_options([&listener](int socket) { listener = socket; });   // the default sets TCP options
   http.set_keep_alive_max_count(1);      // an idle connection must not hold an edge thread
   http.set_payload_max_length(max_body_bytes);
   auto serve = [raw = impl.get()](const httplib::Request& from, httplib::Response& to) { raw->serve(from, to); };
@@ -117,6 +119,9 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(block::Reactor& reactor, s
   const bool bound = http.bind_to_port(socket_path, 1);   // the port is not used
   ::umask(former_mask);
   if (!bound) return fail_errno(errno, "cannot listen at {}", socket_path);
+  // The library's queue holds five: the sixth client that comes at once would find nobody there.
+  if (::listen(listener, listen_queue) != 0) return fail_errno(errno, "cannot listen at {}", socket_path);
+  http.set_socket_options([](int) {});
   impl->edge = std::thread([raw = impl.get()] { raw->http.listen_after_bind(); });
   while (!http.is_running()) std::this_thread::yield();   // stop() before that would be lost
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));

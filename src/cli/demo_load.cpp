@@ -14,6 +14,7 @@ using drill::Load;
 namespace {
 
 constexpr std::int64_t open_timeout_ms = 30000;
+constexpr std::uint64_t working_set_bytes = 32u << 20;   // all of it is read back at the end
 constexpr double operations_per_second = 200;   // of each client: the machine also runs both nodes and the store
 
 }  // namespace
@@ -100,6 +101,7 @@ Result<std::unique_ptr<DemoLoad>> DemoLoad::open(const std::vector<Volume>& volu
     ZP_TRY(target, drill::NbdTarget::parse(volume.uri));
     options.target = target;
     options.operations_per_second = operations_per_second;
+    options.working_set_bytes = working_set_bytes;
     options.greatest_bytes = 64u << 10;
     options.seed = seed++;
     impl->pools.push_back(volume.pool);

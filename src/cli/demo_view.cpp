@@ -42,10 +42,10 @@ void DemoView::clear() {
 
 void DemoView::step(const std::string& text) {
   step_ = text;
-  if (!terminal_) {
-    std::printf("%5.1f s  %s\n", static_cast<double>(boot_time_ns() - began_ns_) / 1e9, text.c_str());
-    std::fflush(stdout);
-  }
+  clear();
+  std::printf("%5.0f s  %s\n", static_cast<double>(boot_time_ns() - began_ns_) / 1e9, text.c_str());
+  std::fflush(stdout);
+  if (terminal_) drawn_lines_ = 1;   // the next picture shows it
 }
 
 void DemoView::show_event(const DemoEvent& event, std::uint64_t ordinary_ms) {

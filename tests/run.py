@@ -25,6 +25,7 @@ SOAK_SECONDS = 3600
 # libzpool is a debug build of its own with its own allocator: sanitizers run everything outside it.
 WITHOUT_SANITIZER = {"zfs_test"}
 LOG_LINES = 40
+HANGS_AFTER_SECONDS = 900   # a program that hangs must not hide what the others say
 
 
 class Counts:
@@ -61,7 +62,11 @@ def run_gtest(program, preset):
     with tempfile.TemporaryDirectory(prefix="zp.") as folder:
         report = pathlib.Path(folder) / "report.json"
         began = time.monotonic()
-        done = subprocess.run([program, f"--gtest_output=json:{report}", "--gtest_brief=1"], capture_output=True, text=True, errors="replace", cwd=folder)
+        try:
+            done = subprocess.run([program, f"--gtest_output=json:{report}", "--gtest_brief=1"], capture_output=True, text=True,
+                                  errors="replace", cwd=folder, timeout=HANGS_AFTER_SECONDS)
+        except subprocess.TimeoutExpired as hung:
+            return f"FAILED {program.name} ({preset}): hangs\n{tail((hung.stdout or b'').decode(errors='replace'))}", 0, 1, 0
         took = f"{time.monotonic() - began:.1f} s"
         name = f"{program.name} ({preset})"
         if not report.exists():

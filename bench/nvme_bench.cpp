@@ -135,7 +135,9 @@ Task<Result<std::unique_ptr<block::FileDevice>>> open_file(std::string path) {
 Task<int> serve(std::string folder, int port_pipe) {
   auto file = co_await open_file(folder + "/drive");
   if (!file) co_return 1;
+  if (!fence::FenceFile::remove(folder, (*file)->durable_id())) co_return 1;   // of a former run
   auto fence = fence::FenceFile::create(folder, (*file)->durable_id());
+  if (!fence) co_return 1;
   NullDevice nothing;
   nvme::TargetOptions options;
   options.subsystem_nqn = subsystem;

@@ -208,6 +208,7 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
     }
     io.outstanding.erase(found);
     io.flushed_txg = std::max(io.flushed_txg, command.uberblock.txg);
+    sync_moves(*at);
     return;
   }
   if (command.kind == Command::Kind::uberblock) {
@@ -285,31 +286,67 @@ void World::write_moves(Process& at, std::pair<int, int> key) {
 // ---------------------------------------------------------------- txgs
 
 void World::sync_txg(Process& at) {
-  if (at.pending_sync || !at.imported) return;
+  if (at.pending_sync || at.syncing || !at.imported) return;
   at.pending_sync = at.open_txg;
   at.open_txg = at.open_txg.next();
   sync_moves(at);
 }
 
+// vdev_config_sync: the next txg waits until every online leg has this one's uberblock, flushed.
 void World::sync_moves(Process& at) {
-  for (const auto& [key, write] : at.writes) {
-    if (write.version.birth <= *at.pending_sync) return;   // a txg waits for its writes
+  if (at.pending_sync) {
+    for (const auto& [key, write] : at.writes) {
+      if (write.version.birth <= *at.pending_sync) return;   // a txg waits for its writes
+    }
+    Uberblock uberblock{*at.pending_sync, at.pid};
+    at.known_uberblocks.insert(uberblock);
+    at.syncing = std::exchange(at.pending_sync, std::nullopt);
+    for (auto& [leg, io] : at.legs) {
+      if (!io.online) continue;
+      Command command;
+      command.kind = Command::Kind::uberblock;
+      command.pid = at.pid;
+      command.node = at.node;
+      command.epoch = at.epoch;
+      command.mirror = mirror_of(leg);
+      command.side = side_of(leg);
+      command.uberblock = uberblock;
+      issue(at, command, leg);
+    }
   }
-  Uberblock uberblock{*at.pending_sync, at.pid};
-  at.known_uberblocks.insert(uberblock);
-  at.last_synced = *at.pending_sync;
-  at.pending_sync.reset();
-  for (auto& [leg, io] : at.legs) {
+  if (!at.syncing) return;
+  for (const auto& [leg, io] : at.legs) {
     if (!io.online) continue;
-    Command command;
-    command.kind = Command::Kind::uberblock;
-    command.pid = at.pid;
-    command.node = at.node;
-    command.epoch = at.epoch;
-    command.mirror = mirror_of(leg);
-    command.side = side_of(leg);
-    command.uberblock = uberblock;
-    issue(at, command, leg);
+    for (const auto& [id, sent] : io.outstanding) {
+      if (sent.first.uberblock.txg == *at.syncing) return;
+    }
+  }
+  at.last_synced = *std::exchange(at.syncing, std::nullopt);
+  synced(at);
+}
+
+void World::synced(Process& at) {
+  std::uint64_t pid = at.pid;
+  if (at.export_after && at.last_synced >= *at.export_after) {
+    at.export_after.reset();
+    after_random(20 * ns_per_ms, 90 * ns_per_ms, [this, pid] {
+      to_process(pid, [this, pid] {
+        if (Process* now = process(pid)) feed(*now, owner::Exported{clock(now->node)});
+      });
+    });
+  }
+  if (at.resync && at.resync_copied && at.last_synced >= *at.resync_copied) {
+    at.resync_copied.reset();
+    std::vector<LegId> legs = std::exchange(at.resync, std::nullopt)->first;
+    owner::ScanReport report = at.resync_report;
+    report.synced_after_online = true;
+    report.logs_replayed = at.replayed;
+    std::uint64_t id = at.resync_id;
+    after_random(ns_per_ms, 20 * ns_per_ms, [this, pid, legs, report, id] {
+      to_process(pid, [this, pid, legs, report, id] {
+        if (Process* now = process(pid)) feed(*now, owner::ResyncEnded{clock(now->node), legs, report, id});
+      });
+    });
   }
 }
 
@@ -329,6 +366,7 @@ void World::fail_legs(Process& at, const std::vector<LegId>& legs) {
       std::vector<LegId> returning = at.resync->first;
       std::uint64_t id = at.resync_id;
       at.resync.reset();
+      at.resync_copied.reset();
       std::uint64_t pid = at.pid;
       after(ns_per_ms, [this, pid, returning, id] {
         to_process(pid, [this, pid, returning, id] {
@@ -344,6 +382,7 @@ void World::fail_legs(Process& at, const std::vector<LegId>& legs) {
     if (process(pid) == nullptr) return;
     write_moves(at, key);
   }
+  if (process(pid) != nullptr) sync_moves(at);
 }
 
 void World::return_legs(Process& at, std::vector<LegId> legs, Txg since, std::uint64_t id) {
@@ -362,6 +401,7 @@ void World::return_legs(Process& at, std::vector<LegId> legs, Txg since, std::ui
     }
   }
   at.resync = std::pair(legs, since);
+  at.resync_copied.reset();
   std::uint64_t pid = at.pid;
   std::uint64_t order = ++last_order_;
   at.resync_order = order;
@@ -373,7 +413,7 @@ void World::return_legs(Process& at, std::vector<LegId> legs, Txg since, std::ui
 
 void World::resync(std::uint64_t pid, std::uint64_t order) {
   Process* at = process(pid);
-  if (at == nullptr || !at->resync || at->resync_order != order) return;
+  if (at == nullptr || !at->resync || at->resync_copied || at->resync_order != order) return;
   auto [legs, since] = *at->resync;
   std::uint64_t id = at->resync_id;
   for (LegId leg : legs) {
@@ -407,20 +447,14 @@ void World::resync(std::uint64_t pid, std::uint64_t order) {
     }
     std::erase_if(where.uberblocks, [&](const Uberblock& each) { return !at->known_uberblocks.contains(each); });
   }
-  at->resync.reset();
-  sync_txg(*at);
   owner::ScanReport report;
   report.finished = true;
   report.error_count = 0;
   report.scan_min_txg = Txg{from.value == 0 ? 0 : from.value - 1};
   report.dtl_empty = true;
-  report.synced_after_online = true;
-  report.logs_replayed = at->replayed;
-  after_random(ns_per_ms, 20 * ns_per_ms, [this, pid, legs, report, id] {
-    to_process(pid, [this, pid, legs, report, id] {
-      if (Process* now = process(pid)) feed(*now, owner::ResyncEnded{clock(now->node), legs, report, id});
-    });
-  });
+  at->resync_report = report;
+  at->resync_copied = at->open_txg.next();
+  sync_txg(*at);
 }
 
 }  // namespace zpair::sim

@@ -162,8 +162,7 @@ void World::carry_out(Process& at, owner::Action action) {
           [&](const owner::AskPromise& order) {
             NodeId from = at.node;
             record::Floor floor;
-            floor.txg = Txg{at.open_txg.value > 2 ? at.open_txg.value - 2 : 0};
-            if (!at.known_uberblocks.empty()) floor.txg = std::min(floor.txg, at.last_synced);
+            floor.txg = at.last_synced;
             agent::PromiseAsked asked{0, order.path, order.epoch, order.nonce, floor};
             send(from, order.path, [this, from, asked]() mutable {
               asked.now_ns = clock(partner_of(from));
@@ -193,8 +192,8 @@ void World::carry_out(Process& at, owner::Action action) {
             import_moves(at);
           },
           [&](const owner::ExportPool&) {
+            at.export_after = at.open_txg;
             sync_txg(at);
-            reply(20 * ns_per_ms, 90 * ns_per_ms, [this](Process& now) { return owner::Exported{clock(now.node)}; });
           },
           [&](const owner::AnswerCommand& order) { tell("command {}: {} {}", order.command, order.done ? "done" : "refused", order.text); },
           [&](const owner::Report& order) { tell("process {}: {}", pid, order.text); },
@@ -305,8 +304,8 @@ void World::process_tick(std::uint64_t pid) {
   feed(*at, owner::Ticked{clock(at->node), std::move(pulses)});
   at = process(pid);
   if (at == nullptr) return;
-  if (at->imported && at->ticks % 4 == 0) sync_txg(*at);
-  if (at->pending_sync) sync_moves(*at);
+  if (at->imported && (at->ticks % 4 == 0 || at->export_after || at->resync_copied)) sync_txg(*at);
+  sync_moves(*at);
   for (auto it = at->writes.begin(); it != at->writes.end();) {
     auto key = (it++)->first;
     write_moves(*at, key);

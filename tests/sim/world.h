@@ -164,7 +164,11 @@ struct Process {
   record::Floor import_floor;
   bool claiming = false, replaying = false, drained = false;
   std::optional<Txg> pending_sync;            // a txg that waits for its writes
+  std::optional<Txg> syncing;                 // ... whose uberblocks are not yet flushed on every online leg
   Txg last_synced;
+  std::optional<Txg> export_after;            // ExportPool ends when this txg has synced
+  std::optional<Txg> resync_copied;           // the copy is done; ends when this txg, opened after it, has synced
+  brain::owner::ScanReport resync_report;
   std::uint64_t ticks = 0;
 };
 
@@ -262,6 +266,7 @@ class World {
   void no_answer(Process& at, LegId leg, brain::owner::LegFault fault, std::string what);
   void sync_txg(Process& at);
   void sync_moves(Process& at);
+  void synced(Process& at);
   void keep(Process& at, const record::Stored& stored);
   void inspect(std::uint64_t pid, const std::vector<LegId>& legs, std::uint64_t id);
   void fence_local(std::uint64_t pid, LegId leg, int mirror);

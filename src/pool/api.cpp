@@ -212,7 +212,7 @@ block::Task<Result<std::string>> Process::post_add(std::string body) {
       places_.push_back(place);
     }
     if (mirror.legs.empty()) co_return fail(ErrorCode::invalid, "a mirror without drives");
-    mirror.guid = MirrorId{mirror.legs.front().guid.value ^ 0x5a5a5a5a};   // until the engine gives one
+    mirror.guid = provisional_mirror_guid(mirror.legs.front().guid);
     const std::uint64_t id = new_command();
     commands_[id] = std::make_unique<Command>();
     feed(owner::MirrorOffered{boot_time_ns(), id, std::move(mirror)});

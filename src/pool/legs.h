@@ -147,6 +147,10 @@ class Legs {
   block::TaskGroup tasks_;
 };
 
+// What a new mirror is called in the record until the engine has given its guid: told from its first leg, so that an import
+// knows such a mirror by looking at it.
+constexpr MirrorId provisional_mirror_guid(LegId first_leg) { return MirrorId{first_leg.value ^ 0x5a5a'5a5a'5a5a'5a5a}; }
+
 std::string node_nqn(NodeId node);   // nqn.2026-01.io.zpair:node-a
 
 }  // namespace zpair::pool

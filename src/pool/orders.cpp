@@ -79,13 +79,13 @@ block::Task<void> Process::run_import(owner::ImportPool order) {
   feed(owner::Imported{boot_time_ns(), imported->uberblock_txg, std::move(absent)});
 }
 
-// The engine's guid of each leg, read from the labels of one leg a mirror (its own node's, if there is one): a crash
-// between `zpool add` and the swap that records the new guids leaves a record with provisional ones. Returns the mirrors
-// that the pool has never had.
+// A crash between `zpool add` and the swap that records the new guids leaves a mirror with provisional ones in the record.
+// The labels tell whether the pool has it, and under which guids. Returns the mirrors that the pool has never had.
 block::Task<std::vector<MirrorId>> Process::match_labels(std::vector<LegId> legs) {
   std::vector<MirrorId> absent;
   const std::vector<record::Mirror> mirrors = driver_.state().stored.record.mirrors;
   for (const record::Mirror& mirror : mirrors) {
+    if (mirror.legs.empty() || mirror.guid != provisional_mirror_guid(mirror.legs.front().guid)) continue;
     std::vector<LegId> of_mirror;
     for (const record::Leg& leg : mirror.legs) {
       const bool named = std::find(legs.begin(), legs.end(), leg.guid) != legs.end();
@@ -97,13 +97,13 @@ block::Task<std::vector<MirrorId>> Process::match_labels(std::vector<LegId> legs
       }
     }
     if (of_mirror.empty()) continue;
-    const bool there = co_await match_mirror(mirror, std::move(of_mirror));
+    const bool there = co_await match_mirror(std::move(of_mirror));
     if (!there) absent.push_back(mirror.guid);
   }
   co_return absent;
 }
 
-block::Task<bool> Process::match_mirror(const record::Mirror& mirror, std::vector<LegId> legs) {
+block::Task<bool> Process::match_mirror(std::vector<LegId> legs) {
   const PoolGuid pool_guid = driver_.state().stored.record.pool_guid;
   bool renamed = false;
   for (LegId leg : legs) {
@@ -117,7 +117,6 @@ block::Task<bool> Process::match_mirror(const record::Mirror& mirror, std::vecto
     legs_->set_engine_guid(leg, (*survey)->leg_guid);
     renamed = true;
   }
-  static_cast<void>(mirror);
   co_return true;
 }
 

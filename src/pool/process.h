@@ -111,7 +111,7 @@ class Process final : private Hands {
   block::Task<void> run_fence(brain::owner::FenceLeg order);
   block::Task<void> run_import(brain::owner::ImportPool order);
   block::Task<std::vector<MirrorId>> match_labels(std::vector<LegId> legs);
-  block::Task<bool> match_mirror(const record::Mirror& mirror, std::vector<LegId> legs);
+  block::Task<bool> match_mirror(std::vector<LegId> legs);
   block::Task<void> run_replay();
   block::Task<void> run_fail(std::vector<LegId> legs);
   block::Task<void> run_drain();

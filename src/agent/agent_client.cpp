@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::int64_t connect_limit_ms = 1000;
 constexpr std::int64_t retry_ms = 100;
-constexpr Nanoseconds longest_silence_ns = 1500 * ns_per_ms;   // with a request under way: the connection is given up
+constexpr Nanoseconds longest_silence_ns = 1500 * ns_per_ms;  // with a request under way: the connection is given up
 constexpr std::int64_t look_ms = 250;
 
 }  // namespace
@@ -24,10 +24,10 @@ struct AgentClient::Link {
 
   std::size_t index = 0;
   ClientPath path;
-  Channel* channel = nullptr;             // while connected and greeted
-  Channel* open_channel = nullptr;        // while connected
+  Channel* channel = nullptr;       // while connected and greeted
+  Channel* open_channel = nullptr;  // while connected
   Nanoseconds last_heard_ns = 0;
-  Nanoseconds waiting_since_ns = 0;       // when the first request after the newest frame heard was sent
+  Nanoseconds waiting_since_ns = 0;  // when the first request after the newest frame heard was sent
   std::map<std::uint64_t, Pending*> pending;
   bool failure_logged = false;
 };
@@ -110,7 +110,7 @@ block::Task<void> AgentClient::run_connection(Link& link) {
   block::TaskGroup helpers;
   block::Signal ended;
   link.open_channel = &channel;
-  link.waiting_since_ns = boot_time_ns();   // the hello is awaited
+  link.waiting_since_ns = boot_time_ns();  // the hello is awaited
   helpers.spawn(channel.run_writer());
   helpers.spawn(watch_silence(link, ended));
 
@@ -130,8 +130,9 @@ block::Task<void> AgentClient::run_connection(Link& link) {
       auto hello = frame->type == "hello" ? parse<Hello>(frame->body)
                                           : Result<Hello>(fail(ErrorCode::invalid, "no hello but '{}'", frame->type));
       if (hello && hello->node != partner_of(options_.node)) {
-        hello = fail(ErrorCode::invalid, "path {} leads to node {}, not to the partner: see the config's partner address",
-                     link.path.name, hello->node);
+        hello =
+            fail(ErrorCode::invalid, "path {} leads to node {}, not to the partner: see the config's partner address",
+                 link.path.name, hello->node);
       }
       if (!hello) {
         why = hello.error();
@@ -147,7 +148,7 @@ block::Task<void> AgentClient::run_connection(Link& link) {
       continue;
     }
     auto found = link.pending.find(frame->id);
-    if (found == link.pending.end()) continue;   // its request's deadline has passed
+    if (found == link.pending.end()) continue;  // its request's deadline has passed
     if (frame->type == "answer") {
       found->second->answer = std::move(frame->body);
     } else {
@@ -178,7 +179,8 @@ void AgentClient::break_link(Link& link) {
 
 // --- requests --------------------------------------------------------------------------------------------------------
 
-block::Task<Result<std::string>> AgentClient::ask(std::size_t path, std::string type, std::string body, Deadline deadline) {
+block::Task<Result<std::string>> AgentClient::ask(std::size_t path, std::string type, std::string body,
+                                                  Deadline deadline) {
   Link& link = *links_[path];
   if (link.channel == nullptr) {
     co_return fail(ErrorCode::unreachable, "path {}: no connection to the partner's agent", link.path.name);
@@ -264,7 +266,8 @@ block::Task<Result<CallAnswer>> AgentClient::call(CallRequest request, Deadline 
 
 // --- relay -----------------------------------------------------------------------------------------------------------
 
-block::Task<Result<std::unique_ptr<block::Stream>>> connect_relay(ClientPath path, RelayHello hello, Deadline deadline) {
+block::Task<Result<std::unique_ptr<block::Stream>>> connect_relay(ClientPath path, RelayHello hello,
+                                                                  Deadline deadline) {
   ZP_CO_TRY(stream, co_await block::Stream::connect(path.to, deadline, path.from));
   Channel channel(std::move(stream));
   block::Reactor& reactor = block::Reactor::current();
@@ -279,8 +282,10 @@ block::Task<Result<std::unique_ptr<block::Stream>>> connect_relay(ClientPath pat
   std::string bytes = to_bytes(Frame{"relay", 1, to_json(hello)});
   auto sent = co_await channel.stream().write_all(std::as_bytes(std::span(bytes)));
   Result<Frame> frame = fail(ErrorCode::io, "not sent");
-  if (sent) frame = co_await channel.receive();
-  else frame = std::unexpected(sent.error());
+  if (sent)
+    frame = co_await channel.receive();
+  else
+    frame = std::unexpected(sent.error());
   reactor.cancel_timer(timer);
   if (expired) co_return fail(ErrorCode::timed_out, "path {}: no answer to a relay request", path.name);
   if (!frame) co_return std::unexpected(frame.error());

@@ -19,8 +19,8 @@ namespace zpair::agent {
 
 struct ClientPath {
   std::string name;
-  block::Endpoint to;               // tcp:PARTNER:AGENT_PORT
-  std::string from;                 // local address that chooses the path; empty: the system's choice
+  block::Endpoint to;  // tcp:PARTNER:AGENT_PORT
+  std::string from;    // local address that chooses the path; empty: the system's choice
 };
 
 class AgentClient {
@@ -34,22 +34,23 @@ class AgentClient {
   explicit AgentClient(Options options);
   ~AgentClient();
 
-  void start();                                   // connects, and goes on connecting
+  void start();  // connects, and goes on connecting
   block::Task<void> close();
 
   std::size_t path_count() const;
   const std::string& path_name(std::size_t path) const;
-  bool connected(std::size_t path) const;         // a hello was exchanged on it and it has not broken
-  block::Task<bool> wait_connected(Deadline deadline);   // true: some path is connected
-  Nanoseconds last_heard_ns(std::size_t path) const;   // any frame; 0: never
-  Nanoseconds last_heard_ns() const;              // on any path
-  std::optional<Hello> partner() const;           // its newest hello
+  bool connected(std::size_t path) const;               // a hello was exchanged on it and it has not broken
+  block::Task<bool> wait_connected(Deadline deadline);  // true: some path is connected
+  Nanoseconds last_heard_ns(std::size_t path) const;    // any frame; 0: never
+  Nanoseconds last_heard_ns() const;                    // on any path
+  std::optional<Hello> partner() const;                 // its newest hello
   // Runs on every newly made connection; a changed `start` in it says that the partner's agent was started again.
   void on_hello(std::function<void(std::size_t path, const Hello&)> heard);
 
   // On exactly this path: the promise is asked on each.
   block::Task<Result<PromiseAnswer>> promise(std::size_t path, PromiseRequest request, Deadline deadline);
-  block::Task<Result<Heartbeat>> heartbeat(std::size_t path, Heartbeat own, Deadline deadline);   // answers the partner's
+  block::Task<Result<Heartbeat>> heartbeat(std::size_t path, Heartbeat own,
+                                           Deadline deadline);  // answers the partner's
 
   // On the path heard most recently; again on the other when the connection breaks (all are idempotent).
   block::Task<Result<SurveyAnswer>> survey(SurveyRequest request, Deadline deadline);
@@ -76,7 +77,7 @@ class AgentClient {
   std::uint64_t last_id_ = 0;
   bool closed_ = false;
   block::Signal closing_;
-  block::Signal greeted_;                         // set and reset at each hello
+  block::Signal greeted_;  // set and reset at each hello
   block::TaskGroup tasks_;
 };
 

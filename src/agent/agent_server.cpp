@@ -10,7 +10,7 @@ namespace zpair::agent {
 
 namespace {
 
-constexpr std::size_t most_connections_per_path = 256;   // relayed clients leave at once
+constexpr std::size_t most_connections_per_path = 256;  // relayed clients leave at once
 constexpr Nanoseconds first_frame_limit_ns = 3 * ns_per_s;
 constexpr Nanoseconds longest_silence_ns = 10 * ns_per_s;
 constexpr std::int64_t look_ms = 500;
@@ -90,8 +90,8 @@ block::Task<void> AgentServer::accept_on(std::size_t path) {
     std::string peer = peer_of((*stream)->fd());
     if (peer != options_.paths[path].partner) {
       if (!stranger_logged) {
-        log_warning("path {}: turned away a connection from {}, only the partner {} is let in", options_.paths[path].name,
-                    peer, options_.paths[path].partner);
+        log_warning("path {}: turned away a connection from {}, only the partner {} is let in",
+                    options_.paths[path].name, peer, options_.paths[path].partner);
       }
       stranger_logged = true;
       continue;
@@ -101,8 +101,8 @@ block::Task<void> AgentServer::accept_on(std::size_t path) {
   }
 }
 
-static block::Task<void> end_when_silent(Channel& channel, const Nanoseconds& last_heard_ns, const std::optional<Hello>& hello,
-                                         block::Signal& ended) {
+static block::Task<void> end_when_silent(Channel& channel, const Nanoseconds& last_heard_ns,
+                                         const std::optional<Hello>& hello, block::Signal& ended) {
   while (!ended.is_set()) {
     bool over = co_await block::wait_for(ended, Deadline::in_ms(look_ms));
     if (over) break;

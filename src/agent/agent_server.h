@@ -36,15 +36,15 @@ class AgentService {
 
 struct ServerPath {
   std::string name;
-  block::Endpoint listen;           // tcp:ADDRESS:PORT
-  std::string partner;              // the only address that is let in
+  block::Endpoint listen;  // tcp:ADDRESS:PORT
+  std::string partner;     // the only address that is let in
 };
 
 class AgentServer {
  public:
   struct Options {
     NodeId node;
-    Uuid start = Uuid::random();    // the same as the client's of this process
+    Uuid start = Uuid::random();  // the same as the client's of this process
     std::vector<ServerPath> paths;
   };
   static Result<std::unique_ptr<AgentServer>> create(Options options, AgentService& service);
@@ -53,7 +53,7 @@ class AgentServer {
   void start();
   block::Task<void> close();
   block::Endpoint local_endpoint(std::size_t path) const;
-  Nanoseconds last_heard_ns(std::size_t path) const;   // any frame of the partner's zpaird; 0: never
+  Nanoseconds last_heard_ns(std::size_t path) const;  // any frame of the partner's zpaird; 0: never
 
  private:
   struct Connection;

@@ -17,7 +17,7 @@ class Channel {
   explicit Channel(std::unique_ptr<block::Stream> stream) : stream_(std::move(stream)) {}
 
   block::Task<Result<Frame>> receive();
-  void send(const Frame& frame);          // never blocks; a peer that does not read is cut off at 16 MiB
+  void send(const Frame& frame);  // never blocks; a peer that does not read is cut off at 16 MiB
   block::Task<void> run_writer();
   void shutdown();
   bool is_shut_down() const { return shut_down_; }

@@ -216,33 +216,28 @@ std::string to_json(const PromiseAnswer& value) {
   return dump({{"granted", value.granted}, {"nonce", value.nonce}, {"epoch", value.epoch.value}});
 }
 
-std::string to_json(const CanServeRequest& value) {
-  return dump({{"pool", value.pool}, {"epoch", value.epoch.value}});
-}
+std::string to_json(const CanServeRequest& value) { return dump({{"pool", value.pool}, {"epoch", value.epoch.value}}); }
 
 std::string to_json(const CanServeAnswer& value) {
   return dump({{"can_serve", value.can_serve}, {"epoch", value.epoch.value}});
 }
 
-std::string to_json(const SurveyRequest& value) {
-  return dump({{"pool", value.pool}, {"epoch", value.epoch.value}});
-}
+std::string to_json(const SurveyRequest& value) { return dump({{"pool", value.pool}, {"epoch", value.epoch.value}}); }
 
 std::string to_json(const SurveyAnswer& value) {
   return dump({{"agreed", value.agreed}, {"legs", legs_to_json(value.legs)}, {"why", value.why}});
 }
 
 std::string to_json(const HandoverRequest& value) {
-  return dump({{"record", json::parse(record::to_json(value.stored.record))}, {"mod_revision", value.stored.mod_revision}});
+  return dump(
+      {{"record", json::parse(record::to_json(value.stored.record))}, {"mod_revision", value.stored.mod_revision}});
 }
 
 std::string to_json(const HandoverAnswer& value) {
   return dump({{"epoch", value.epoch.value}, {"done", value.done}, {"cannot", legs_to_json(value.cannot)}});
 }
 
-std::string to_json(const YieldRequest& value) {
-  return dump({{"pool", value.pool}, {"epoch", value.epoch.value}});
-}
+std::string to_json(const YieldRequest& value) { return dump({{"pool", value.pool}, {"epoch", value.epoch.value}}); }
 
 std::string to_json(const YieldAnswer& value) { return dump({{"done", value.done}, {"why", value.why}}); }
 
@@ -263,9 +258,7 @@ std::string to_json(const RelayHello& value) {
 
 std::string to_json(const RelayAnswer& value) { return dump({{"accepted", value.accepted}, {"why", value.why}}); }
 
-std::string to_json(const Error& value) {
-  return dump({{"code", name_of(value.code)}, {"message", value.message}});
-}
+std::string to_json(const Error& value) { return dump({{"code", name_of(value.code)}, {"message", value.message}}); }
 
 Error parse_error(std::string_view text) {
   try {

@@ -15,7 +15,7 @@
 namespace zpair::agent {
 
 inline constexpr int protocol_version = 1;
-inline constexpr std::size_t longest_frame_bytes = 4 << 20;   // a status with many volumes; a record takes a few KiB
+inline constexpr std::size_t longest_frame_bytes = 4 << 20;  // a status with many volumes; a record takes a few KiB
 
 enum class Role : std::uint8_t { zpaird, pool };
 
@@ -24,23 +24,23 @@ struct Hello {
   int version = protocol_version;
   NodeId node = NodeId::a;
   Role role = Role::zpaird;
-  Uuid start;                       // changes with every start of the process that says it
-  std::string path;                 // the sender's name of the path: for logs
+  Uuid start;        // changes with every start of the process that says it
+  std::string path;  // the sender's name of the path: for logs
 };
 
 // What a node says about one pool, every 100 ms on each path and at once when it changes.
 struct PoolState {
   std::string pool;
-  std::string vouch;                // brain::agent::name_of(Vouch): none, importing, serving, cannot, gave_up
-  Epoch process_epoch;              // of its pool process; 0: none
-  Epoch known_epoch;                // highest that it knows
+  std::string vouch;    // brain::agent::name_of(Vouch): none, importing, serving, cannot, gave_up
+  Epoch process_epoch;  // of its pool process; 0: none
+  Epoch known_epoch;    // highest that it knows
   struct Volume {
     std::string name;
     std::uint64_t size_bytes = 0;
     std::uint64_t guid = 0;
     bool operator==(const Volume&) const = default;
   };
-  bool knows_volumes = false;       // its process has the pool imported: `volumes` is the whole list
+  bool knows_volumes = false;  // its process has the pool imported: `volumes` is the whole list
   std::vector<Volume> volumes;
   bool operator==(const PoolState&) const = default;
 };
@@ -55,12 +55,12 @@ struct PromiseRequest {
   std::string pool;
   Epoch epoch;
   std::uint64_t nonce = 0;
-  record::Floor floor;              // a lower bound that the partner keeps in memory for its own import
+  record::Floor floor;  // a lower bound that the partner keeps in memory for its own import
 };
 struct PromiseAnswer {
   bool granted = false;
   std::uint64_t nonce = 0;
-  Epoch epoch;                      // highest epoch that the partner knows of this pool
+  Epoch epoch;  // highest epoch that the partner knows of this pool
 };
 
 // Rule 3, from an owner that holds: could you serve every mirror?
@@ -70,7 +70,7 @@ struct CanServeRequest {
 };
 struct CanServeAnswer {
   bool can_serve = false;
-  Epoch epoch;                      // highest epoch that the partner knows
+  Epoch epoch;  // highest epoch that the partner knows
 };
 
 // Rule 4: to which of its legs does the answering node agree, for an import at `epoch`?
@@ -80,17 +80,17 @@ struct SurveyRequest {
 };
 struct SurveyAnswer {
   bool agreed = false;
-  std::vector<LegId> legs;          // drives that are there and answer
-  std::string why;                  // not agreed: one line
+  std::vector<LegId> legs;  // drives that are there and answer
+  std::string why;          // not agreed: one line
 };
 
 // Rule 5: kill the former process and drain the node's legs; answered when that is so. Idempotent.
 struct HandoverRequest {
-  record::Stored stored;            // what the swap wrote
+  record::Stored stored;  // what the swap wrote
 };
 struct HandoverAnswer {
   Epoch epoch;
-  bool done = false;                // every leg of the node is drained and no older process lives
+  bool done = false;  // every leg of the node is drained and no older process lives
   std::vector<LegId> cannot;
 };
 
@@ -106,8 +106,8 @@ struct YieldAnswer {
 
 // An API call forwarded to the other node.
 struct CallRequest {
-  std::string method;               // GET, POST
-  std::string path;                 // /v1/...
+  std::string method;  // GET, POST
+  std::string path;    // /v1/...
   std::string body;
 };
 struct CallAnswer {
@@ -129,9 +129,9 @@ struct RelayAnswer {
 };
 
 struct Frame {
-  std::string type;                 // hello, heartbeat, promise, can_serve, survey, handover, yield, call, relay; answer, error
+  std::string type;  // hello, heartbeat, promise, can_serve, survey, handover, yield, call, relay; answer, error
   std::uint64_t id = 0;
-  std::string body;                 // JSON of one of the above
+  std::string body;  // JSON of one of the above
 };
 
 std::string to_json(const Hello& value);
@@ -156,9 +156,9 @@ std::string to_json(const Error& value);
 template <class Message>
 Result<Message> parse(std::string_view json);
 
-Error parse_error(std::string_view json);                 // what cannot be read is an `internal` error
+Error parse_error(std::string_view json);  // what cannot be read is an `internal` error
 
-std::string to_bytes(const Frame& frame);                 // length and JSON
-Result<Frame> parse_frame(std::string_view json);         // without the length
+std::string to_bytes(const Frame& frame);          // length and JSON
+Result<Frame> parse_frame(std::string_view json);  // without the length
 
 }  // namespace zpair::agent

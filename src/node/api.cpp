@@ -44,7 +44,8 @@ Api::Api(Daemon& daemon) : daemon_(daemon) {
   add("POST /v1/pool/export", &Api::pool_export);
   add("POST /v1/pool/import", &Api::pool_import);
   add("POST /v1/pool/scrub", &Api::pool_scrub);
-  for (const char* change : {"create", "resize", "destroy", "snapshot"}) add(std::string("POST /v1/volume/") + change, &Api::volume_change);
+  for (const char* change : {"create", "resize", "destroy", "snapshot"})
+    add(std::string("POST /v1/volume/") + change, &Api::volume_change);
   add("POST /v1/switchover", &Api::switchover);
   add("POST /v1/takeover", &Api::takeover);
   add("POST /v1/failback", &Api::failback);
@@ -64,7 +65,9 @@ api::Routes Api::routes() {
   api::Routes routes;
   for (const auto& [route, method] : methods_) {
     if (only_for_partner(route)) continue;
-    routes[route] = [this, name = route](api::Request request) { return dispatch(name, {std::move(request), From::operator_here}); };
+    routes[route] = [this, name = route](api::Request request) {
+      return dispatch(name, {std::move(request), From::operator_here});
+    };
   }
   return routes;
 }
@@ -96,7 +99,8 @@ Api::Answer Api::call_partner(std::string method, std::string path, std::string 
   co_return std::move(answer->body);
 }
 
-Api::Answer Api::call_pool(std::string pool, std::string method, std::string path, std::string body, std::int64_t limit_ms) {
+Api::Answer Api::call_pool(std::string pool, std::string method, std::string path, std::string body,
+                           std::int64_t limit_ms) {
   api::Call call;
   call.socket_path = control::api_path(daemon_.config().run_dir, pool);
   call.method = std::move(method);
@@ -112,10 +116,12 @@ Api::Answer Api::to_owner(Asked asked, std::string pool, std::int64_t limit_ms) 
     co_return co_await call_pool(pool, asked.request.method, asked.request.path, asked.request.body, limit_ms);
   }
   NodeId here = daemon_.config().node;
-  if (asked.from == From::partner) co_return fail(ErrorCode::unreachable, "pool {} is not served by node {}", pool, here);
+  if (asked.from == From::partner)
+    co_return fail(ErrorCode::unreachable, "pool {} is not served by node {}", pool, here);
   auto answer = co_await call_partner(asked.request.method, asked.request.path, asked.request.body, limit_ms);
   if (!answer && answer.error().code == ErrorCode::unreachable) {
-    co_return fail(ErrorCode::unreachable, "pool {} is served by no node in reach: see zpair status ({})", pool, answer.error().message);
+    co_return fail(ErrorCode::unreachable, "pool {} is served by no node in reach: see zpair status ({})", pool,
+                   answer.error().message);
   }
   co_return answer;
 }

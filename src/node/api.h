@@ -19,7 +19,7 @@ class Daemon;
 class Api {
  public:
   explicit Api(Daemon& daemon);
-  api::Routes routes();                                              // for the operator's programs
+  api::Routes routes();  // for the operator's programs
   block::Task<agent::CallAnswer> answer_partner(agent::CallRequest request);
 
  private:
@@ -58,7 +58,7 @@ class Api {
   Answer store_readmit(Asked asked);
   Answer fault(Asked asked);
   Answer shutdown(Asked asked);
-  Answer drive_inspect(Asked asked);       // these four only from the partner
+  Answer drive_inspect(Asked asked);  // these four only from the partner
   Answer drive_register(Asked asked);
   Answer drive_unregister(Asked asked);
   Answer pool_forget(Asked asked);
@@ -71,11 +71,11 @@ class Api {
   // To the pool's process: here, or through the partner.
   Answer to_owner(Asked asked, std::string pool, std::int64_t limit_ms);
 
-  Answer owner_answer(std::string pool, Nanoseconds ordered_ns, bool with_stall);   // once it serves here
+  Answer owner_answer(std::string pool, Nanoseconds ordered_ns, bool with_stall);  // once it serves here
 
-  struct DriveWork;                        // api_pools.cpp
+  struct DriveWork;  // api_pools.cpp
   friend struct DriveWork;
-  struct Impl;                             // helpers that see the JSON library (api_internal.h)
+  struct Impl;  // helpers that see the JSON library (api_internal.h)
   friend struct Impl;
 
   Daemon& daemon_;

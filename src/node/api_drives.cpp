@@ -11,7 +11,7 @@ std::string Api::pool_using(const std::string& durable_id) const {
   PoolAgent* agent = daemon_.find_pool(known->pool);
   if (agent == nullptr) return "";
   auto record = agent->newest_record();
-  if (!record) return known->pool;   // it is being created
+  if (!record) return known->pool;  // it is being created
   for (const record::Mirror& mirror : record->mirrors) {
     for (const record::Leg& leg : mirror.legs) {
       if (leg.drive == durable_id) return known->pool;
@@ -28,7 +28,10 @@ Api::Answer Api::drive_inspect(Asked asked) {
   json pool = nullptr;
   std::string used_by = pool_using(identity->durable_id);
   if (!used_by.empty()) pool = used_by;
-  co_return Impl::dump({{"durable_id", identity->durable_id}, {"size_bytes", identity->size_bytes}, {"pool", pool}, {"zfs_host_id", daemon_.config().zfs_host_id}});
+  co_return Impl::dump({{"durable_id", identity->durable_id},
+                        {"size_bytes", identity->size_bytes},
+                        {"pool", pool},
+                        {"zfs_host_id", daemon_.config().zfs_host_id}});
 }
 
 Api::Answer Api::drive_register(Asked asked) {
@@ -53,10 +56,12 @@ Api::Answer Api::drive_unregister(Asked asked) {
   ZP_CO_TRY(drive, Impl::text_in(body, "drive"));
   auto known = daemon_.drives().find(drive);
   if (!known) co_return "{}";
-  if (known->pool != pool) co_return fail(ErrorCode::refused, "drive {} belongs to pool {}, not to {}", drive, known->pool, pool);
+  if (known->pool != pool)
+    co_return fail(ErrorCode::refused, "drive {} belongs to pool {}, not to {}", drive, known->pool, pool);
   PoolAgent* agent = daemon_.find_pool(pool);
   bool recorded = agent != nullptr && agent->newest_record().has_value();
-  if (recorded && !pool_using(drive).empty()) co_return fail(ErrorCode::refused, "drive {} is a leg of pool {}", drive, pool);
+  if (recorded && !pool_using(drive).empty())
+    co_return fail(ErrorCode::refused, "drive {} is a leg of pool {}", drive, pool);
   ZP_CO_CHECK(co_await daemon_.drives().remove(drive));
   co_return "{}";
 }
@@ -68,7 +73,8 @@ Api::Answer Api::pool_forget(Asked asked) {
   ZP_CO_TRY(stored, co_await daemon_.store().read(pool, Deadline::in_ms(3000)));
   if (stored) co_return fail(ErrorCode::refused, "pool {} is in the store still", pool);
   PoolAgent* agent = daemon_.find_pool(pool);
-  if (agent != nullptr && agent->has_process()) co_return fail(ErrorCode::refused, "a process of pool {} lives on node {}", pool, daemon_.config().node);
+  if (agent != nullptr && agent->has_process())
+    co_return fail(ErrorCode::refused, "a process of pool {} lives on node {}", pool, daemon_.config().node);
   co_await daemon_.drop_pool(pool);
   co_return "{}";
 }
@@ -80,7 +86,8 @@ Api::Answer Api::drive_replace(Asked asked) {
   if (agent == nullptr) co_return fail(ErrorCode::not_found, "no pool {}: see zpair pool list", pool);
   if (!agent->has_process()) co_return co_await to_owner(std::move(asked), pool, Impl::slow_ms);
   if (!body.contains("new") || !body["new"].is_object() || !body.contains("old") || !body["old"].is_object()) {
-    co_return fail(ErrorCode::invalid, "`old` and `new` are missing: {{\"node\", \"drive\"}} and {{\"node\", \"path\"}}");
+    co_return fail(ErrorCode::invalid,
+                   "`old` and `new` are missing: {{\"node\", \"drive\"}} and {{\"node\", \"path\"}}");
   }
   ZP_CO_TRY(node_name, Impl::text_in(body["new"], "node"));
   ZP_CO_TRY(path, Impl::text_in(body["new"], "path"));
@@ -96,7 +103,8 @@ Api::Answer Api::drive_replace(Asked asked) {
   }
   ZP_CO_TRY(identity, Impl::parsed(inspected));
   std::string used_by = Impl::text_or(identity, "pool");
-  if (!used_by.empty()) co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already", node, path, used_by);
+  if (!used_by.empty())
+    co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already", node, path, used_by);
   Result<std::string> registered = fail(ErrorCode::internal, "not asked");
   if (here) {
     registered = co_await drive_register({api::Request{"POST", "", {}, order}, From::partner});
@@ -105,7 +113,8 @@ Api::Answer Api::drive_replace(Asked asked) {
   }
   ZP_CO_TRY(place, Impl::parsed(registered));
   if (here) co_await daemon_.drives().give_to_process(pool, agent->process_epoch());
-  std::string text = json{{"pool", pool}, {"old", body["old"]}, {"new", place}, {"force", Impl::flag_in(body, "force")}}.dump();
+  std::string text =
+      json{{"pool", pool}, {"old", body["old"]}, {"new", place}, {"force", Impl::flag_in(body, "force")}}.dump();
   auto answer = co_await call_pool(pool, "POST", "/v1/drive/replace", text, Impl::slow_ms);
   if (!answer && answer.error().code != ErrorCode::timed_out && answer.error().code != ErrorCode::io) {
     std::string back = json{{"pool", pool}, {"drive", Impl::text_or(place, "durable_id")}}.dump();
@@ -132,7 +141,8 @@ Api::Answer Api::fault(Asked asked) {
     co_return co_await call_partner("POST", "/v1/fault", asked.request.body, Impl::quick_ms * 4);
   }
   for (const DriveStatus& status : daemon_.drives().status()) {
-    bool named = status.drive.durable_id == drive || status.drive.path == drive || Impl::short_name(status.drive.path) == drive;
+    bool named =
+        status.drive.durable_id == drive || status.drive.path == drive || Impl::short_name(status.drive.path) == drive;
     if (!named) continue;
     if (block::FaultDevice* device = daemon_.fault_device(status.drive.durable_id)) {
       ZP_CO_CHECK(device->apply(command));
@@ -151,7 +161,8 @@ Api::Answer Api::store_readmit(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(member, Impl::text_in(body, "member"));
   ZP_CO_TRY(readmitted, co_await daemon_.store().readmit(member, Deadline::in_ms(10'000)));
-  co_return Impl::dump({{"member", member}, {"id", readmitted.member_id}, {"initial_cluster", readmitted.initial_cluster}});
+  co_return Impl::dump(
+      {{"member", member}, {"id", readmitted.member_id}, {"initial_cluster", readmitted.initial_cluster}});
 }
 
 // Planned stop of the whole node: exports its pools, then ends zpaird. The record stays `serving`.

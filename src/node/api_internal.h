@@ -12,23 +12,29 @@ namespace zpair::node {
 using nlohmann::json;
 
 struct Api::Impl {
-  static constexpr std::int64_t quick_ms = 1500;      // a question that a healthy node answers at once
-  static constexpr std::int64_t slow_ms = 120'000;    // work that may take a while
+  static constexpr std::int64_t quick_ms = 1500;    // a question that a healthy node answers at once
+  static constexpr std::int64_t slow_ms = 120'000;  // work that may take a while
 
   static json place_json(const control::DrivePlace& place) {
-    return {{"node", name_of(place.node)}, {"durable_id", place.durable_id}, {"path", place.path}, {"nsid", place.nsid}, {"size_bytes", place.size_bytes}};
+    return {{"node", name_of(place.node)},
+            {"durable_id", place.durable_id},
+            {"path", place.path},
+            {"nsid", place.nsid},
+            {"size_bytes", place.size_bytes}};
   }
   static Result<control::DrivePlace> place_of(const json& value) {
     ZP_TRY(node, parse_node(text_or(value, "node")));
-    return control::DrivePlace{node, text_or(value, "durable_id"), text_or(value, "path"), static_cast<std::uint32_t>(number_or(value, "nsid")),
-                               number_or(value, "size_bytes")};
+    return control::DrivePlace{node, text_or(value, "durable_id"), text_or(value, "path"),
+                               static_cast<std::uint32_t>(number_or(value, "nsid")), number_or(value, "size_bytes")};
   }
   // Of answers of others: what is missing or of another type is empty.
   static std::string text_or(const json& value, const char* key) {
-    return value.is_object() && value.contains(key) && value[key].is_string() ? value[key].get<std::string>() : std::string();
+    return value.is_object() && value.contains(key) && value[key].is_string() ? value[key].get<std::string>()
+                                                                              : std::string();
   }
   static std::uint64_t number_or(const json& value, const char* key) {
-    return value.is_object() && value.contains(key) && value[key].is_number_unsigned() ? value[key].get<std::uint64_t>() : 0;
+    return value.is_object() && value.contains(key) && value[key].is_number_unsigned() ? value[key].get<std::uint64_t>()
+                                                                                       : 0;
   }
   static const json& list_in(const json& value, const char* key) {
     static const json empty = json::array();
@@ -43,10 +49,13 @@ struct Api::Impl {
     return body;
   }
   static Result<std::string> text_in(const json& body, const char* key) {
-    if (!body.contains(key) || !body[key].is_string()) return fail(ErrorCode::invalid, "`{}` is missing: give it as text", key);
+    if (!body.contains(key) || !body[key].is_string())
+      return fail(ErrorCode::invalid, "`{}` is missing: give it as text", key);
     return body[key].get<std::string>();
   }
-  static bool flag_in(const json& body, const char* key) { return body.contains(key) && body[key].is_boolean() && body[key].get<bool>(); }
+  static bool flag_in(const json& body, const char* key) {
+    return body.contains(key) && body[key].is_boolean() && body[key].get<bool>();
+  }
   static Result<json> parsed(const Result<std::string>& text) {
     if (!text) return std::unexpected(text.error());
     json value = json::parse(*text, nullptr, false);

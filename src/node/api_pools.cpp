@@ -10,14 +10,16 @@ namespace zpair::node {
 
 namespace {
 
-constexpr std::uint64_t smallest_drive_bytes = 64 << 20;   // OpenZFS's SPA_MINDEVSIZE
+constexpr std::uint64_t smallest_drive_bytes = 64 << 20;  // OpenZFS's SPA_MINDEVSIZE
 constexpr std::int64_t serve_limit_ms = 60'000;
 
 Result<void> check_name(const std::string& name) {
   auto allowed = [](unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.'; };
   bool good = !name.empty() && name.size() <= 60 && std::isalpha(static_cast<unsigned char>(name[0])) != 0 &&
               std::all_of(name.begin(), name.end(), allowed) && name != "mirror" && name != "log";
-  if (!good) return fail(ErrorCode::invalid, "'{}' is no name for a pool: begin with a letter, then letters, digits, - _ and . (60 at most)", name);
+  if (!good)
+    return fail(ErrorCode::invalid,
+                "'{}' is no name for a pool: begin with a letter, then letters, digits, - _ and . (60 at most)", name);
   return {};
 }
 
@@ -27,7 +29,7 @@ struct WantedDrive {
   std::string path;
   std::string durable_id;
   std::uint64_t size_bytes = 0;
-  control::DrivePlace place;   // after its registration
+  control::DrivePlace place;  // after its registration
 };
 using WantedMirrors = std::vector<std::vector<WantedDrive>>;
 
@@ -39,19 +41,25 @@ Result<WantedMirrors> mirrors_in(const json& body) {
   std::set<std::pair<NodeId, std::string>> seen;
   for (const json& mirror : body["mirrors"]) {
     std::vector<WantedDrive> legs;
-    if (!mirror.is_array()) return fail(ErrorCode::invalid, "a mirror is a list of drives: [{{\"node\", \"path\"}}, ...]");
+    if (!mirror.is_array())
+      return fail(ErrorCode::invalid, "a mirror is a list of drives: [{{\"node\", \"path\"}}, ...]");
     for (const json& leg : mirror) {
       if (!leg.is_object()) return fail(ErrorCode::invalid, "a drive is {{\"node\": \"a\", \"path\": \"/...\"}}");
-      ZP_TRY(node_name, (leg.contains("node") && leg["node"].is_string()) ? Result<std::string>(leg["node"].get<std::string>())
-                                                                           : Result<std::string>(fail(ErrorCode::invalid, "a drive has no `node`")));
-      ZP_TRY(path, (leg.contains("path") && leg["path"].is_string()) ? Result<std::string>(leg["path"].get<std::string>())
-                                                                      : Result<std::string>(fail(ErrorCode::invalid, "a drive has no `path`")));
+      ZP_TRY(node_name, (leg.contains("node") && leg["node"].is_string())
+                            ? Result<std::string>(leg["node"].get<std::string>())
+                            : Result<std::string>(fail(ErrorCode::invalid, "a drive has no `node`")));
+      ZP_TRY(path, (leg.contains("path") && leg["path"].is_string())
+                       ? Result<std::string>(leg["path"].get<std::string>())
+                       : Result<std::string>(fail(ErrorCode::invalid, "a drive has no `path`")));
       ZP_TRY(node, parse_node(node_name));
-      if (!path.starts_with('/')) return fail(ErrorCode::invalid, "drive {}:{}: give its whole path, from /", node, path);
+      if (!path.starts_with('/'))
+        return fail(ErrorCode::invalid, "drive {}:{}: give its whole path, from /", node, path);
       if (!seen.insert({node, path}).second) return fail(ErrorCode::invalid, "drive {}:{} is named twice", node, path);
       legs.push_back({node, path, "", 0, {}});
     }
-    auto on = [&](NodeId node) { return std::count_if(legs.begin(), legs.end(), [&](const auto& leg) { return leg.node == node; }); };
+    auto on = [&](NodeId node) {
+      return std::count_if(legs.begin(), legs.end(), [&](const auto& leg) { return leg.node == node; });
+    };
     if (on(NodeId::a) == 0 || on(NodeId::b) == 0 || on(NodeId::a) != on(NodeId::b)) {
       return fail(ErrorCode::invalid, "a mirror pairs drives of both nodes: one of a and one of b (or two of each)");
     }
@@ -67,7 +75,10 @@ json mirrors_answer(const WantedMirrors& mirrors, std::size_t first) {
     std::uint64_t size_bytes = UINT64_MAX;
     for (const WantedDrive& leg : mirrors[i]) {
       size_bytes = std::min(size_bytes, leg.size_bytes);
-      legs.push_back({{"node", name_of(leg.node)}, {"drive", leg.path.substr(leg.path.rfind('/') + 1)}, {"file", leg.path}, {"size_bytes", leg.size_bytes}});
+      legs.push_back({{"node", name_of(leg.node)},
+                      {"drive", leg.path.substr(leg.path.rfind('/') + 1)},
+                      {"file", leg.path},
+                      {"size_bytes", leg.size_bytes}});
     }
     list.push_back({{"name", fmt::format("mirror-{}", first + i)}, {"size_bytes", size_bytes}, {"legs", legs}});
   }
@@ -96,14 +107,18 @@ struct Api::DriveWork {
     ZP_CO_TRY(answer, Impl::parsed(text));
     if (drive.node != here()) partner_host_id = static_cast<std::uint32_t>(Impl::number_or(answer, "zfs_host_id"));
     if (partner_host_id == api.daemon_.config().zfs_host_id) {
-      co_return fail(ErrorCode::invalid, "both nodes have the ZFS host id {:#x}: give each its own (zfs_host_id in its config)", partner_host_id);
+      co_return fail(ErrorCode::invalid,
+                     "both nodes have the ZFS host id {:#x}: give each its own (zfs_host_id in its config)",
+                     partner_host_id);
     }
     drive.durable_id = Impl::text_or(answer, "durable_id");
     drive.size_bytes = Impl::number_or(answer, "size_bytes");
     std::string used_by = Impl::text_or(answer, "pool");
-    if (!used_by.empty()) co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already", drive.node, drive.path, used_by);
+    if (!used_by.empty())
+      co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already", drive.node, drive.path, used_by);
     if (drive.size_bytes < smallest_drive_bytes) {
-      co_return fail(ErrorCode::invalid, "drive {}:{} is {} bytes, a leg needs {} at least", drive.node, drive.path, drive.size_bytes, smallest_drive_bytes);
+      co_return fail(ErrorCode::invalid, "drive {}:{} is {} bytes, a leg needs {} at least", drive.node, drive.path,
+                     drive.size_bytes, smallest_drive_bytes);
     }
     co_return Result<void>{};
   }
@@ -113,11 +128,13 @@ struct Api::DriveWork {
     for (auto& legs : mirrors) {
       for (WantedDrive& leg : legs) {
         ZP_CO_CHECK(co_await inspect(leg));
-        if (!ids.insert(leg.durable_id).second) co_return fail(ErrorCode::invalid, "drive {}:{} is named twice, under two paths", leg.node, leg.path);
+        if (!ids.insert(leg.durable_id).second)
+          co_return fail(ErrorCode::invalid, "drive {}:{} is named twice, under two paths", leg.node, leg.path);
         const WantedDrive& first = legs.front();
         if (leg.size_bytes != first.size_bytes) {
-          co_return fail(ErrorCode::invalid, "the drives of a mirror must be of one size: {}:{} is {} bytes, {}:{} is {}", first.node, first.path,
-                         first.size_bytes, leg.node, leg.path, leg.size_bytes);
+          co_return fail(ErrorCode::invalid,
+                         "the drives of a mirror must be of one size: {}:{} is {} bytes, {}:{} is {}", first.node,
+                         first.path, first.size_bytes, leg.node, leg.path, leg.size_bytes);
         }
       }
     }
@@ -177,16 +194,19 @@ Api::Answer Api::pool_create(Asked asked) {
   ZP_CO_TRY(mirrors, mirrors_in(body));
   NodeId here = daemon_.config().node;
   if (owner != here) {
-    if (asked.from == From::partner) co_return fail(ErrorCode::internal, "pool {} is to be created by node {}, not here", name, owner);
+    if (asked.from == From::partner)
+      co_return fail(ErrorCode::internal, "pool {} is to be created by node {}, not here", name, owner);
     co_return co_await call_partner("POST", asked.request.path, asked.request.body, Impl::slow_ms);
   }
   if (daemon_.find_pool(name) != nullptr) co_return fail(ErrorCode::exists, "pool {} exists already", name);
   ZP_CO_TRY(stored, co_await daemon_.store().read(name, Deadline::in_ms(3000)));
-  if (stored) co_return fail(ErrorCode::exists, "pool {} exists already, its owner is node {}", name, stored->record.owner);
+  if (stored)
+    co_return fail(ErrorCode::exists, "pool {} exists already, its owner is node {}", name, stored->record.owner);
 
   DriveWork work{*this, name, 0, {}};
   ZP_CO_CHECK(co_await work.inspect_all(mirrors));
-  if (Impl::flag_in(body, "dry_run")) co_return Impl::dump({{"name", name}, {"epoch", 1}, {"mirrors", mirrors_answer(mirrors, 0)}});
+  if (Impl::flag_in(body, "dry_run"))
+    co_return Impl::dump({{"name", name}, {"epoch", 1}, {"mirrors", mirrors_answer(mirrors, 0)}});
   if (daemon_.find_pool(name) != nullptr) co_return fail(ErrorCode::exists, "pool {} is being created already", name);
   PoolAgent& agent = daemon_.new_pool(name);
   auto registered = co_await work.register_all(mirrors);
@@ -233,7 +253,9 @@ Api::Answer Api::pool_add(Asked asked) {
   auto record = agent->newest_record();
   DriveWork work{*this, name, 0, {}};
   ZP_CO_CHECK(co_await work.inspect_all(mirrors));
-  json answer = {{"name", name}, {"epoch", record ? record->epoch.value : 0}, {"mirrors", mirrors_answer(mirrors, record ? record->mirrors.size() : 0)}};
+  json answer = {{"name", name},
+                 {"epoch", record ? record->epoch.value : 0},
+                 {"mirrors", mirrors_answer(mirrors, record ? record->mirrors.size() : 0)}};
   if (Impl::flag_in(body, "dry_run")) co_return Impl::dump(answer);
   ZP_CO_CHECK(co_await work.register_all(mirrors));
   json places = json::array();
@@ -247,7 +269,8 @@ Api::Answer Api::pool_add(Asked asked) {
   auto added = co_await call_pool(name, "POST", "/v1/pool/add", order, Impl::slow_ms);
   if (!added) {
     // A time-out leaves the outcome open: the drives stay registered then.
-    if (added.error().code != ErrorCode::timed_out && added.error().code != ErrorCode::io) co_await work.unregister_all();
+    if (added.error().code != ErrorCode::timed_out && added.error().code != ErrorCode::io)
+      co_await work.unregister_all();
     co_return std::unexpected(added.error());
   }
   co_return Impl::dump(answer);
@@ -315,7 +338,9 @@ Api::Answer Api::pool_destroy(Asked asked) {
     if (agent == nullptr) co_return std::move(text);
   }
   auto forgotten = co_await call_partner("POST", "/v1/node/forget", json{{"pool", name}}.dump(), Impl::quick_ms * 4);
-  if (!forgotten) log_warning("pool {}: node {} keeps its drives registered: {}", name, partner_of(daemon_.config().node), forgotten.error().message);
+  if (!forgotten)
+    log_warning("pool {}: node {} keeps its drives registered: {}", name, partner_of(daemon_.config().node),
+                forgotten.error().message);
   co_await daemon_.drop_pool(name);
   co_return std::move(text);
 }
@@ -329,11 +354,15 @@ Api::Answer Api::owner_answer(std::string pool, Nanoseconds ordered_ns, bool wit
     if (agent == nullptr) co_return fail(ErrorCode::not_found, "pool {} is gone", pool);
     if (agent->process_serves()) {
       auto record = agent->newest_record();
-      json answer = {{"pool", pool}, {"name", pool}, {"owner", name_of(daemon_.config().node)}, {"epoch", record ? record->epoch.value : 0}};
+      json answer = {{"pool", pool},
+                     {"name", pool},
+                     {"owner", name_of(daemon_.config().node)},
+                     {"epoch", record ? record->epoch.value : 0}};
       if (with_stall) answer["stall_ms"] = (boot_time_ns() - ordered_ns) / ns_per_ms;
       co_return Impl::dump(answer);
     }
-    if (deadline.passed()) co_return fail(ErrorCode::timed_out, "pool {} does not serve yet: {}", pool, brain::agent::why(agent->state()));
+    if (deadline.passed())
+      co_return fail(ErrorCode::timed_out, "pool {} does not serve yet: {}", pool, brain::agent::why(agent->state()));
     co_await block::Reactor::current().after_ms(5);
   }
 }
@@ -351,7 +380,8 @@ Api::Answer Api::switchover(Asked asked) {
     to = named;
   }
   if (to != daemon_.config().node) {
-    if (asked.from == From::partner) co_return fail(ErrorCode::internal, "pool {} is to go to node {}, not here", pool, to);
+    if (asked.from == From::partner)
+      co_return fail(ErrorCode::internal, "pool {} is to go to node {}, not here", pool, to);
     std::string order = json{{"pool", pool}, {"to", name_of(to)}}.dump();
     co_return co_await call_partner("POST", "/v1/switchover", order, Impl::slow_ms);
   }
@@ -368,7 +398,8 @@ Api::Answer Api::takeover(Asked asked) {
   ZP_CO_TRY(pool, Impl::text_in(body, "pool"));
   PoolAgent* agent = daemon_.find_pool(pool);
   if (agent == nullptr) co_return fail(ErrorCode::not_found, "no pool {}: see zpair pool list", pool);
-  if (agent->process_serves()) co_return fail(ErrorCode::refused, "node {} owns pool {} already", daemon_.config().node, pool);
+  if (agent->process_serves())
+    co_return fail(ErrorCode::refused, "node {} owns pool {} already", daemon_.config().node, pool);
   ZP_CO_TRY(done, co_await agent->take_over(Deadline::in_ms(Impl::slow_ms)));
   (void)done;
   co_return co_await owner_answer(pool, 0, false);
@@ -379,7 +410,8 @@ Api::Answer Api::failback(Asked asked) {
   std::vector<std::string> names;
   if (body.contains("pool") && body["pool"].is_string()) {
     names.push_back(body["pool"].get<std::string>());
-    if (daemon_.find_pool(names.front()) == nullptr) co_return fail(ErrorCode::not_found, "no pool {}: see zpair pool list", names.front());
+    if (daemon_.find_pool(names.front()) == nullptr)
+      co_return fail(ErrorCode::not_found, "no pool {}: see zpair pool list", names.front());
   } else {
     names = daemon_.pools();
   }
@@ -403,7 +435,8 @@ Api::Answer Api::pool_import(Asked asked) {
   auto record = agent->newest_record();
   bool override_asked = Impl::flag_in(body, "accept_data_loss");
   bool here_by_right = !record || record->home == daemon_.config().node || override_asked;
-  if (agent->has_process()) co_return fail(ErrorCode::refused, "pool {} is imported already, by node {}", name, daemon_.config().node);
+  if (agent->has_process())
+    co_return fail(ErrorCode::refused, "pool {} is imported already, by node {}", name, daemon_.config().node);
   if (!here_by_right && asked.from == From::operator_here) {
     auto answer = co_await call_partner("POST", asked.request.path, asked.request.body, Impl::slow_ms);
     bool away = !answer && answer.error().code == ErrorCode::unreachable;
@@ -411,7 +444,8 @@ Api::Answer Api::pool_import(Asked asked) {
     agent = daemon_.find_pool(name);
     if (agent == nullptr) co_return fail(ErrorCode::not_found, "pool {} is gone", name);
   }
-  ZP_CO_TRY(done, co_await agent->import(override_asked, Impl::flag_in(body, "accept_corruption"), Deadline::in_ms(Impl::slow_ms)));
+  ZP_CO_TRY(done, co_await agent->import(override_asked, Impl::flag_in(body, "accept_corruption"),
+                                         Deadline::in_ms(Impl::slow_ms)));
   (void)done;
   co_return co_await owner_answer(name, 0, false);
 }

@@ -33,7 +33,10 @@ json mirrors_of(const record::Record& record) {
                       {"file", nullptr},
                       {"guid", std::to_string(leg.guid.value)},
                       {"in_sync", leg.in_sync},
-                      {"state", leg.full ? "new" : leg.resyncing ? "resyncing" : leg.in_sync ? "absent" : "waiting"},
+                      {"state", leg.full        ? "new"
+                                : leg.resyncing ? "resyncing"
+                                : leg.in_sync   ? "absent"
+                                                : "waiting"},
                       {"since_txg", leg.in_sync ? json(nullptr) : json(leg.since.value)},
                       {"resync_percent", nullptr},
                       {"resync_seconds_left", nullptr},
@@ -41,7 +44,10 @@ json mirrors_of(const record::Record& record) {
                       {"write_errors", nullptr},
                       {"checksum_errors", nullptr}});
     }
-    mirrors.push_back({{"name", fmt::format("mirror-{}", i)}, {"guid", std::to_string(mirror.guid.value)}, {"class", mirror.vdev_class}, {"legs", legs}});
+    mirrors.push_back({{"name", fmt::format("mirror-{}", i)},
+                       {"guid", std::to_string(mirror.guid.value)},
+                       {"class", mirror.vdev_class},
+                       {"legs", legs}});
   }
   return mirrors;
 }
@@ -62,26 +68,32 @@ std::string lacking_here(const PoolAgent& agent, const record::Record& record, c
   return brain::agent::lacking(record, reached);
 }
 
-Judgement judge(const PoolAgent& agent, const record::Record& record, const Drives& drives, bool store_available, bool partner_alive) {
+Judgement judge(const PoolAgent& agent, const record::Record& record, const Drives& drives, bool store_available,
+                bool partner_alive) {
   const brain::agent::State& state = agent.state();
   if (record.wanted == record::Wanted::exported) return {"exported", nullptr, nullptr};
   std::string refused = state.refused;
   if (refused.empty() && !agent.has_process() && !partner_alive) refused = lacking_here(agent, record, drives);
   if (!refused.empty()) {
-    return {"down", refused, "Start the node, or bring back the drive, that it names. See zpair pool import --accept-data-loss."};
+    return {"down", refused,
+            "Start the node, or bring back the drive, that it names. See zpair pool import --accept-data-loss."};
   }
   if (!state.went_back.empty()) return {"down", state.went_back, "The store lost its memory: see zpair store status."};
   if (agent.has_process()) return {"starting", brain::agent::why(state), nullptr};
-  if (!store_available) return {"waiting", "the store does not answer", "Start one more etcd member: two of three are needed."};
+  if (!store_available)
+    return {"waiting", "the store does not answer", "Start one more etcd member: two of three are needed."};
   if (state.takeover) return {"starting", brain::agent::why(state), nullptr};
-  if (record.owner != state.node) return {"unknown", fmt::format("its owner, node {}, does not answer", record.owner), nullptr};
+  if (record.owner != state.node)
+    return {"unknown", fmt::format("its owner, node {}, does not answer", record.owner), nullptr};
   return {"waiting", brain::agent::why(state), nullptr};
 }
 
-json pool_from_record(const PoolAgent& agent, const record::Record& record, const Drives& drives, bool store_available, bool partner_alive) {
+json pool_from_record(const PoolAgent& agent, const record::Record& record, const Drives& drives, bool store_available,
+                      bool partner_alive) {
   Judgement judgement = judge(agent, record, drives, store_available, partner_alive);
   json volumes = json::array();
-  for (const auto& volume : agent.volumes()) volumes.push_back({{"name", volume.name}, {"size_bytes", volume.size_bytes}, {"clients", nullptr}});
+  for (const auto& volume : agent.volumes())
+    volumes.push_back({{"name", volume.name}, {"size_bytes", volume.size_bytes}, {"clients", nullptr}});
   json process = nullptr;
   if (agent.has_process()) process = {{"node", name_of(agent.state().node)}, {"pid", agent.process_pid()}};
   return {{"name", record.name},
@@ -146,7 +158,9 @@ Api::Answer Api::pools(Asked asked) {
       for (const json& one : from_partner) {
         // The partner knows more only where its process answers, or where it says why it does not serve its own pool.
         bool served_there = one.is_object() && one.contains("process") && !one["process"].is_null();
-        if (Impl::text_or(one, "name") == name && (served_there || Impl::text_or(one, "owner") != name_of(daemon_.config().node))) pool = one;
+        if (Impl::text_or(one, "name") == name &&
+            (served_there || Impl::text_or(one, "owner") != name_of(daemon_.config().node)))
+          pool = one;
       }
     }
     agent = daemon_.find_pool(name);
@@ -177,7 +191,9 @@ Api::Answer Api::status(Asked asked) {
   auto store_value = Impl::parsed(store_text);
 
   Nanoseconds heard_ns = daemon_.partner_heard_ns();
-  std::string partner_state = heard_ns == 0 ? "unknown" : boot_time_ns() - heard_ns < 900 * ns_per_ms ? "alive" : "silent";
+  std::string partner_state = heard_ns == 0                                 ? "unknown"
+                              : boot_time_ns() - heard_ns < 900 * ns_per_ms ? "alive"
+                                                                            : "silent";
   json paths = json::array();
   for (std::size_t i = 0; i < config.paths.size(); ++i) {
     const PathConfig& path = config.paths[i];
@@ -194,7 +210,10 @@ Api::Answer Api::status(Asked asked) {
     for (const char* key : {"state", "leader", "members"}) store_part[key] = (*store_value)[key];
   }
   co_return Impl::dump({{"node", {{"name", name_of(config.node)}, {"version", "0.1.0"}, {"pid", ::getpid()}}},
-                        {"partner", {{"name", name_of(partner_of(config.node))}, {"state", partner_state}, {"last_heard_ms", milliseconds_since(heard_ns)}}},
+                        {"partner",
+                         {{"name", name_of(partner_of(config.node))},
+                          {"state", partner_state},
+                          {"last_heard_ms", milliseconds_since(heard_ns)}}},
                         {"paths", paths},
                         {"store", store_part},
                         {"pools", pools_value ? (*pools_value)["pools"] : json::array()}});
@@ -208,7 +227,8 @@ Api::Answer Api::volumes(Asked asked) {
     json of_pool = json::array();
     auto answer = co_await [](Api& self, Asked how, std::string pool) -> Answer {
       PoolAgent* owner = self.daemon_.find_pool(pool);
-      if (owner != nullptr && owner->has_process()) co_return co_await self.call_pool(pool, "GET", "/v1/volumes", "", Impl::quick_ms);
+      if (owner != nullptr && owner->has_process())
+        co_return co_await self.call_pool(pool, "GET", "/v1/volumes", "", Impl::quick_ms);
       if (how.from == From::partner) co_return fail(ErrorCode::unreachable, "not here");
       co_return co_await self.call_partner("GET", "/v1/volumes", "", Impl::quick_ms);
     }(*this, {asked.request, asked.from}, name);
@@ -223,15 +243,22 @@ Api::Answer Api::volumes(Asked asked) {
     if (agent == nullptr) continue;
     if (!value) {
       for (const auto& known : agent->volumes()) {
-        of_pool.push_back({{"pool", name}, {"name", known.name}, {"size_bytes", known.size_bytes}, {"used_bytes", nullptr}, {"thin", nullptr},
-                           {"block_size_bytes", nullptr}, {"compression", nullptr}, {"clients", nullptr}, {"nbd", json::object()}});
+        of_pool.push_back({{"pool", name},
+                           {"name", known.name},
+                           {"size_bytes", known.size_bytes},
+                           {"used_bytes", nullptr},
+                           {"thin", nullptr},
+                           {"block_size_bytes", nullptr},
+                           {"compression", nullptr},
+                           {"clients", nullptr},
+                           {"nbd", json::object()}});
       }
     }
     for (json& volume : of_pool) {
       std::string volume_name = Impl::text_or(volume, "name");
       if (!volume.contains("nbd") || !volume["nbd"].is_object()) volume["nbd"] = json::object();
-      volume["nbd"][std::string(name_of(daemon_.config().node))] =
-          fmt::format("nbd+unix:///{}/{}?socket={}", name, volume_name, daemon_.config().volume_socket(name, volume_name));
+      volume["nbd"][std::string(name_of(daemon_.config().node))] = fmt::format(
+          "nbd+unix:///{}/{}?socket={}", name, volume_name, daemon_.config().volume_socket(name, volume_name));
       list.push_back(std::move(volume));
     }
   }
@@ -298,20 +325,31 @@ Api::Answer Api::store(Asked) {
     json name = name_of_member(member.id);
     if (name.is_null() && members) {
       for (const quorum::Member& known : *members) {
-        if (std::find(known.client_urls.begin(), known.client_urls.end(), member.endpoint) != known.client_urls.end()) name = known.name;
+        if (std::find(known.client_urls.begin(), known.client_urls.end(), member.endpoint) != known.client_urls.end())
+          name = known.name;
       }
     }
     if (member.answers && leader.is_null()) leader = name_of_member(member.leader_id);
-    list.push_back({{"name", name}, {"url", member.endpoint}, {"state", state_of_member(member.answers)}, {"id", member.id.empty() ? json(nullptr) : json(member.id)}});
+    list.push_back({{"name", name},
+                    {"url", member.endpoint},
+                    {"state", state_of_member(member.answers)},
+                    {"id", member.id.empty() ? json(nullptr) : json(member.id)}});
   }
   json records = json::array();
   for (const std::string& pool : daemon_.pools()) {
     PoolAgent* agent = daemon_.find_pool(pool);
     auto record = agent != nullptr ? agent->newest_record() : std::nullopt;
     if (!record) continue;
-    records.push_back({{"pool", pool}, {"epoch", record->epoch.value}, {"rev", record->rev.value}, {"owner", name_of(record->owner)}, {"why", record->why}});
+    records.push_back({{"pool", pool},
+                       {"epoch", record->epoch.value},
+                       {"rev", record->rev.value},
+                       {"owner", name_of(record->owner)},
+                       {"why", record->why}});
   }
-  co_return Impl::dump({{"state", daemon_.store_available() ? "available" : "unavailable"}, {"leader", leader}, {"members", list}, {"records", records}});
+  co_return Impl::dump({{"state", daemon_.store_available() ? "available" : "unavailable"},
+                        {"leader", leader},
+                        {"members", list},
+                        {"records", records}});
 }
 
 Api::Answer Api::events(Asked asked) {
@@ -327,8 +365,12 @@ Api::Answer Api::events(Asked asked) {
   for (const Event& event : events) {
     // The partner asks for what happened here; its own it knows.
     if (asked.from == From::partner && event.origin_number > 0) continue;
-    list.push_back({{"number", event.number}, {"time_ms", event.time_ms}, {"node", event.node},
-                    {"pool", event.pool.empty() ? json(nullptr) : json(event.pool)}, {"kind", event.kind}, {"text", event.text}});
+    list.push_back({{"number", event.number},
+                    {"time_ms", event.time_ms},
+                    {"node", event.node},
+                    {"pool", event.pool.empty() ? json(nullptr) : json(event.pool)},
+                    {"kind", event.kind},
+                    {"text", event.text}});
   }
   co_return Impl::dump({{"events", list}, {"last", daemon_.events().last()}});
 }

@@ -45,7 +45,10 @@ Result<std::unique_ptr<Daemon>> Daemon::create(Options options, block::Reactor& 
 Result<void> Daemon::prepare() {
   const NodeConfig& config = options_.config;
   if (config.zfs_host_id == static_cast<std::uint32_t>(::gethostid())) {
-    return fail(ErrorCode::invalid, "zfs_host_id {:#x} is this system's own (hostid): stock ZFS would then skip its multihost check. Choose another", config.zfs_host_id);
+    return fail(ErrorCode::invalid,
+                "zfs_host_id {:#x} is this system's own (hostid): stock ZFS would then skip its multihost check. "
+                "Choose another",
+                config.zfs_host_id);
   }
   ZP_CHECK(make_folder(config.state_dir));
   ZP_CHECK(make_folder(config.run_dir));
@@ -223,7 +226,8 @@ block::Task<void> Daemon::drop_pool(std::string pool) {
 
 // --- drives ----------------------------------------------------------------------------------------------------------
 
-block::Task<Result<std::unique_ptr<block::BlockDevice>>> Daemon::open_drive(RegisteredDrive drive, Deadline wait_for_lock) {
+block::Task<Result<std::unique_ptr<block::BlockDevice>>> Daemon::open_drive(RegisteredDrive drive,
+                                                                            Deadline wait_for_lock) {
   block::FileDeviceOptions options;
   options.path = drive.path;
   options.block_size_bytes = drive.block_size_bytes;

@@ -32,8 +32,8 @@ class Daemon final : public agent::AgentService {
  public:
   struct Options {
     NodeConfig config;
-    std::string config_file;     // absolute: pool processes read it too
-    std::string pool_program;    // zpair-pool
+    std::string config_file;   // absolute: pool processes read it too
+    std::string pool_program;  // zpair-pool
   };
   enum class StopPools : std::uint8_t { no, yes };
 
@@ -41,8 +41,8 @@ class Daemon final : public agent::AgentService {
   ~Daemon() override;
 
   block::Task<Result<void>> start();
-  block::Task<StopPools> wait_for_stop();            // ask_to_stop() ends it
-  void ask_to_stop(StopPools pools);                 // reactor thread
+  block::Task<StopPools> wait_for_stop();  // ask_to_stop() ends it
+  void ask_to_stop(StopPools pools);       // reactor thread
   block::Task<void> close(StopPools pools);
 
   // For the API.
@@ -58,8 +58,8 @@ class Daemon final : public agent::AgentService {
   Nanoseconds path_heard_ns(std::size_t path) const;
   std::vector<std::string> pools() const;
   PoolAgent* find_pool(const std::string& pool);
-  PoolAgent& new_pool(const std::string& pool);      // its agent is not started
-  block::Task<void> drop_pool(std::string pool);     // destroyed, or never made: agent, record copy, drives
+  PoolAgent& new_pool(const std::string& pool);   // its agent is not started
+  block::Task<void> drop_pool(std::string pool);  // destroyed, or never made: agent, record copy, drives
   block::FaultDevice* fault_device(const std::string& durable_id);
   // The partner's registered drives, as last told.
   struct PartnerDrive {
@@ -116,7 +116,7 @@ class Daemon final : public agent::AgentService {
   std::map<std::string, block::FaultDevice*> fault_devices_;
   std::map<std::string, record::Record> copies_;
   std::vector<PartnerDrive> partner_drives_;
-  std::string partner_drives_text_;                  // as kept in the state folder
+  std::string partner_drives_text_;  // as kept in the state folder
   Uuid start_ = Uuid::random();
   std::uint64_t heartbeat_number_ = 0;
   bool store_available_ = false;

@@ -35,7 +35,8 @@ agent::Heartbeat Daemon::own_heartbeat() {
 
 void Daemon::heard(const agent::Heartbeat& partner) {
   for (auto& [name, agent] : agents_) {
-    auto told = std::find_if(partner.pools.begin(), partner.pools.end(), [&](const auto& pool) { return pool.pool == name; });
+    auto told =
+        std::find_if(partner.pools.begin(), partner.pools.end(), [&](const auto& pool) { return pool.pool == name; });
     if (told != partner.pools.end()) {
       agent->heard(*told);
     } else {
@@ -75,13 +76,15 @@ block::Task<void> Daemon::watch_partner() {
       bool is_up = client_->connected(path) && now_ns - client_->last_heard_ns(path) < path_silent_ns;
       if (is_up == up[path]) continue;
       up[path] = is_up;
-      events_->add("", is_up ? "path-up" : "path-down", fmt::format("{} to node {} is {}", client_->path_name(path), partner, is_up ? "up" : "down"));
+      events_->add("", is_up ? "path-up" : "path-down",
+                   fmt::format("{} to node {} is {}", client_->path_name(path), partner, is_up ? "up" : "down"));
     }
     Nanoseconds heard = partner_heard_ns();
     bool is_alive = heard > 0 && now_ns - heard < partner_silent_ns;
     if (is_alive != alive) {
       alive = is_alive;
-      events_->add("", alive ? "partner-alive" : "partner-silent", fmt::format("node {} {}", partner, alive ? "answers" : "does not answer on any path"));
+      events_->add("", alive ? "partner-alive" : "partner-silent",
+                   fmt::format("node {} {}", partner, alive ? "answers" : "does not answer on any path"));
     }
     co_await block::wait_for(closing_, Deadline::in_ms(look_ms));
   }
@@ -106,7 +109,8 @@ block::Task<void> Daemon::follow_partner_events() {
       since = last;
       for (const json& event : value.at("events")) {
         std::string pool = event.at("pool").is_null() ? "" : event.at("pool").get<std::string>();
-        events_->add_of_partner({event.at("number"), event.at("time_ms"), event.at("node"), pool, event.at("kind"), event.at("text"), 0});
+        events_->add_of_partner(
+            {event.at("number"), event.at("time_ms"), event.at("node"), pool, event.at("kind"), event.at("text"), 0});
       }
     } catch (const std::exception& error) {
       log_warning("the partner's events cannot be read: {}", error.what());
@@ -167,7 +171,8 @@ bool Daemon::some_partner_drive_unknown() const {
     for (const record::Mirror& mirror : record->mirrors) {
       for (const record::Leg& leg : mirror.legs) {
         if (leg.node == options_.config.node) continue;
-        bool known = std::any_of(partner_drives_.begin(), partner_drives_.end(), [&](const auto& drive) { return drive.place.durable_id == leg.drive; });
+        bool known = std::any_of(partner_drives_.begin(), partner_drives_.end(),
+                                 [&](const auto& drive) { return drive.place.durable_id == leg.drive; });
         if (!known) return true;
       }
     }
@@ -188,8 +193,9 @@ block::Task<void> Daemon::watch_store() {
       bool worth_telling = known || !available;
       known = true;
       if (worth_telling) {
-        events_->add("", available ? "store-available" : "store-unavailable",
-                     available ? std::string("the store answers") : "the store does not answer: " + records.error().message);
+        events_->add(
+            "", available ? "store-available" : "store-unavailable",
+            available ? std::string("the store answers") : "the store does not answer: " + records.error().message);
       }
     }
     if (available) {
@@ -208,7 +214,8 @@ void Daemon::on_record(record::Stored stored) {
   }
   PoolAgent* agent = find_pool(stored.record.name);
   if (agent == nullptr) {
-    log_info("pool {}: heard of it from the store, owner {}, epoch {}", stored.record.name, stored.record.owner, stored.record.epoch);
+    log_info("pool {}: heard of it from the store, owner {}, epoch {}", stored.record.name, stored.record.owner,
+             stored.record.epoch);
     agent = &new_pool(stored.record.name);
     agent->start(std::nullopt);
   }
@@ -221,7 +228,7 @@ block::Task<void> Daemon::forget_if_removed(std::string pool) {
   auto stored = co_await store_->read(pool, Deadline::in_ms(store_limit_ms));
   if (closed_ || !stored || *stored) co_return;
   PoolAgent* agent = find_pool(pool);
-  if (agent == nullptr || agent->has_process()) co_return;   // its own process destroys it, and the API cleans up
+  if (agent == nullptr || agent->has_process()) co_return;  // its own process destroys it, and the API cleans up
   log_info("pool {} was destroyed", pool);
   co_await drop_pool(pool);
 }
@@ -249,21 +256,24 @@ agent::CanServeAnswer Daemon::on_can_serve(const agent::CanServeRequest& request
 
 block::Task<Result<agent::SurveyAnswer>> Daemon::on_survey(agent::SurveyRequest request) {
   PoolAgent* agent = find_pool(request.pool);
-  if (agent == nullptr) co_return fail(ErrorCode::not_found, "node {} does not know pool {}", options_.config.node, request.pool);
+  if (agent == nullptr)
+    co_return fail(ErrorCode::not_found, "node {} does not know pool {}", options_.config.node, request.pool);
   co_return co_await agent->survey(std::move(request));
 }
 
 block::Task<Result<agent::HandoverAnswer>> Daemon::on_handover(agent::HandoverRequest request) {
   PoolAgent* agent = find_pool(request.stored.record.name);
   if (agent == nullptr) {
-    co_return fail(ErrorCode::not_found, "node {} does not know pool {}", options_.config.node, request.stored.record.name);
+    co_return fail(ErrorCode::not_found, "node {} does not know pool {}", options_.config.node,
+                   request.stored.record.name);
   }
   co_return co_await agent->handover(std::move(request));
 }
 
 block::Task<Result<agent::YieldAnswer>> Daemon::on_yield(agent::YieldRequest request) {
   PoolAgent* agent = find_pool(request.pool);
-  if (agent == nullptr) co_return fail(ErrorCode::not_found, "node {} does not know pool {}", options_.config.node, request.pool);
+  if (agent == nullptr)
+    co_return fail(ErrorCode::not_found, "node {} does not know pool {}", options_.config.node, request.pool);
   co_return co_await agent->yield(std::move(request));
 }
 

@@ -270,7 +270,8 @@ block::Task<Result<void>> Drives::open_here(Entry& entry) {
                device->geometry().size_bytes);
   }
   auto fence_file = fence::FenceFile::open(folder_.fence_folder(), entry.drive.durable_id);
-  if (fit && !fence_file) fit = fail(fence_file.error(), "drive {} stays closed, its fence file cannot be used", entry.drive.path);
+  if (fit && !fence_file)
+    fit = fail(fence_file.error(), "drive {} stays closed, its fence file cannot be used", entry.drive.path);
   if (!fit || closed_ || entry.wanted_elsewhere || entry.removing) {
     co_await device->close();
     co_return fit;
@@ -318,7 +319,8 @@ bool Drives::present(const std::string& durable_id) const {
 
 block::Task<Txg> Drives::newest_txg(std::string durable_id) {
   auto found = entries_.find(durable_id);
-  if (found == entries_.end() || found->second->state != DriveState::exported || found->second->removing) co_return Txg{};
+  if (found == entries_.end() || found->second->state != DriveState::exported || found->second->removing)
+    co_return Txg{};
   Entry& entry = *found->second;
   ++entry.users;
   Txg newest = co_await newest_uberblock_txg(*entry.device);

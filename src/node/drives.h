@@ -32,19 +32,20 @@ std::string_view name_of(DriveState state);
 struct DriveStatus {
   RegisteredDrive drive;
   DriveState state = DriveState::absent;
-  std::string why;              // absent: what keeps it
-  Epoch fence_epoch;            // of its fence file; 0: never fenced, or not readable
-  std::string cache;            // how it keeps what it completed
+  std::string why;    // absent: what keeps it
+  Epoch fence_epoch;  // of its fence file; 0: never fenced, or not readable
+  std::string cache;  // how it keeps what it completed
 };
 
 class Drives {
  public:
   // Opens one drive for the target: a FileDevice, in a sandbox with a fault device around it.
-  using Open = std::function<block::Task<Result<std::unique_ptr<block::BlockDevice>>>(RegisteredDrive drive, Deadline wait_for_lock)>;
+  using Open = std::function<block::Task<Result<std::unique_ptr<block::BlockDevice>>>(RegisteredDrive drive,
+                                                                                      Deadline wait_for_lock)>;
   struct Options {
     NodeId node;
-    std::vector<block::Endpoint> listen;         // NVMe/TCP, one a path
-    std::vector<std::string> allowed_peers;      // the partner's addresses
+    std::vector<block::Endpoint> listen;     // NVMe/TCP, one a path
+    std::vector<std::string> allowed_peers;  // the partner's addresses
     Open open;
     std::function<void(std::string)> on_change;  // one line: a drive came, went
   };
@@ -71,7 +72,7 @@ class Drives {
   block::Task<std::vector<std::string>> wait_exported(std::string pool, Deadline deadline);
 
   bool exported(const std::string& durable_id) const;
-  bool present(const std::string& durable_id) const;    // exported, or with the pool process
+  bool present(const std::string& durable_id) const;  // exported, or with the pool process
   // 0 unless the target has the drive: the newest uberblock on it, or one before.
   block::Task<Txg> newest_txg(std::string durable_id);
   std::optional<RegisteredDrive> find(const std::string& durable_id) const;
@@ -85,12 +86,12 @@ class Drives {
   struct Entry {
     RegisteredDrive drive;
     DriveState state = DriveState::absent;
-    std::optional<Epoch> wanted_elsewhere;       // nullopt: the target shall have it
+    std::optional<Epoch> wanted_elsewhere;  // nullopt: the target shall have it
     Epoch elsewhere;
     bool told_elsewhere = false;
     bool removing = false;
     bool settling = false;
-    int users = 0;                               // reads of ours under way on `device`
+    int users = 0;  // reads of ours under way on `device`
     std::string why;
     std::unique_ptr<block::BlockDevice> device;
     std::unique_ptr<fence::FenceFile> fence_file;
@@ -108,7 +109,7 @@ class Drives {
   StateFolder& folder_;
   nvme::Target target_;
   std::vector<block::Endpoint> endpoints_;
-  std::map<std::string, std::unique_ptr<Entry>> entries_;   // by durable id
+  std::map<std::string, std::unique_ptr<Entry>> entries_;  // by durable id
   std::uint32_t last_nsid_ = 0;
   bool closed_ = false;
   block::Signal changed_;

@@ -18,7 +18,8 @@ namespace {
 using nlohmann::json;
 
 std::int64_t wall_clock_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 }  // namespace
@@ -30,13 +31,19 @@ Events::Events(NodeId node, std::string file) : node_(node) {
     for (std::string line; std::getline(lines, line);) {
       try {
         json value = json::parse(line);
-        Event event{value.at("number"), value.at("time_ms"), value.at("node"), value.at("pool"), value.at("kind"), value.at("text"), value.value("origin_number", std::uint64_t{0})};
+        Event event{value.at("number"),
+                    value.at("time_ms"),
+                    value.at("node"),
+                    value.at("pool"),
+                    value.at("kind"),
+                    value.at("text"),
+                    value.value("origin_number", std::uint64_t{0})};
         last_ = std::max(last_, event.number);
         last_of_partner_ = std::max(last_of_partner_, event.origin_number);
         events_.push_back(std::move(event));
         if (events_.size() > capacity) events_.pop_front();
       } catch (const std::exception&) {
-        continue;   // a line cut short by a crash
+        continue;  // a line cut short by a crash
       }
     }
   }
@@ -67,7 +74,8 @@ void Events::keep(Event event) {
                {"pool", event.pool},     {"kind", event.kind},       {"text", event.text}};
     if (event.origin_number > 0) value["origin_number"] = event.origin_number;
     std::string line = value.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
-    if (::write(file_.get(), line.data(), line.size()) < 0) log_warning("an event could not be written to the state folder");
+    if (::write(file_.get(), line.data(), line.size()) < 0)
+      log_warning("an event could not be written to the state folder");
   }
   events_.push_back(std::move(event));
   if (events_.size() > capacity) events_.pop_front();

@@ -16,28 +16,28 @@
 namespace zpair::node {
 
 struct Event {
-  std::uint64_t number = 0;       // goes on over restarts
-  std::int64_t time_ms = 0;       // wall clock, for people only
+  std::uint64_t number = 0;  // goes on over restarts
+  std::int64_t time_ms = 0;  // wall clock, for people only
   std::string node;
-  std::string pool;               // empty: of the node
+  std::string pool;  // empty: of the node
   std::string kind;
   std::string text;
-  std::uint64_t origin_number = 0;   // an event of the partner: its number there; 0: our own
+  std::uint64_t origin_number = 0;  // an event of the partner: its number there; 0: our own
 };
 
 class Events {
  public:
   static constexpr std::size_t capacity = 1000;
-  Events(NodeId node, std::string file);   // goes on where the file ends
+  Events(NodeId node, std::string file);  // goes on where the file ends
 
   void add(std::string pool, std::string kind, std::string text);
-  void add_of_partner(Event event);        // as it was told; twice is once
-  void partner_starts_anew() { last_of_partner_ = 0; }   // its state folder is a new one
+  void add_of_partner(Event event);                     // as it was told; twice is once
+  void partner_starts_anew() { last_of_partner_ = 0; }  // its state folder is a new one
   std::uint64_t last_of_partner() const { return last_of_partner_; }
   std::uint64_t last() const { return last_; }
   std::vector<Event> since(std::uint64_t number) const;
   block::Task<std::vector<Event>> wait_since(std::uint64_t number, Deadline deadline);
-  void close();                            // ends every wait
+  void close();  // ends every wait
 
  private:
   NodeId node_;

@@ -29,7 +29,7 @@ block::Task<void> wait_for_signal(int signals, node::Daemon& daemon) {
   auto prepare = [signals, &info](io_uring_sqe* entry) { io_uring_prep_read(entry, signals, &info, sizeof info, 0); };
   for (;;) {
     int result = co_await block::UringAwait(prepare);
-    if (result != sizeof info || info.ssi_signo == SIGUSR1) co_return;   // SIGUSR1: our own, at the end
+    if (result != sizeof info || info.ssi_signo == SIGUSR1) co_return;  // SIGUSR1: our own, at the end
     if (info.ssi_signo == SIGHUP) continue;
     log_info("signal {}", info.ssi_signo);
     daemon.ask_to_stop(info.ssi_signo == SIGINT ? node::Daemon::StopPools::yes : node::Daemon::StopPools::no);

@@ -15,7 +15,8 @@ constexpr std::int64_t handover_answer_ms = 20'000;
 constexpr std::int64_t yield_answer_ms = 60'000;
 
 brain_agent::Vouch vouch_of(const std::string& text) {
-  for (auto vouch : {brain_agent::Vouch::importing, brain_agent::Vouch::serving, brain_agent::Vouch::cannot, brain_agent::Vouch::gave_up}) {
+  for (auto vouch : {brain_agent::Vouch::importing, brain_agent::Vouch::serving, brain_agent::Vouch::cannot,
+                     brain_agent::Vouch::gave_up}) {
     if (name_of(vouch) == text) return vouch;
   }
   return brain_agent::Vouch::none;
@@ -114,7 +115,8 @@ void PoolAgent::note_changes() {
     std::string owner = fmt::format("{}@{}", record.owner, record.epoch);
     if (owner != noted_owner_) {
       if (!noted_owner_.empty()) {
-        node_.events->add(pool_, "owner-changed", fmt::format("node {} owns the pool at epoch {}: {}", record.owner, record.epoch, record.why));
+        node_.events->add(pool_, "owner-changed",
+                          fmt::format("node {} owns the pool at epoch {}: {}", record.owner, record.epoch, record.why));
       }
       noted_owner_ = owner;
       sockets_.owner_changed();
@@ -141,7 +143,8 @@ std::optional<record::Record> PoolAgent::newest_record() const {
   std::optional<record::Record> newest;
   if (state_.stored) newest = state_.stored->record;
   bool process_knows = process_state_ && process_state_->stored.mod_revision > 0;
-  if (process_knows && (!newest || process_state_->stored.record.rev > newest->rev)) newest = process_state_->stored.record;
+  if (process_knows && (!newest || process_state_->stored.record.rev > newest->rev))
+    newest = process_state_->stored.record;
   return newest;
 }
 
@@ -198,7 +201,8 @@ agent::PoolState PoolAgent::to_tell() const {
 agent::PromiseAnswer PoolAgent::promise(std::size_t path, const agent::PromiseRequest& request) {
   ZP_ASSERT(!digesting_, "a promise is asked from outside a step");
   promise_answer_.reset();
-  feed(brain_agent::PromiseAsked{boot_time_ns(), static_cast<brain::PathIndex>(path), request.epoch, request.nonce, request.floor});
+  feed(brain_agent::PromiseAsked{boot_time_ns(), static_cast<brain::PathIndex>(path), request.epoch, request.nonce,
+                                 request.floor});
   if (!promise_answer_) return {false, request.nonce, state_.seen_epoch};
   return {promise_answer_->granted, request.nonce, promise_answer_->known};
 }
@@ -248,7 +252,8 @@ block::Task<Result<agent::YieldAnswer>> PoolAgent::yield(agent::YieldRequest req
 
 agent::RelayAnswer PoolAgent::relay(const agent::RelayHello& hello, UniqueFd& socket) {
   if (!process_) return {false, fmt::format("pool {} is not served by node {}", pool_, node_.config->node)};
-  auto sent = process_->send(control::RelayLink{hello.volume, hello.session.to_string(), hello.link_number}, socket.get());
+  auto sent =
+      process_->send(control::RelayLink{hello.volume, hello.session.to_string(), hello.link_number}, socket.get());
   if (!sent) return {false, sent.error().message};
   socket.reset();
   return {true, ""};
@@ -282,7 +287,9 @@ block::Task<Result<std::string>> PoolAgent::take_over(Deadline deadline) {
 
 block::Task<Result<std::string>> PoolAgent::import(bool accept_data_loss, bool accept_corruption, Deadline deadline) {
   if (accept_data_loss) {
-    node_.events->add(pool_, "override", fmt::format("import with accepted data loss{} was ordered", accept_corruption ? " and corruption" : ""));
+    node_.events->add(
+        pool_, "override",
+        fmt::format("import with accepted data loss{} was ordered", accept_corruption ? " and corruption" : ""));
   }
   auto make = [accept_data_loss, accept_corruption](std::uint64_t id) -> Event {
     return brain_agent::ImportOrdered{boot_time_ns(), id, accept_data_loss, accept_corruption};

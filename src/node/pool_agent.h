@@ -44,7 +44,7 @@ struct NodeParts {
   Worker* worker = nullptr;
   std::vector<agent::ClientPath> paths;
   brain::Limits limits;
-  std::function<std::vector<control::DrivePlace>(const std::string& pool)> partner_places;   // as far as known
+  std::function<std::vector<control::DrivePlace>(const std::string& pool)> partner_places;  // as far as known
 };
 
 class PoolAgent {
@@ -59,15 +59,15 @@ class PoolAgent {
   void start(std::optional<record::Record> kept);
   // A new pool, created by a process that this node starts: returns when the record is in the store and the pool serves.
   block::Task<Result<void>> create(control::StartDocument document);
-  block::Task<void> close();                       // the pool process goes on
+  block::Task<void> close();  // the pool process goes on
   // Planned stop of the node: asks the pool process to export (the record stays `serving`) and waits for its end.
   block::Task<void> stop_process(Deadline deadline);
 
-  void seen(record::Stored stored);                // the store's watch
+  void seen(record::Stored stored);  // the store's watch
 
   // From the partner.
   void heard(const agent::PoolState& state);
-  void heard_nothing_of_it();                      // the partner's agent lives and does not know the pool
+  void heard_nothing_of_it();  // the partner's agent lives and does not know the pool
   agent::PromiseAnswer promise(std::size_t path, const agent::PromiseRequest& request);
   agent::CanServeAnswer can_serve(const agent::CanServeRequest& request);
   block::Task<Result<agent::SurveyAnswer>> survey(agent::SurveyRequest request);
@@ -87,10 +87,10 @@ class PoolAgent {
   bool process_serves() const { return process_state_ && process_state_->serving; }
   const std::optional<control::State>& process_state() const { return process_state_; }
   pid_t process_pid() const { return process_ ? process_->pid() : 0; }
-  agent::PoolState to_tell() const;                // for the heartbeat
+  agent::PoolState to_tell() const;  // for the heartbeat
   const std::vector<agent::PoolState::Volume>& volumes() const { return volumes_; }
   VolumeSockets& sockets() { return sockets_; }
-  void tell_places();                              // drives were registered
+  void tell_places();  // drives were registered
   // The record is gone from the store, or the operator destroyed the pool: nothing of it shall stay here.
   bool gone() const { return state_.gone; }
   block::Task<void> forget();
@@ -185,11 +185,11 @@ class PoolAgent {
   std::unique_ptr<PoolProcess> process_;
   Epoch process_epoch_;
   std::optional<control::State> process_state_;
-  block::Signal process_changed_;                  // set and reset at each change of the process
+  block::Signal process_changed_;  // set and reset at each change of the process
   std::optional<ProcessExit> last_exit_;
   bool creating_ = false;
   bool stopping_ = false;
-  bool ending_ = false;                            // it has exited, PoolExited is on its way
+  bool ending_ = false;  // it has exited, PoolExited is on its way
 
   std::vector<agent::PoolState::Volume> volumes_;
   VolumeSockets sockets_;
@@ -197,11 +197,11 @@ class PoolAgent {
   std::optional<brain::agent::AnswerPromise> promise_answer_;
   std::optional<brain::agent::AnswerCanServe> can_serve_answer_;
   std::uint64_t last_id_ = 0;
-  std::map<std::uint64_t, Answer*> surveys_;       // asked by the partner
+  std::map<std::uint64_t, Answer*> surveys_;  // asked by the partner
   std::map<std::uint64_t, Answer*> commands_;
   std::multimap<Epoch, Answer*> handovers_;
   std::multimap<Epoch, Answer*> yields_;
-  std::string noted_owner_;                        // what the last events said
+  std::string noted_owner_;  // what the last events said
   std::string noted_refused_;
   int visitor_count_ = 0;
   block::Signal visitors_left_;

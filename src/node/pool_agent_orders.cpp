@@ -50,7 +50,7 @@ block::Task<void> PoolAgent::survey_local() {
   co_await node_.worker->run([&] {
     for (const Found& one : found) {
       auto file = fence::FenceFile::open(folder, one.drive);
-      if (!file) continue;   // closed: not in reach
+      if (!file) continue;  // closed: not in reach
       auto contents = (*file)->contents();
       if (!contents) continue;
       surveyed.legs.push_back({one.leg, contents->stored.epoch, contents->stored.rev, contents->epoch});
@@ -90,7 +90,7 @@ block::Task<void> PoolAgent::start_process(brain_agent::StartPool start) {
     process_changed_.reset();
     co_await process_changed_.wait();
   }
-  if (closed_ || stopping_) co_return;   // the node goes down: nothing is imported any more
+  if (closed_ || stopping_) co_return;  // the node goes down: nothing is imported any more
   control::StartDocument document;
   document.mode = control::StartDocument::Mode::import;
   document.stored = start.stored;
@@ -210,21 +210,18 @@ void PoolAgent::order(const brain::KeepCopy& order_given) { tasks_.spawn(keep(or
 
 block::Task<void> PoolAgent::swap(brain::SwapRecord order_given) {
   std::string op = order_given.record.op;
-  quorum::SwapAnswer answer = co_await node_.store->swap(order_given.expected_mod_revision, std::move(order_given.record), Deadline::in_ms(store_limit_ms));
+  quorum::SwapAnswer answer = co_await node_.store->swap(
+      order_given.expected_mod_revision, std::move(order_given.record), Deadline::in_ms(store_limit_ms));
   Nanoseconds now_ns = boot_time_ns();
   switch (answer.outcome) {
-    case quorum::SwapAnswer::Outcome::applied:
-      feed(brain::SwapApplied{now_ns, op, std::move(answer.stored)});
-      break;
+    case quorum::SwapAnswer::Outcome::applied: feed(brain::SwapApplied{now_ns, op, std::move(answer.stored)}); break;
     case quorum::SwapAnswer::Outcome::other: {
       std::optional<record::Stored> stored;
       if (answer.stored.mod_revision > 0) stored = std::move(answer.stored);
       feed(brain::SwapOther{now_ns, op, std::move(stored)});
       break;
     }
-    case quorum::SwapAnswer::Outcome::unknown:
-      feed(brain::SwapUnknown{now_ns, op});
-      break;
+    case quorum::SwapAnswer::Outcome::unknown: feed(brain::SwapUnknown{now_ns, op}); break;
   }
 }
 

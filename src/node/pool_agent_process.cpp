@@ -106,7 +106,7 @@ block::Task<Result<void>> PoolAgent::create(control::StartDocument document) {
   }
   if (process_ && process_serves() && process_state_->stored.mod_revision > 0) {
     record::Record record = process_state_->stored.record;
-    process_epoch_ = record.epoch;   // above whatever its drives were fenced at
+    process_epoch_ = record.epoch;  // above whatever its drives were fenced at
     co_await node_.drives->give_to_process(pool_, process_epoch_);
     auto kept = co_await node_.folder->store_record(record);
     if (!kept && kept.error().code != ErrorCode::stale_epoch) co_return kept;

@@ -17,7 +17,7 @@ constexpr std::int64_t pause_ms = 100;
 block::Task<void> PoolAgent::follow_process_events(pid_t pid, EventsFrom from) {
   using nlohmann::json;
   std::uint64_t last = 0;
-  bool skip = from == EventsFrom::now;   // a former zpaird has taken those before
+  bool skip = from == EventsFrom::now;  // a former zpaird has taken those before
   while (!closed_ && process_ && process_->pid() == pid) {
     api::Call call;
     call.socket_path = control::api_path(node_.config->run_dir, pool_);

@@ -75,15 +75,17 @@ class SpawnSettings {
 }  // namespace
 
 std::string to_text(const ProcessExit& exit) {
-  std::string how = !exit.known          ? std::string("is gone")
-                    : exit.signal != 0   ? fmt::format("was killed by signal {} ({})", exit.signal, ::strsignal(exit.signal))
-                                         : fmt::format("exited with code {}", exit.exit_code);
+  std::string how = !exit.known ? std::string("is gone")
+                    : exit.signal != 0
+                        ? fmt::format("was killed by signal {} ({})", exit.signal, ::strsignal(exit.signal))
+                        : fmt::format("exited with code {}", exit.exit_code);
   if (!exit.reason.empty()) how += fmt::format(": {}", exit.reason);
   if (!exit.detail.empty()) how += fmt::format(" ({})", exit.detail);
   return how;
 }
 
-Result<std::unique_ptr<PoolProcess>> PoolProcess::spawn(Options options, control::StartDocument document, Callbacks callbacks) {
+Result<std::unique_ptr<PoolProcess>> PoolProcess::spawn(Options options, control::StartDocument document,
+                                                        Callbacks callbacks) {
   if (::access(options.program.c_str(), X_OK) != 0) return fail_errno(errno, "cannot run {}", options.program);
   ZP_TRY(ends, control::Channel::make_pair());
   std::unique_ptr<PoolProcess> process(new PoolProcess(std::move(options), std::move(callbacks)));
@@ -93,10 +95,16 @@ Result<std::unique_ptr<PoolProcess>> PoolProcess::spawn(Options options, control
   SpawnSettings settings;
   settings.prepare(ends.second.get());
   std::string control_fd = std::to_string(child_control_fd);
-  const char* arguments[] = {process->options_.program.c_str(),     "--config",     process->options_.config_file.c_str(), "--pool",
-                             process->options_.pool.c_str(), "--control-fd", control_fd.c_str(),                    nullptr};
-  int error = ::posix_spawn(&process->pid_, process->options_.program.c_str(), settings.actions(), settings.attributes(),
-                            const_cast<char* const*>(arguments), environ);
+  const char* arguments[] = {process->options_.program.c_str(),
+                             "--config",
+                             process->options_.config_file.c_str(),
+                             "--pool",
+                             process->options_.pool.c_str(),
+                             "--control-fd",
+                             control_fd.c_str(),
+                             nullptr};
+  int error = ::posix_spawn(&process->pid_, process->options_.program.c_str(), settings.actions(),
+                            settings.attributes(), const_cast<char* const*>(arguments), environ);
   if (error != 0) return fail_errno(error, "cannot start {}", process->options_.program);
   auto pidfd = open_pidfd(process->pid_);
   if (!pidfd) {
@@ -207,7 +215,8 @@ ProcessExit PoolProcess::reap() {
   exit.detail = last_words_.detail;
   if (!is_child_) return exit;
   siginfo_t info{};
-  if (::waitid(P_PIDFD, static_cast<id_t>(pidfd_.get()), &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0) return exit;
+  if (::waitid(P_PIDFD, static_cast<id_t>(pidfd_.get()), &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0)
+    return exit;
   exit.known = true;
   if (info.si_code == CLD_EXITED) {
     exit.exit_code = info.si_status;

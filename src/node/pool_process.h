@@ -18,10 +18,10 @@
 namespace zpair::node {
 
 struct ProcessExit {
-  bool known = false;           // false: not our child, so the kernel does not tell
-  int exit_code = 0;            // by exit()
-  int signal = 0;               // killed by it; 0: it exited
-  std::string reason;           // control::Exiting, if it said so
+  bool known = false;  // false: not our child, so the kernel does not tell
+  int exit_code = 0;   // by exit()
+  int signal = 0;      // killed by it; 0: it exited
+  std::string reason;  // control::Exiting, if it said so
   std::string detail;
 };
 
@@ -33,22 +33,23 @@ class PoolProcess {
     std::string pool;
     std::string run_dir;
     std::string config_file;
-    std::string program;        // the path of zpair-pool
+    std::string program;  // the path of zpair-pool
   };
   struct Callbacks {
     std::function<void(control::Received)> on_message;
-    std::function<void(ProcessExit)> on_exit;      // once; its drives may still be draining: ask for their lock
+    std::function<void(ProcessExit)> on_exit;  // once; its drives may still be draining: ask for their lock
   };
 
-  static Result<std::unique_ptr<PoolProcess>> spawn(Options options, control::StartDocument document, Callbacks callbacks);
+  static Result<std::unique_ptr<PoolProcess>> spawn(Options options, control::StartDocument document,
+                                                    Callbacks callbacks);
   static Result<std::unique_ptr<PoolProcess>> adopt(Options options, Callbacks callbacks);
   ~PoolProcess();
 
   pid_t pid() const { return pid_; }
   bool alive() const { return alive_; }
-  void kill();                                     // SIGKILL: nothing else is certain
+  void kill();  // SIGKILL: nothing else is certain
   Result<void> send(const control::Message& message, int fd = -1);
-  block::Task<void> close();                       // stops listening; the process goes on
+  block::Task<void> close();  // stops listening; the process goes on
 
  private:
   PoolProcess(Options options, Callbacks callbacks) : options_(std::move(options)), callbacks_(std::move(callbacks)) {}

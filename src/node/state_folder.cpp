@@ -18,9 +18,12 @@ namespace {
 using nlohmann::json;
 
 json json_of(const RegisteredDrive& drive) {
-  return {{"durable_id", drive.durable_id}, {"path", drive.path},
-          {"nsid", drive.nsid},             {"pool", drive.pool},
-          {"size_bytes", drive.size_bytes}, {"block_size_bytes", drive.block_size_bytes}};
+  return {{"durable_id", drive.durable_id},
+          {"path", drive.path},
+          {"nsid", drive.nsid},
+          {"pool", drive.pool},
+          {"size_bytes", drive.size_bytes},
+          {"block_size_bytes", drive.block_size_bytes}};
 }
 
 RegisteredDrive drive_of(const json& value) {
@@ -127,8 +130,9 @@ block::Task<Result<void>> StateFolder::store_record(record::Record record) {
   }
   if (known != newest_.end() && known->second.pool == record.pool_guid &&
       (record.epoch < known->second.epoch || record.rev < known->second.rev)) {
-    co_return fail(ErrorCode::stale_epoch, "the record of pool {} at epoch {} revision {} is older than this node's copy ({}, {})",
-                   record.name, record.epoch, record.rev, known->second.epoch, known->second.rev);
+    co_return fail(ErrorCode::stale_epoch,
+                   "the record of pool {} at epoch {} revision {} is older than this node's copy ({}, {})", record.name,
+                   record.epoch, record.rev, known->second.epoch, known->second.rev);
   }
   newest_[record.name] = Version{record.pool_guid, record.epoch, record.rev};
   std::string text = record::to_json(record) + "\n";
@@ -152,7 +156,7 @@ std::vector<agent::PoolState::Volume> StateFolder::load_volumes(const std::strin
       volumes.push_back({value.at("name"), value.at("size_bytes"), std::stoull(value.at("guid").get<std::string>())});
     }
   } catch (const std::exception&) {
-    volumes.clear();   // a convenience only: the owner tells them again
+    volumes.clear();  // a convenience only: the owner tells them again
   }
   return volumes;
 }

@@ -23,7 +23,7 @@ namespace zpair::node {
 struct RegisteredDrive {
   std::string durable_id;
   std::string path;
-  std::uint32_t nsid = 0;             // for ever: a number is given once
+  std::uint32_t nsid = 0;  // for ever: a number is given once
   std::string pool;
   std::uint64_t size_bytes = 0;
   std::uint32_t block_size_bytes = 4096;
@@ -45,7 +45,7 @@ class StateFolder {
   block::Task<Result<void>> store_record(record::Record record);
   block::Task<Result<void>> remove_record(std::string pool);
 
-  std::vector<agent::PoolState::Volume> load_volumes(const std::string& pool) const;   // none: an empty list
+  std::vector<agent::PoolState::Volume> load_volumes(const std::string& pool) const;  // none: an empty list
   block::Task<Result<void>> store_volumes(std::string pool, std::vector<agent::PoolState::Volume> volumes);
 
  private:
@@ -64,7 +64,7 @@ class StateFolder {
   };
   bool busy_ = false;
   block::Signal free_;
-  std::map<std::string, Version> newest_;   // of the copies, per pool
+  std::map<std::string, Version> newest_;  // of the copies, per pool
 };
 
 }  // namespace zpair::node

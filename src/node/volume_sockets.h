@@ -25,8 +25,8 @@ class VolumeSockets {
   struct Options {
     std::string pool;
     const NodeConfig* config = nullptr;
-    std::vector<agent::ClientPath> paths;                            // to the partner's agent, for the relay
-    std::function<void(const std::string& volume, int fd)> give;     // a duplicate goes to the pool process
+    std::vector<agent::ClientPath> paths;                         // to the partner's agent, for the relay
+    std::function<void(const std::string& volume, int fd)> give;  // a duplicate goes to the pool process
   };
   explicit VolumeSockets(Options options);
   ~VolumeSockets();
@@ -34,8 +34,8 @@ class VolumeSockets {
   // The volumes that exist: new ones get a socket, those that are gone lose theirs.
   void set_volumes(const std::vector<std::string>& volumes);
   void serve_by(Server server);
-  void give_all();                       // to a process that was started or found again
-  void owner_changed();                  // the relay's links lead to a former owner
+  void give_all();       // to a process that was started or found again
+  void owner_changed();  // the relay's links lead to a former owner
   block::Task<void> close();
   std::string socket_path(const std::string& volume) const;
   std::vector<std::string> volumes() const;

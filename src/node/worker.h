@@ -17,8 +17,8 @@ class Worker {
   explicit Worker(block::Reactor& reactor);
   ~Worker();
 
-  block::Task<void> run(std::function<void()> call);   // in order of the calls; returns when it has run
-  void close();                                        // what is queued still runs
+  block::Task<void> run(std::function<void()> call);  // in order of the calls; returns when it has run
+  void close();                                       // what is queued still runs
 
  private:
   void loop();

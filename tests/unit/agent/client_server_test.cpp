@@ -33,7 +33,9 @@ class FakeService final : public AgentService {
     co_return HandoverAnswer{request.stored.record.epoch, true, {}};
   }
   Task<Result<YieldAnswer>> on_yield(YieldRequest) override { co_return YieldAnswer{true, ""}; }
-  Task<CallAnswer> on_call(CallRequest request) override { co_return CallAnswer{200, request.method + " " + request.path + " " + request.body}; }
+  Task<CallAnswer> on_call(CallRequest request) override {
+    co_return CallAnswer{200, request.method + " " + request.path + " " + request.body};
+  }
   RelayAnswer on_relay(const RelayHello& hello, UniqueFd& socket) override {
     if (hello.pool != "tank") return {false, "not here"};
     relayed = std::move(socket);
@@ -62,7 +64,8 @@ struct Pair {
     ZP_ASSERT(made.has_value(), "the test's server listens");
     server = std::move(*made);
     server->start();
-    for (std::size_t path = 0; path < 2; ++path) paths.push_back({fmt::format("path{}", path + 1), server->local_endpoint(path), ""});
+    for (std::size_t path = 0; path < 2; ++path)
+      paths.push_back({fmt::format("path{}", path + 1), server->local_endpoint(path), ""});
     AgentClient::Options client_options;
     client_options.node = client_node;
     client_options.role = Role::pool;
@@ -184,8 +187,10 @@ TEST(Agent, bad_bytes_end_the_connection) {
       {"no hello", to_bytes(Frame{"promise", 1, "{}"})},
       {"bad hello", to_bytes(Frame{"hello", 1, R"({"version":"x"})"})},
       {"bad relay", to_bytes(Frame{"relay", 1, "{}"})},
-      {"bad request", to_bytes(Frame{"hello", 0, to_json(Hello{1, NodeId::a, Role::zpaird, Uuid{}, "p"})}) + to_bytes(Frame{"promise", 1, "{}"})},
-      {"unknown type", to_bytes(Frame{"hello", 0, to_json(Hello{1, NodeId::a, Role::zpaird, Uuid{}, "p"})}) + to_bytes(Frame{"what", 1, "{}"})},
+      {"bad request", to_bytes(Frame{"hello", 0, to_json(Hello{1, NodeId::a, Role::zpaird, Uuid{}, "p"})}) +
+                          to_bytes(Frame{"promise", 1, "{}"})},
+      {"unknown type", to_bytes(Frame{"hello", 0, to_json(Hello{1, NodeId::a, Role::zpaird, Uuid{}, "p"})}) +
+                           to_bytes(Frame{"what", 1, "{}"})},
   };
   run([]() -> Task<void> {
     Pair pair;
@@ -262,9 +267,9 @@ TEST(Agent, a_path_that_swallows_bytes_is_given_up) {
     options.paths = {{"path1", (*silent)->local_endpoint(), ""}};
     AgentClient client(std::move(options));
     client.start();
-    auto accepted = co_await (*silent)->accept();   // never says hello
+    auto accepted = co_await (*silent)->accept();  // never says hello
     EXPECT_TRUE(accepted.has_value());
-    auto again = co_await (*silent)->accept();      // the client gave the first up by itself
+    auto again = co_await (*silent)->accept();  // the client gave the first up by itself
     EXPECT_TRUE(again.has_value());
     EXPECT_FALSE(client.connected(0));
     (*silent)->close();

@@ -104,13 +104,14 @@ TEST_P(BadPromise, is_invalid_and_nothing_else) {
   EXPECT_NE(parsed.error().message.find("promise request"), std::string::npos);
 }
 
-INSTANTIATE_TEST_SUITE_P(Messages, BadPromise,
-                         testing::Values(BadBytes{"empty", ""}, BadBytes{"no_json", "{"}, BadBytes{"list", "[]"}, BadBytes{"number", "3"},
-                                         BadBytes{"key_missing", R"({"pool":"p"})"},
-                                         BadBytes{"negative_epoch", R"({"pool":"p","epoch":-1,"nonce":1,"floor":{"txg":0,"logs":[]}})"},
-                                         BadBytes{"epoch_is_text", R"({"pool":"p","epoch":"x","nonce":1,"floor":{"txg":0,"logs":[]}})"},
-                                         BadBytes{"pool_is_number", R"({"pool":1,"epoch":1,"nonce":1,"floor":{"txg":0,"logs":[]}})"}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Messages, BadPromise,
+    testing::Values(BadBytes{"empty", ""}, BadBytes{"no_json", "{"}, BadBytes{"list", "[]"}, BadBytes{"number", "3"},
+                    BadBytes{"key_missing", R"({"pool":"p"})"},
+                    BadBytes{"negative_epoch", R"({"pool":"p","epoch":-1,"nonce":1,"floor":{"txg":0,"logs":[]}})"},
+                    BadBytes{"epoch_is_text", R"({"pool":"p","epoch":"x","nonce":1,"floor":{"txg":0,"logs":[]}})"},
+                    BadBytes{"pool_is_number", R"({"pool":1,"epoch":1,"nonce":1,"floor":{"txg":0,"logs":[]}})"}),
+    [](const auto& info) { return info.param.name; });
 
 TEST(Messages, a_frame_is_its_length_and_json) {
   std::string bytes = to_bytes(Frame{"promise", 9, R"({"a":1})"});

@@ -16,7 +16,8 @@ using block::Task;
 constexpr std::uint64_t drive_bytes = 64 << 20;
 
 Task<Result<std::unique_ptr<block::BlockDevice>>> open_file(RegisteredDrive drive, Deadline wait_for_lock) {
-  auto device = co_await FileDevice::open({.path = drive.path, .block_size_bytes = 4096, .wait_for_lock = wait_for_lock});
+  auto device =
+      co_await FileDevice::open({.path = drive.path, .block_size_bytes = 4096, .wait_for_lock = wait_for_lock});
   if (!device) co_return std::unexpected(device.error());
   co_return std::unique_ptr<block::BlockDevice>(std::move(*device));
 }
@@ -165,7 +166,7 @@ TEST(Drives, a_removed_drive_leaves_no_fence_file) {
     EXPECT_FALSE(fence::FenceFile::open(node.folder->fence_folder(), drive->durable_id).has_value());
     auto again = co_await node.drives->add("other", path);
     EXPECT_TRUE(again.has_value());
-    if (again) EXPECT_EQ(again->nsid, 2U);   // a number is given once
+    if (again) EXPECT_EQ(again->nsid, 2U);  // a number is given once
     auto unknown = co_await node.drives->remove("no such drive");
     EXPECT_FALSE(unknown.has_value());
     co_await node.drives->close();

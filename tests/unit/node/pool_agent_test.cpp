@@ -21,7 +21,8 @@ using block::Task;
 constexpr std::uint64_t drive_bytes = 64 << 20;
 
 Task<Result<std::unique_ptr<block::BlockDevice>>> open_file(RegisteredDrive drive, Deadline wait_for_lock) {
-  auto device = co_await FileDevice::open({.path = drive.path, .block_size_bytes = 4096, .wait_for_lock = wait_for_lock});
+  auto device =
+      co_await FileDevice::open({.path = drive.path, .block_size_bytes = 4096, .wait_for_lock = wait_for_lock});
   if (!device) co_return std::unexpected(device.error());
   co_return std::unique_ptr<block::BlockDevice>(std::move(*device));
 }
@@ -52,7 +53,7 @@ class Node {
     parts.events = events.get();
     parts.worker = &worker;
     parts.limits.partner_wait_ns = 0;
-    parts.paths = {{"path1", {"tcp:127.0.0.1:1"}, ""}};   // nobody answers there
+    parts.paths = {{"path1", {"tcp:127.0.0.1:1"}, ""}};  // nobody answers there
     parts.partner_places = [](const std::string&) { return std::vector<control::DrivePlace>{}; };
   }
 
@@ -178,7 +179,7 @@ TEST(PoolAgentDriver, a_promise_is_answered_with_its_nonce) {
     auto granted = pool.promise(1, {"tank", Epoch{3}, 42, {}});
     EXPECT_TRUE(granted.granted);
     EXPECT_EQ(granted.nonce, 42U);
-    auto refused = pool.promise(1, {"tank", Epoch{2}, 43, {}});   // a former epoch
+    auto refused = pool.promise(1, {"tank", Epoch{2}, 43, {}});  // a former epoch
     EXPECT_FALSE(refused.granted);
     EXPECT_EQ(refused.epoch, Epoch{3});
     co_await node.close(pool);

@@ -85,7 +85,7 @@ TEST_F(StateFolderTest, stores_side_by_side_leave_the_newest) {
     for (std::uint64_t rev = 1; rev <= 20; ++rev) {
       group.spawn([](StateFolder& to, std::uint64_t number) -> Task<void> {
         auto stored = co_await to.store_record(record_at(1, number));
-        (void)stored;   // an older one that comes late is refused
+        (void)stored;  // an older one that comes late is refused
       }(into, rev));
     }
     co_await group.close();

@@ -8,7 +8,8 @@
 namespace zpair::node {
 namespace {
 
-void put(std::vector<std::byte>& ring, std::size_t slot_bytes, std::size_t slot, std::uint64_t txg, std::uint64_t magic = 0x00bab10c) {
+void put(std::vector<std::byte>& ring, std::size_t slot_bytes, std::size_t slot, std::uint64_t txg,
+         std::uint64_t magic = 0x00bab10c) {
   std::uint64_t words[3] = {magic, 5000, txg};
   std::memcpy(ring.data() + slot * slot_bytes, words, sizeof words);
 }

@@ -76,7 +76,9 @@ Api::Answer Api::dispatch(std::string route, Asked asked) {
   auto found = methods_.find(route);
   if (found == methods_.end()) co_return fail(ErrorCode::not_found, "no such request: {}", route);
   Method method = found->second;
-  co_return co_await (this->*method)(std::move(asked));
+  auto answer = co_await (this->*method)(std::move(asked));
+  if (!answer) answer.error().message = daemon_.with_names(std::move(answer.error().message));
+  co_return answer;
 }
 
 block::Task<agent::CallAnswer> Api::answer_partner(agent::CallRequest call) {

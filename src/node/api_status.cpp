@@ -175,6 +175,7 @@ Api::Answer Api::pools(Asked asked) {
     std::vector<control::DrivePlace> places = daemon_.drives().places(name);
     for (const control::DrivePlace& place : daemon_.parts().partner_places(name)) places.push_back(place);
     fill_places(pool, places);
+    if (pool.contains("status") && pool["status"].is_string()) pool["status"] = daemon_.with_names(pool["status"].get<std::string>());
     if (agent->has_process() && (!pool.contains("process") || pool["process"].is_null())) {
       pool["process"] = {{"node", name_of(daemon_.config().node)}, {"pid", agent->process_pid()}};
     }

@@ -95,6 +95,7 @@ Result<void> Daemon::prepare() {
   parts_.events = events_.get();
   parts_.worker = worker_.get();
   parts_.limits.partner_wait_ns = static_cast<Nanoseconds>(config.partner_wait_s) * ns_per_s;
+  parts_.with_names = [this](std::string text) { return with_names(std::move(text)); };
   parts_.partner_places = [this](const std::string& pool) {
     std::vector<control::DrivePlace> places;
     for (const PartnerDrive& drive : partner_drives_) {
@@ -240,6 +241,19 @@ block::Task<Result<std::unique_ptr<block::BlockDevice>>> Daemon::open_drive(Regi
   if (!wrapped) co_return std::unexpected(wrapped.error());
   fault_devices_[drive.durable_id] = wrapped->get();
   co_return std::unique_ptr<block::BlockDevice>(std::move(*wrapped));
+}
+
+std::string Daemon::with_names(std::string text) const {
+  auto put = [&text](const std::string& durable_id, const std::string& path) {
+    if (durable_id.empty() || path.empty()) return;
+    std::string name = path.substr(path.rfind('/') + 1);
+    for (std::size_t at = 0; (at = text.find(durable_id, at)) != std::string::npos; at += name.size()) text.replace(at, durable_id.size(), name);
+  };
+  for (const auto& [name, agent] : agents_) {
+    for (const control::DrivePlace& place : drives_->places(name)) put(place.durable_id, place.path);
+  }
+  for (const PartnerDrive& drive : partner_drives_) put(drive.place.durable_id, drive.place.path);
+  return text;
 }
 
 block::FaultDevice* Daemon::fault_device(const std::string& durable_id) {

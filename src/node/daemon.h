@@ -67,6 +67,8 @@ class Daemon final : public agent::AgentService {
     std::string pool;
   };
   const std::vector<PartnerDrive>& partner_drives() const { return partner_drives_; }
+  // Durable ids in a line for people become the drives' short names.
+  std::string with_names(std::string text) const;
   block::Task<void> refresh_partner_drives();
 
   // agent::AgentService

@@ -123,7 +123,7 @@ void PoolAgent::note_changes() {
     }
   }
   if (state_.refused != noted_refused_) {
-    if (!state_.refused.empty()) node_.events->add(pool_, "refused", state_.refused);
+    if (!state_.refused.empty()) node_.events->add(pool_, "refused", node_.with_names ? node_.with_names(state_.refused) : state_.refused);
     noted_refused_ = state_.refused;
   }
 }

@@ -44,6 +44,7 @@ struct NodeParts {
   Worker* worker = nullptr;
   std::vector<agent::ClientPath> paths;
   brain::Limits limits;
+  std::function<std::string(std::string text)> with_names;   // durable ids become drives' names; may be empty
   std::function<std::vector<control::DrivePlace>(const std::string& pool)> partner_places;  // as far as known
 };
 

@@ -47,6 +47,14 @@ def run(*command, timeout=120, ok=(0,)):
     return done
 
 
+def alive(pid):
+    """Runs, or is paused; a zombie does not count."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Load:
     """A verifying load over every volume given: stamps blocks, reconnects for ever, checks the history at its end."""
 
@@ -77,7 +85,9 @@ class Load:
             raise Failed("the load did not finish: some request was never answered")
         result = json.loads(self.result_file.read_text()) if self.result_file.exists() else {}
         check(result, f"the load left no result (exit {self.process.returncode})")
-        check(result["good"], f"lost {result['lost']}, corrupt {result['corrupt']}, went back {result['went_back']}: {result}")
+        findings = [finding for volume in result["volumes"] for finding in volume["findings"]]
+        errors = [volume["first_error"] for volume in result["volumes"] if volume["first_error"]]
+        check(result["good"], f"lost {result['lost']}, corrupt {result['corrupt']}, went back {result['went_back']}: {(findings + errors)[:4]}")
         check(result["acknowledged"] > 0, "the load acknowledged nothing: the test showed nothing")
         return result
 
@@ -117,12 +127,12 @@ class Pair:
                 return pool
         return {"name": name, "owner": None, "epoch": 0, "state": "unknown", "mirrors": []}
 
-    def uris(self, node, pools=None):
-        volumes = self.zpair_json("volume", "list")["volumes"]
-        return [volume["nbd"][node] for volume in volumes if pools is None or volume["pool"] in pools]
+    def uris(self, node, pools=None, volumes=None):
+        return [volume["nbd"][node] for volume in self.zpair_json("volume", "list")["volumes"]
+                if (pools is None or volume["pool"] in pools) and (volumes is None or volume["name"] in volumes)]
 
-    def load(self, node="b", pools=None, **options):
-        load = Load(self.folder, self.uris(node, pools), **options)
+    def load(self, node="b", pools=None, volumes=None, **options):
+        load = Load(self.folder, self.uris(node, pools, volumes), **options)
         self.loads.append(load)
         return load
 

@@ -3,7 +3,7 @@ import random
 import statistics
 import time
 
-from harness import Failed, check, stalls, wait_for
+from harness import alive, check, stalls, wait_for
 
 
 def test_owner_node_killed(pair):
@@ -79,16 +79,24 @@ def test_pool_process_hangs(pair):
 
 def test_whole_node_paused(pair):
     """Every process of the owner's node paused for 10 s: the partner takes over; resumed, the old process answers nothing."""
-    load = pair.load("b", ["tank-a"])
-    old_reader = pair.load("a", ["tank-a"], writers=1)
+    there = pair.load("b", ["tank-a"], ["vm1"])
+    here = pair.load("a", ["tank-a"], ["vm2"])   # its socket hangs with the node, then leads to the new owner
     time.sleep(1)
+    old = [process["pid"] for node in pair.status()["nodes"] if node["name"] == "a"
+           for process in node["processes"] if process["name"].startswith("zpair-pool")]
+    there.mark("takeover")
     pair.pause("a")
     pair.wait_owner("tank-a", "b")
     time.sleep(10)
+    there.mark("resumed")
     pair.resume("a")
+    wait_for("the old pool process of tank-a to exit", lambda: len([pid for pid in old if alive(pid)]) < len(old))
     pair.wait_in_sync()
-    load.finish()
-    old_reader.stop_hard()   # its volume is also written by the other load; it only kept the old socket busy
+    here.finish()
+    check(stalls(there.finish())["takeover"] <= 4000, "the takeover took too long")
+
+
+test_whole_node_paused.options = {"extra": ("--volumes", "2")}
 
 
 def test_zpaird_killed(pair):

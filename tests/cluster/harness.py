@@ -171,6 +171,11 @@ class Pair:
     def events(self):
         return self.zpair_json("events")["events"]
 
+    def leave(self):
+        """Ends the loads, and leaves the pair for a look at it (run.py --keep)."""
+        for load in self.loads:
+            load.stop_hard()
+
     def down(self, keep=False):
         for load in self.loads:
             load.stop_hard()

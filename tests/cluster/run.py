@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Runs the cluster tests: real processes, one sandbox a test. Prints one line a test and ends with the counts.
+"""Runs the cluster tests: real processes, one pair a test (a sandbox, or what the test's own `pair` makes). Prints one line
+a test and ends with the counts.
 
   run.py [--keep] [NAME ...]     NAME: a test function or a part of its name; none = all but those marked slow
 """
@@ -46,7 +47,7 @@ def main():
     passed = failed = skipped = 0
     for name, test in tests:
         began = time.monotonic()
-        pair = harness.Pair(**getattr(test, "options", {}))
+        pair = getattr(test, "pair", harness.Pair)(**getattr(test, "options", {}))
         kept = ""
         try:
             pair.up()
@@ -65,8 +66,7 @@ def main():
         finally:
             try:
                 if word == "FAILED" and arguments.keep:
-                    for load in pair.loads:
-                        load.stop_hard()
+                    pair.leave()
                 else:
                     pair.down()
             except Exception as error:

@@ -24,10 +24,13 @@ void World::client_tick(int mirror, int block) {
     if (at.acked == at.issued) ++at.issued;
     at.request = ++last_request_;
     at.sent_ns = now_ns_;
+    std::uint64_t connection = ++at.connection;
     std::uint64_t request = at.request;
     std::uint64_t number = at.issued;
-    after(delay(), [this, pid, mirror, block, request, number] {
-      to_process(pid, [this, pid, mirror, block, request, number] { take_request(pid, mirror, block, request, number); });
+    // A dead path may hold a request for long; the client has reconnected by then (rule 10).
+    Nanoseconds travel = random_.one_in(100) ? random_.between(100, 1'500) * ns_per_ms : delay();
+    after(travel, [this, pid, mirror, block, request, number, connection] {
+      to_process(pid, [this, pid, mirror, block, request, number, connection] { take_request(pid, mirror, block, request, number, connection); });
     });
   } else if (now_ns_ - at.sent_ns > 400 * ns_per_ms) {
     at.request = 0;   // no answer: sent again with the next tick
@@ -44,10 +47,13 @@ void World::client_tick(int mirror, int block) {
   }
 }
 
-void World::take_request(std::uint64_t pid, int mirror, int block, std::uint64_t request, std::uint64_t number) {
+void World::take_request(std::uint64_t pid, int mirror, int block, std::uint64_t request, std::uint64_t number, std::uint64_t connection) {
   Process* at = process(pid);
-  if (at == nullptr || !at->serving || at->draining) return;
+  if (at == nullptr || !at->serving || at->draining || !at->mirrors.contains(mirror)) return;
   auto key = std::pair(mirror, block);
+  std::uint64_t& newest = at->client_connections[key];
+  if (connection < newest && !model(ModelMutation::old_client_connection)) return;   // rule 10: a newer one has ended it
+  newest = std::max(newest, connection);
   auto m = static_cast<std::size_t>(mirror);
   auto b = static_cast<std::size_t>(block);
   auto running = at->writes.find(key);
@@ -55,7 +61,6 @@ void World::take_request(std::uint64_t pid, int mirror, int block, std::uint64_t
     if (running->second.version.number == number && running->second.client_request != 0) running->second.client_request = request;
     return;   // rule 10: the newer connection waits for the older one's request
   }
-  if (at->current[m][b].number > number) return;   // an old attempt of a write that has long been answered
   begin_write(*at, Write{mirror, block, Version{number, at->open_txg}, request, {}, {}, {}});
 }
 
@@ -73,8 +78,10 @@ void World::acknowledge(int mirror, int block, std::uint64_t request, std::uint6
 
 void World::read(std::uint64_t pid, int mirror, int block, std::uint64_t floor) {
   Process* at = process(pid);
-  if (at == nullptr || !at->serving || at->writes.contains({mirror, block})) return;
-  std::uint64_t value = at->current[static_cast<std::size_t>(mirror)][static_cast<std::size_t>(block)].number;
+  if (at == nullptr || !at->serving || !at->mirrors.contains(mirror)) return;
+  auto uncommitted = at->writes.find({mirror, block});
+  if (uncommitted != at->writes.end() && !model(ModelMutation::read_of_uncommitted)) return;   // rule 10: it waits
+  std::uint64_t value = uncommitted != at->writes.end() ? uncommitted->second.version.number : at->current[static_cast<std::size_t>(mirror)][static_cast<std::size_t>(block)].number;
   // The data is taken; the permission is asked afterwards, possibly much later.
   after_random(0, 3 * ns_per_ms, [this, pid, mirror, block, floor, value] {
     to_process(pid, [this, pid, mirror, block, floor, value] {

@@ -19,7 +19,7 @@ void World::try_import(std::uint64_t pid) {
     ++stats_.imports;
     Uberblock best;
     for (LegId leg : at->import_legs) {
-      Drive& where = drive(mirror_of(leg), side_of(leg));
+      Drive& where = drive_of(leg);
       if (where.cached_uberblock) where.uberblocks.insert(*where.cached_uberblock);   // readable, flushed by the import itself
       at->known_uberblocks.insert(where.uberblocks.begin(), where.uberblocks.end());
       if (!where.uberblocks.empty()) best = std::max(best, *where.uberblocks.rbegin());
@@ -32,8 +32,9 @@ void World::try_import(std::uint64_t pid) {
     at->last_synced = best.txg;
     at->importing = false;
     at->claiming = true;
-    for (LegId leg : at->import_legs) at->legs[leg].online = true;
-    for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) {
+    for (int mirror : mirrors_at_[best]) enter_mirror(*at, mirror);
+    for (LegId leg : at->import_legs) at->legs[leg].online = at->mirrors.contains(mirror_of(leg));
+    for (int mirror : at->mirrors) {
       std::vector<LegId> candidates;
       for (LegId leg : at->import_legs) {
         if (mirror_of(leg) == mirror) candidates.push_back(leg);
@@ -44,7 +45,7 @@ void World::try_import(std::uint64_t pid) {
       }
       for (int block = 0; block < plan_.block_count; ++block) {
         LegId from = candidates[random_.below(candidates.size())];
-        Version found = drive(mirror, side_of(from)).content(block);
+        Version found = drive_of(from).content(block);
         auto m = static_cast<std::size_t>(mirror);
         auto b = static_cast<std::size_t>(block);
         if (found.number < client(mirror, block).acked) {
@@ -75,7 +76,13 @@ void World::import_moves(Process& at) {
   if (at.claiming) {
     at.claiming = false;
     at.imported = true;
-    later([this](Process& now) { return owner::Imported{clock(now.node), now.last_synced, {}}; });
+    later([this](Process& now) {
+      std::vector<MirrorId> absent;   // recorded, but the pool has never had them: a crash in `add`
+      for (const record::Mirror& mirror : now.brain.stored.record.mirrors) {
+        if (!now.mirrors.contains(mirror_of(mirror.guid))) absent.push_back(mirror.guid);
+      }
+      return owner::Imported{clock(now.node), now.last_synced, absent};
+    });
     return;
   }
   if (at.replaying) {
@@ -95,18 +102,24 @@ void World::begin_write(Process& at, Write write) {
   auto key = std::pair(write.mirror, write.block);
   Write& placed = at.writes[key] = std::move(write);
   for (auto& [leg, io] : at.legs) {
-    if (io.online && mirror_of(leg) == placed.mirror) issue(at, write_command(at, placed, side_of(leg)), leg);
+    if (io.online && mirror_of(leg) == placed.mirror) issue(at, write_command(at, placed, leg), leg);
   }
 }
 
-Command World::write_command(const Process& at, const Write& write, NodeId side) {
+Command World::command_of(const Process& at, Command::Kind kind, LegId leg) {
   Command command;
-  command.kind = Command::Kind::write;
+  command.kind = kind;
   command.pid = at.pid;
   command.node = at.node;
   command.epoch = at.epoch;
-  command.mirror = write.mirror;
-  command.side = side;
+  command.drive = drive_index(leg);
+  command.mirror = mirror_of(leg);
+  command.side = side_of(leg);
+  return command;
+}
+
+Command World::write_command(const Process& at, const Write& write, LegId leg) {
+  Command command = command_of(at, Command::Kind::write, leg);
   command.block = write.block;
   command.version = write.version;
   return command;
@@ -174,17 +187,18 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
   }
   if (answer == Answer::closed) {
     found->second.first.connection = 0;   // it waits for the fence, see refenced()
-    int mirror = command.mirror;
-    after(50 * ns_per_ms, [this, pid, mirror] {
-      to_process(pid, [this, pid, mirror] {
-        for (const Connection& connection : process(pid)->connections) fence_again(pid, connection.path, mirror);
+    int number = command.drive;
+    after(50 * ns_per_ms, [this, pid, number] {
+      to_process(pid, [this, pid, number] {
+        for (int path = 0; path < 2; ++path) fence_again(pid, path, number);
       });
     });
     return;
   }
   if (answer == Answer::error && !model(ModelMutation::gate_off)) {
     found->second.first.connection = 0;   // nothing of it is in flight now
-    no_answer(*at, leg, owner::LegFault::io_error, "write error");
+    bool gone = command.side == at->node && drive(command.drive).gone;
+    no_answer(*at, leg, gone ? owner::LegFault::drive_gone : owner::LegFault::io_error, "write error");
     // Held, and tried again: the leg may be the only one (rule 3).
     after(100 * ns_per_ms, [this, pid, leg, command] {
       to_process(pid, [this, pid, leg, command] {
@@ -198,8 +212,15 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
     return;
   }
   io.last_progress_ns = clock(at->node);
+  if (answer == Answer::done && io.erred && io.erred != owner::LegFault::verifier_changed) {   // sent again, and well
+    io.erred.reset();
+    feed(*at, owner::LegMended{clock(at->node), leg});
+    if (process(pid) == nullptr) return;
+    found = io.outstanding.find(command.id);
+    if (found == io.outstanding.end()) return;
+  }
   auto key = std::pair(command.mirror, command.block);
-  if (command.kind == Command::Kind::flush && command.version.number == 0) {   // a txg's flush
+  if (command.kind == Command::Kind::flush && command.uberblock.txg.value != 0) {   // a txg's flush
     bool changed = io.uberblock_verifier != verifier && !model(ModelMutation::no_verifier);
     if (changed) {
       found->second.first.connection = 0;
@@ -226,30 +247,30 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
   if (command.kind == Command::Kind::write) {
     io.outstanding.erase(found);
     if (!mine) return;
-    write->second.written.insert(command.side);
-    write->second.verifier[command.side] = verifier;
+    write->second.written.insert(command.drive);
+    write->second.verifier[command.drive] = verifier;
     Command flush = command;
     flush.kind = Command::Kind::flush;
     flush.connection = 0;
     issue(*at, flush, leg);
     return;
   }
-  if (mine && write->second.verifier[command.side] != verifier && !model(ModelMutation::no_verifier)) {
+  if (mine && write->second.verifier[command.drive] != verifier && !model(ModelMutation::no_verifier)) {
     found->second.first.connection = 0;
     no_answer(*at, leg, owner::LegFault::verifier_changed, "unflushed writes may be lost");
     return;
   }
   io.outstanding.erase(found);
   if (!mine) return;
-  write->second.flushed.insert(command.side);
+  write->second.flushed.insert(command.drive);
   write_moves(*at, key);
 }
 
 // Rule 2: the command stays unanswered; the brain hears of it once.
 void World::no_answer(Process& at, LegId leg, owner::LegFault fault, std::string what) {
   LegIo& io = at.legs[leg];
-  if (io.erred) return;
-  io.erred = true;
+  if (io.erred && (io.erred == owner::LegFault::verifier_changed || fault != owner::LegFault::verifier_changed)) return;
+  io.erred = fault;
   feed(at, owner::LegErred{clock(at.node), leg, fault, std::move(what)});
 }
 
@@ -261,13 +282,13 @@ void World::write_moves(Process& at, std::pair<int, int> key) {
   bool any = false;
   for (auto& [leg, io] : at.legs) {
     if (mirror_of(leg) != write.mirror) continue;
-    bool flushed = write.flushed.contains(side_of(leg));
+    bool flushed = write.flushed.contains(drive_index(leg));
     any |= flushed;
     if (io.online && !flushed) return;
   }
   if (!any) return;
   for (LegId leg : at.gate) {
-    if (mirror_of(leg) != write.mirror || write.flushed.contains(side_of(leg)) || model(ModelMutation::gate_off)) continue;
+    if (mirror_of(leg) != write.mirror || write.flushed.contains(drive_index(leg)) || model(ModelMutation::gate_off)) continue;
     std::uint64_t pid = at.pid;
     tell("process {}: the gate aborts: mirror {} short of leg {}", pid, write.mirror, side_of(leg));
     kill_process(pid, std::nullopt, "gate");
@@ -300,16 +321,12 @@ void World::sync_moves(Process& at) {
     }
     Uberblock uberblock{*at.pending_sync, at.pid};
     at.known_uberblocks.insert(uberblock);
+    std::set<int>& has = mirrors_at_[uberblock] = at.mirrors;
+    if (at.adding && at.adding->second <= uberblock.txg) has.insert(mirror_of(at.adding->first.guid));
     at.syncing = std::exchange(at.pending_sync, std::nullopt);
     for (auto& [leg, io] : at.legs) {
       if (!io.online) continue;
-      Command command;
-      command.kind = Command::Kind::uberblock;
-      command.pid = at.pid;
-      command.node = at.node;
-      command.epoch = at.epoch;
-      command.mirror = mirror_of(leg);
-      command.side = side_of(leg);
+      Command command = command_of(at, Command::Kind::uberblock, leg);
       command.uberblock = uberblock;
       issue(at, command, leg);
     }
@@ -335,6 +352,27 @@ void World::synced(Process& at) {
       });
     });
   }
+  if (at.adding && at.last_synced >= at.adding->second) {
+    record::Mirror built = std::exchange(at.adding, std::nullopt)->first;
+    MirrorId offered = built.guid;
+    bool renames = random_.one_in(2);   // the engine may choose guids of its own
+    enter_mirror(at, mirror_of(offered));
+    std::map<LegId, LegId> names;
+    for (record::Leg& leg : built.legs) {
+      LegIo io = at.legs[leg.guid];
+      at.legs.erase(leg.guid);
+      if (renames) leg.guid = LegId{leg.guid.value + 1000};
+      at.legs[leg.guid] = io;
+      at.legs[leg.guid].online = true;
+    }
+    if (renames) built.guid = MirrorId{built.guid.value + 1000};
+    for (int block = 0; block < plan_.block_count; ++block) begin_write(at, Write{mirror_of(offered), block, Version{0, at.open_txg}, 0, {}, {}, {}});
+    after_random(ns_per_ms, 20 * ns_per_ms, [this, pid, offered, built] {
+      to_process(pid, [this, pid, offered, built] {
+        if (Process* now = process(pid)) feed(*now, owner::MirrorAdded{clock(now->node), offered, built});
+      });
+    });
+  }
   if (at.resync && at.resync_copied && at.last_synced >= *at.resync_copied) {
     at.resync_copied.reset();
     std::vector<LegId> legs = std::exchange(at.resync, std::nullopt)->first;
@@ -350,17 +388,137 @@ void World::synced(Process& at) {
   }
 }
 
+// ---------------------------------------------------------------- mirrors and legs that join
+
+void World::enter_mirror(Process& at, int mirror) {
+  auto rows = static_cast<std::size_t>(mirror) + 1;
+  auto blocks = static_cast<std::size_t>(plan_.block_count);
+  if (at.current.size() < rows) at.current.resize(rows, std::vector<Version>(blocks));
+  if (at.in_log.size() < rows) at.in_log.resize(rows, std::vector<bool>(blocks, false));
+  at.mirrors.insert(mirror);
+  if (!active_mirrors_.insert(mirror).second) return;
+  for (int block = 0; block < plan_.block_count; ++block) client_tick(mirror, block);
+}
+
+// The mirror is in the pool from the txg that carries the new configuration.
+void World::add_mirror(Process& at, const record::Mirror& mirror) {
+  if (at.pending_sync || at.syncing) {   // vdev operations wait for the txg that syncs
+    std::uint64_t pid = at.pid;
+    after(10 * ns_per_ms, [this, pid, mirror] {
+      to_process(pid, [this, pid, mirror] {
+        if (Process* now = process(pid)) add_mirror(*now, mirror);
+      });
+    });
+    return;
+  }
+  for (const record::Leg& leg : mirror.legs) at.legs[leg.guid] = {};
+  at.adding = std::pair(mirror, at.open_txg);
+  sync_txg(at);
+}
+
+void World::attach_leg(Process& at, const owner::AttachLeg& order) {
+  std::uint64_t pid = at.pid;
+  if (order.discard) fail_legs(at, {*order.discard});
+  if (process(pid) == nullptr) return;
+  LegId leg = order.leg.guid;
+  bool fails = random_.one_in(8);
+  LegId built{leg.value % 1000 + 1000 * ++last_order_};   // the drive is what it was; the leaf gets a new guid
+  if (!fails) {
+    at.legs[built] = {};
+    if (side_of(built) != at.node) at.fenced_drives.insert(drive_index(built));
+  }
+  after_random(5 * ns_per_ms, 40 * ns_per_ms, [this, pid, leg, built, fails] {
+    to_process(pid, [this, pid, leg, built, fails] {
+      Process* now = process(pid);
+      if (now == nullptr) return;
+      if (fails) return feed(*now, owner::LegAttachFailed{clock(now->node), leg, "the engine refuses"});
+      feed(*now, owner::LegAttached{clock(now->node), leg, built});
+    });
+  });
+}
+
+// pool add, drive replace: the driver registers the drives and fences them at this epoch before the brain hears of them.
+void World::offer_mirror(Process& at) {
+  if (mirror_count_ >= plan_.mirror_count + 2) return;
+  int number = mirror_count_++;
+  record::Mirror mirror{MirrorId{static_cast<std::uint64_t>(50 + number)}, "normal", {}};
+  clients_.resize(static_cast<std::size_t>(mirror_count_ * plan_.block_count));
+  for (NodeId side : {NodeId::a, NodeId::b}) {
+    record::Leg leg;
+    int drive_number = add_drive(number, side);
+    leg.guid = leg_id(drive_number);
+    leg.node = side;
+    leg.drive = drive(drive_number).id;
+    mirror.legs.push_back(leg);
+  }
+  std::uint64_t command = ++last_order_;
+  int other = drive_index(mirror.legs[at.node == NodeId::a ? 1 : 0].guid);
+  fence_offered(at.pid, other, [this, command, mirror](Process& now) {
+    for (const record::Leg& leg : mirror.legs) {
+      if (leg.node == now.node) drive_of(leg.guid).fence_epoch = now.epoch;
+    }
+    feed(now, owner::MirrorOffered{clock(now.node), command, mirror});
+  });
+}
+
+void World::offer_leg(Process& at, const Fault& fault) {
+  const record::Record& record = at.brain.stored.record;
+  const record::Mirror& mirror = record.mirrors[static_cast<std::size_t>(fault.index) % record.mirrors.size()];
+  const record::Leg* old = nullptr;
+  for (const record::Leg& leg : mirror.legs) {
+    if (leg.node == fault.node) old = &leg;
+  }
+  if (old == nullptr) return;
+  owner::LegOffered offered{0, ++last_order_, mirror.guid, {}, old->guid};
+  int number = add_drive(mirror_of(mirror.guid), fault.node);
+  offered.leg.guid = leg_id(number);
+  offered.leg.node = fault.node;
+  offered.leg.drive = drive(number).id;
+  auto then = [this, offered, number](Process& now) {
+    drive(number).fence_epoch = now.epoch;
+    feed(now, offered);
+  };
+  if (fault.node != at.node) return fence_offered(at.pid, number, then);
+  then(at);
+}
+
+void World::fence_offered(std::uint64_t pid, int number, std::function<void(Process&)> then) {
+  Process* at = process(pid);
+  if (at == nullptr) return;
+  const Connection* over = nullptr;
+  for (const Connection& connection : at->connections) {
+    if (connection.up) over = &connection;
+  }
+  if (over == nullptr) return;   // the command fails; nothing has begun
+  at->fenced_drives.insert(number);
+  NodeId from = at->node, to = partner_of(from);
+  int path = over->path;
+  std::uint64_t id = over->id;
+  send(from, path, [this, pid, number, to, path, id, then] {
+    to_agent(to, [this, pid, number, to, path, id, then] {
+      fence_remote(pid, number, id, [this, pid, to, path, then](bool ok, Epoch) {
+        send(to, path, [this, pid, ok, then] {
+          to_process(pid, [this, pid, ok, then] {
+            Process* now = process(pid);
+            if (now != nullptr && ok && now->serving) then(*now);
+          });
+        });
+      });
+    });
+  });
+}
+
 // ---------------------------------------------------------------- legs fail and return
 
 void World::fail_legs(Process& at, const std::vector<LegId>& legs) {
   for (LegId leg : legs) {
     LegIo& io = at.legs[leg];
     io.online = false;
+    io.erred.reset();
     for (const auto& [id, sent] : io.outstanding) {
       if (sent.first.connection != 0) io.abandoned[id] = sent.first.connection;
     }
     io.outstanding.clear();
-    io.erred = false;
     std::erase(at.import_legs, leg);
     if (at.resync && std::ranges::find(at.resync->first, leg) != at.resync->first.end()) {
       std::vector<LegId> returning = at.resync->first;
@@ -389,15 +547,14 @@ void World::return_legs(Process& at, std::vector<LegId> legs, Txg since, std::ui
   for (LegId leg : legs) {
     LegIo& io = at.legs[leg];
     io.online = true;
-    io.erred = false;
+    io.erred.reset();
     io.flushed_txg = Txg{0};
     io.outstanding.clear();
     for (auto& [key, write] : at.writes) {   // what is in flight goes there too
-      NodeId side = side_of(leg);
       if (write.mirror != mirror_of(leg)) continue;
-      write.written.erase(side);
-      write.flushed.erase(side);
-      issue(at, write_command(at, write, side), leg);
+      write.written.erase(drive_index(leg));
+      write.flushed.erase(drive_index(leg));
+      issue(at, write_command(at, write, leg), leg);
     }
   }
   at.resync = std::pair(legs, since);
@@ -417,8 +574,8 @@ void World::resync(std::uint64_t pid, std::uint64_t order) {
   auto [legs, since] = *at->resync;
   std::uint64_t id = at->resync_id;
   for (LegId leg : legs) {
-    Drive& where = drive(mirror_of(leg), side_of(leg));
-    bool writable = side_of(leg) == at->node || (where.open && !where.closed_to_writers);
+    Drive& where = drive_of(leg);
+    bool writable = !where.gone && (side_of(leg) == at->node || (where.open && !where.closed_to_writers));
     if (!reachable(*at, leg) || !writable || where.fence_epoch != at->epoch) {
       at->resync.reset();
       feed(*at, owner::ResyncFailed{clock(at->node), legs, "a leg does not answer", id});
@@ -428,8 +585,9 @@ void World::resync(std::uint64_t pid, std::uint64_t order) {
   // Now and then OpenZFS believes itself done without having looked at the older txgs; its own record tells.
   bool excised = random_.one_in(8);
   Txg from = excised ? Txg{since.value + random_.below(6) + 1} : since;
+  feed(*at, owner::ResyncProgressed{clock(at->node), 50, 1});
   for (LegId leg : legs) {
-    Drive& where = drive(mirror_of(leg), side_of(leg));
+    Drive& where = drive_of(leg);
     for (int block = 0; block < plan_.block_count; ++block) {
       auto m = static_cast<std::size_t>(mirror_of(leg));
       auto b = static_cast<std::size_t>(block);

@@ -6,12 +6,13 @@ using namespace brain;
 
 void World::inject(const Fault& fault) {
   if (faults_over_) return;
-  ++stats_.faults[std::string(name_of(fault.kind))];
+  ++stats_.faults[static_cast<std::size_t>(fault.kind)];
   tell("FAULT {}", describe(fault));
   Node& at = node(fault.node);
   NodeId id = fault.node;
   auto pause_process = [this](std::uint64_t pid, Nanoseconds for_ns) {
     if (Process* own = process(pid)) {
+      if (!own->paused) own->paused_at_ns = now_ns_;
       own->paused = true;
       after(for_ns, [this, pid] { resume_process(pid); });
     }
@@ -87,13 +88,45 @@ void World::inject(const Fault& fault) {
     case FaultKind::swap_delayed: at.swap_delay_ns = fault.for_ns; break;
     case FaultKind::drive_error:
     case FaultKind::drive_slow: {
-      int mirror = fault.index % plan_.mirror_count;
+      int number = some_drive(fault);
       bool slow = fault.kind == FaultKind::drive_slow;
-      (slow ? drive(mirror, id).slow : drive(mirror, id).erring) = true;
-      after(fault.for_ns, [this, mirror, id, slow] { (slow ? drive(mirror, id).slow : drive(mirror, id).erring) = false; });
+      (slow ? drive(number).slow : drive(number).erring) = true;
+      after(fault.for_ns, [this, number, slow] { (slow ? drive(number).slow : drive(number).erring) = false; });
       break;
     }
-    case FaultKind::drive_lost_cache: lose_cache(drive(fault.index % plan_.mirror_count, id), true); break;
+    case FaultKind::drive_lost_cache: lose_cache(drive(some_drive(fault)), true); break;
+    case FaultKind::drive_gone: {
+      int number = some_drive(fault);
+      drive(number).gone = true;
+      after(fault.for_ns, [this, number] { drive(number).gone = false; });
+      break;
+    }
+    case FaultKind::node_isolated:   // both paths and the store
+      for (int path = 0; path < 2; ++path) {
+        for (NodeId each : {NodeId::a, NodeId::b}) {
+          bool late = fault.variant;
+          cut(path, each);
+          after(fault.for_ns, [this, path, each, late] { heal(path, each, late); });
+        }
+      }
+      at.store_reachable = false;
+      after(fault.for_ns, [this, id] { node(id).store_reachable = true; });
+      break;
+    case FaultKind::add_mirror:
+    case FaultKind::replace_leg:
+    case FaultKind::export_order:
+    case FaultKind::destroy_order:
+      for (NodeId each : {NodeId::a, NodeId::b}) {
+        Process* owner_process = process(node(each).pid);
+        if (owner_process == nullptr || !owner_process->serving || owner_process->paused) continue;
+        if (fault.kind == FaultKind::add_mirror) return offer_mirror(*owner_process);
+        if (fault.kind == FaultKind::replace_leg) return offer_leg(*owner_process, fault);
+        bool destroy = fault.kind == FaultKind::destroy_order;
+        feed(*owner_process, owner::EndOrdered{clock(each), ++last_order_, destroy ? owner::End::destroy : owner::End::export_pool});
+        if (!destroy) after(fault.for_ns, [this, id] { feed(id, agent::ImportOrdered{clock(id), ++last_order_, false, false}); });
+        return;
+      }
+      break;
     case FaultKind::switchover_order: feed(id, agent::SwitchoverOrdered{clock(id), ++last_order_}); break;
     case FaultKind::takeover_order: feed(id, agent::TakeoverOrdered{clock(id), ++last_order_}); break;
     case FaultKind::count_of_kinds: break;
@@ -104,6 +137,7 @@ void World::resume_process(std::uint64_t pid) {
   Process* own = process(pid);
   if (own == nullptr || !own->paused) return;
   own->paused = false;
+  if (now_ns_ - own->paused_at_ns > 160 * ns_per_ms) own->ran_since_ns = now_ns_;
   std::deque<std::function<void()>> inbox = std::exchange(own->inbox, {});
   for (auto& call : inbox) to_process(pid, std::move(call));
 }
@@ -127,8 +161,26 @@ void World::heal_all() {
     resume_agent(id);
     if (!node(id).agent_alive) start_agent(id);
     resume_process(node(id).pid);
-    for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) drive(mirror, id).erring = drive(mirror, id).slow = false;
+    each_drive(id, [](Drive& own) { own.erring = own.slow = own.gone = false; });
   }
+  import_by_command();
+}
+
+// The operator who exported the pool imports it again; until it serves.
+void World::import_by_command() {
+  if (store_ && store_->record.wanted == record::Wanted::exported) {
+    NodeId id = random_.one_in(2) ? NodeId::a : NodeId::b;
+    feed(id, agent::ImportOrdered{clock(id), ++last_order_, false, false});
+  }
+  after(2 * ns_per_s, [this] { import_by_command(); });
+}
+
+int World::some_drive(const Fault& fault) {
+  std::vector<int> own;
+  for (std::size_t i = 0; i < drives_.size(); ++i) {
+    if (drives_[i].side == fault.node) own.push_back(static_cast<int>(i));
+  }
+  return own[static_cast<std::size_t>(fault.index) % own.size()];
 }
 
 }  // namespace zpair::sim

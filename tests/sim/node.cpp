@@ -24,11 +24,10 @@ void World::start_agent(NodeId id) {
   at.closing.reset();
   at.opening = false;
   at.fenced_elsewhere = {};
-  for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) {
-    Drive& own = drive(mirror, id);
+  each_drive(id, [](Drive& own) {
     own.open = false;
     own.closed_to_writers = true;
-  }
+  });
   at.agent = agent::State{};
   at.agent.limits = limits();
   std::optional<Epoch> running;
@@ -75,13 +74,14 @@ void World::feed(NodeId id, agent::Event event) {
   }
   // The fact is noticed now, whenever it was sent.
   std::visit([this, id](auto& fact) { fact.now_ns = clock(id); }, event);
-  ++stats_.events["agent." + variant_name(event)];
+  ++stats_.agent_events[event.index()];
   bool quiet = std::holds_alternative<agent::Ticked>(event) || std::holds_alternative<agent::PartnerHeard>(event) ||
                std::holds_alternative<agent::PoolHeartbeat>(event) || std::holds_alternative<agent::PromiseAsked>(event);
   if (keep_story_ && !quiet) tell("zpaird {} hears {}", id, variant_name(event));
+  if (const auto* asked = std::get_if<agent::SurveyAsked>(&event)) at.survey_epoch = asked->epoch;
   std::uint64_t run = at.agent_run;
   for (agent::Action& action : agent::step(at.agent, event)) {
-    ++stats_.actions["agent." + variant_name(action)];
+    ++stats_.agent_actions[action.index()];
     if (!at.agent_alive || at.agent_run != run) return;
     carry_out(id, std::move(action));
   }
@@ -102,18 +102,19 @@ void World::carry_out(NodeId id, agent::Action action) {
             reply(ns_per_ms, 15 * ns_per_ms, [this, id]() -> agent::Event {
               std::vector<agent::LocalLeg> legs;
               Txg newest;
-              for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) {
-                const Drive& own = drive(mirror, id);
-                legs.push_back({named_leg(mirror, id), own.kept_epoch, own.kept_rev, own.fence_epoch});
+              each_drive(id, [&](Drive& own) {
+                std::optional<LegId> leg = named_leg(own, id);
+                if (!leg || own.gone) return;
+                legs.push_back({*leg, own.kept_epoch, own.kept_rev, own.fence_epoch});
                 if (!own.uberblocks.empty()) newest = std::max(newest, own.uberblocks.rbegin()->txg);
-              }
+              });
               return agent::LocalSurveyed{clock(id), legs, newest};
             });
           },
           [&](const agent::CloseLocalDrives& order) {
             at.closing = order.epoch;
             at.fenced_elsewhere = order.epoch;
-            for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) drive(mirror, id).open = false;
+            each_drive(id, [](Drive& own) { own.open = false; });
             after(delay(), [this, id] { drives_move(id); });
           },
           [&](const agent::OpenLocalDrives&) {
@@ -173,7 +174,10 @@ void World::carry_out(NodeId id, agent::Action action) {
             });
           },
           [&](const agent::SendSurvey& order) { message(id, agent::SurveyAsked{0, order.id, order.epoch}); },
-          [&](const agent::AnswerSurvey& order) { message(id, agent::SurveyAnswered{0, order.id, order.agreed, order.legs, order.why}); },
+          [&](const agent::AnswerSurvey& order) {
+            if (order.agreed) agreed_.insert({partner_of(id), at.survey_epoch});
+            message(id, agent::SurveyAnswered{0, order.id, order.agreed, order.legs, order.why});
+          },
           [&](const agent::SendHandover& order) { message(id, agent::HandoverAsked{0, order.stored}); },
           [&](const agent::AnswerHandover& order) { message(id, agent::HandoverAnswered{0, order.epoch, order.done, order.cannot}); },
           [&](const agent::SendYield& order) { message(id, agent::YieldAsked{0, order.epoch}); },
@@ -181,6 +185,7 @@ void World::carry_out(NodeId id, agent::Action action) {
           [&](const agent::AnswerCommand& order) { tell("zpaird {}: command {}: {} {}", id, order.command, order.done ? "done" : "refused", order.text); },
           [&](const agent::Report& order) { tell("zpaird {}: {}", id, order.text); },
           [&](SwapRecord& order) {
+            check_import_order(id, order.record);
             auto answer = [this, id, run](agent::Event event) {
               if (node(id).agent_run == run) feed(id, event);
             };
@@ -202,13 +207,12 @@ void World::carry_out(NodeId id, agent::Action action) {
               Node& now = node(id);
               if (now.agent_run != run) return;
               now.kept = stored;
-              for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) {
-                Drive& own = drive(mirror, id);
+              each_drive(id, [&](Drive& own) {
                 if (std::tie(own.kept_epoch, own.kept_rev) < std::tie(stored.record.epoch, stored.record.rev)) {
                   own.kept_epoch = stored.record.epoch;
                   own.kept_rev = stored.record.rev;
                 }
-              }
+              });
               feed(id, RecordKept{clock(id), stored.record.epoch, stored.record.rev});
             });
           },
@@ -217,11 +221,15 @@ void World::carry_out(NodeId id, agent::Action action) {
 }
 
 // The guid by which the newest record that the node keeps calls the drive.
-LegId World::named_leg(int mirror, NodeId id) const {
-  for (const record::Leg& leg : nodes_[index(id)].kept->record.mirrors[static_cast<std::size_t>(mirror)].legs) {
-    if (leg.node == id) return leg.guid;
+std::optional<LegId> World::named_leg(const Drive& drive, NodeId id) const {
+  const std::optional<record::Stored>& kept = nodes_[index(id)].kept;
+  if (!kept) return std::nullopt;
+  for (const record::Mirror& mirror : kept->record.mirrors) {
+    for (const record::Leg& leg : mirror.legs) {
+      if (leg.drive == drive.id) return leg.guid;
+    }
   }
-  return leg_id(mirror, id);
+  return std::nullopt;
 }
 
 void World::to_own_process(NodeId id, Epoch epoch, std::function<void(Process&)> call) {
@@ -255,10 +263,7 @@ void World::drives_move(NodeId id) {
   Node& at = node(id);
   if (!at.up || !at.agent_alive) return;
   bool quiet = true;
-  for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) {
-    const Drive& own = drive(mirror, id);
-    quiet &= own.in_flight_remote == 0 && own.in_flight_local == 0;
-  }
+  each_drive(id, [&](Drive& own) { quiet &= own.in_flight_remote == 0 && own.in_flight_local == 0; });
   if (!quiet) return;   // looked at again when the last of them is done
   if (at.closing) {
     Epoch epoch = *std::exchange(at.closing, std::nullopt);
@@ -266,11 +271,17 @@ void World::drives_move(NodeId id) {
   }
   if (at.opening && process(at.pid) == nullptr) {
     at.opening = false;
-    for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) {
-      drive(mirror, id).open = true;
-      drive(mirror, id).closed_to_writers = true;
-    }
-    feed(id, agent::LocalDrivesOpened{clock(id), {}});
+    std::vector<LegId> failed;
+    each_drive(id, [&](Drive& own) {
+      if (own.gone) {
+        own.open = false;
+        if (std::optional<LegId> leg = named_leg(own, id)) failed.push_back(*leg);
+      } else if (!own.open) {
+        own.open = true;
+        own.closed_to_writers = true;
+      }
+    });
+    feed(id, agent::LocalDrivesOpened{clock(id), failed});
   }
 }
 
@@ -283,14 +294,13 @@ void World::crash(NodeId id) {
   at.pid = 0;
   at.up = false;
   ++at.boot;
-  for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) {
-    Drive& own = drive(mirror, id);
+  each_drive(id, [&](Drive& own) {
     own.in_flight_local = own.in_flight_remote = 0;
     own.in_flight_of.clear();
     lose_cache(own, false);
     own.open = false;
     if (model(ModelMutation::fence_not_stored)) own.fence_epoch = {};
-  }
+  });
   for (auto& [connection, count] : connection_in_flight_) {
     // The counts of connections to this node's target are gone with it; others are of the partner's target.
     if (ended_connections_.contains(connection)) count = 0;

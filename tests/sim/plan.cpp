@@ -27,6 +27,12 @@ std::string_view name_of(FaultKind kind) {
     case FaultKind::switchover_order: return "switchover_order";
     case FaultKind::takeover_order: return "takeover_order";
     case FaultKind::both_nodes_crash: return "both_nodes_crash";
+    case FaultKind::node_isolated: return "node_isolated";
+    case FaultKind::drive_gone: return "drive_gone";
+    case FaultKind::add_mirror: return "add_mirror";
+    case FaultKind::replace_leg: return "replace_leg";
+    case FaultKind::export_order: return "export_order";
+    case FaultKind::destroy_order: return "destroy_order";
     case FaultKind::count_of_kinds: break;
   }
   return "unknown";
@@ -45,7 +51,7 @@ Plan plan_of(std::uint64_t seed) {
   plan.mirror_count = static_cast<int>(random.between(1, 3));
   plan.block_count = static_cast<int>(random.between(1, 2));
   for (double& rate : plan.clock_rate) rate = 1.0 + static_cast<double>(random.between(-49, 49)) / 10'000.0;
-  plan.promise_ns = random.one_in(4) ? random.between(400, 3'000) * ns_per_ms : 1'000 * ns_per_ms;
+  plan.promise_ns = random.one_in(4) ? random.between(400, 8'000) * ns_per_ms : 1'000 * ns_per_ms;
 
   // Swarm: a schedule has a few kinds of faults, so that rare pairs meet often.
   std::vector<FaultKind> kinds;
@@ -53,7 +59,9 @@ Plan plan_of(std::uint64_t seed) {
   for (std::int64_t i = 0; i < kind_count; ++i) {
     kinds.push_back(static_cast<FaultKind>(random.below(static_cast<std::uint64_t>(FaultKind::count_of_kinds))));
   }
-  std::int64_t fault_count = random.between(1, 8);
+  std::int64_t fault_count = random.one_in(2) ? random.between(1, 4) : random.between(4, 8);
+  bool one_node = random.one_in(3);            // trouble that comes twice to the same node
+  NodeId only = random.one_in(3) ? NodeId::b : NodeId::a;
   for (std::int64_t i = 0; i < fault_count; ++i) {
     Fault fault;
     fault.kind = kinds[random.below(kinds.size())];
@@ -62,7 +70,8 @@ Plan plan_of(std::uint64_t seed) {
     if (!plan.faults.empty() && random.one_in(3)) {
       fault.at_ns = plan.faults.back().at_ns + random.between(1, 1'500) * ns_per_ms;
     }
-    fault.node = random.one_in(2) ? NodeId::a : NodeId::b;
+    if (fault.kind == FaultKind::destroy_order && !random.one_in(4)) fault.kind = FaultKind::export_order;
+    fault.node = one_node ? only : random.one_in(2) ? NodeId::a : NodeId::b;
     fault.index = static_cast<int>(random.below(2));
     fault.for_ns = (random.one_in(2) ? random.between(20, 900) : random.between(900, 5'000)) * ns_per_ms;
     fault.variant = random.one_in(2);

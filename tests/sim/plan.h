@@ -31,6 +31,12 @@ enum class FaultKind : std::uint8_t {
   switchover_order,
   takeover_order,
   both_nodes_crash,
+  node_isolated,      // both paths and the store are cut from one node
+  drive_gone,         // pulled, and back later
+  add_mirror,         // pool add
+  replace_leg,        // drive replace
+  export_order,       // pool export, and pool import later
+  destroy_order,
   count_of_kinds,
 };
 

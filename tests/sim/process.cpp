@@ -22,7 +22,9 @@ void World::start_process(NodeId id, agent::StartPool order) {
   for (const record::Mirror& mirror : order.stored.record.mirrors) {
     for (const record::Leg& leg : mirror.legs) at.legs[leg.guid] = {};
   }
-  at.current.assign(static_cast<std::size_t>(plan_.mirror_count), std::vector<Version>(static_cast<std::size_t>(plan_.block_count)));
+  at.kept_rev = order.stored.record.rev;
+  at.ran_since_ns = now_ns_;
+  at.current.assign(static_cast<std::size_t>(mirror_count_), std::vector<Version>(static_cast<std::size_t>(plan_.block_count)));
   at.in_log.assign(at.current.size(), std::vector<bool>(static_cast<std::size_t>(plan_.block_count), false));
   for (int path = 0; path < 2; ++path) at.connections[static_cast<std::size_t>(path)].path = path;
   std::uint64_t pid = at.pid;
@@ -75,10 +77,10 @@ void World::to_process(std::uint64_t pid, std::function<void()> call) {
 
 void World::feed(Process& at, owner::Event event) {
   if (!at.alive || !at.started) return;
-  ++stats_.events["owner." + variant_name(event)];
+  ++stats_.owner_events[event.index()];
   if (keep_story_ && !std::holds_alternative<owner::Ticked>(event)) tell("process {} hears {}", at.pid, variant_name(event));
   for (owner::Action& action : owner::step(at.brain, event)) {
-    ++stats_.actions["owner." + variant_name(action)];
+    ++stats_.owner_actions[action.index()];
     if (!at.alive) return;
     carry_out(at, std::move(action));
   }
@@ -109,7 +111,7 @@ void World::carry_out(Process& at, owner::Action action) {
           },
           [&](const owner::ReplayLogs&) {
             at.replaying = true;
-            for (int mirror = 0; mirror < plan_.mirror_count; ++mirror) {
+            for (int mirror : at.mirrors) {
               for (int block = 0; block < plan_.block_count; ++block) {
                 auto m = static_cast<std::size_t>(mirror);
                 auto b = static_cast<std::size_t>(block);
@@ -129,6 +131,7 @@ void World::carry_out(Process& at, owner::Action action) {
             reply(10 * ns_per_us, 3 * ns_per_ms, [this, generation](Process& now) { return owner::AckSetStands{clock(now.node), generation}; });
           },
           [&](const owner::FailLegs& order) {
+            check_failing(at);
             fail_legs(at, order.legs);
             std::vector<LegId> legs = order.legs;
             reply(5 * ns_per_ms, 60 * ns_per_ms, [this, legs](Process& now) { return owner::LegsFailed{clock(now.node), legs}; });
@@ -140,7 +143,7 @@ void World::carry_out(Process& at, owner::Action action) {
                 Process* now = process(pid);
                 if (now == nullptr) return;
                 bool local = side_of(leg) == now->node;
-                bool quiet = local ? drive(mirror_of(leg), side_of(leg)).in_flight_local == 0
+                bool quiet = local ? drive_of(leg).in_flight_local == 0
                                    : now->unquiesced.empty() && now->legs[leg].abandoned.empty() && reachable(*now, leg);
                 if (quiet || model(ModelMutation::resend_without_quiesce)) {
                   feed(*now, owner::LegQuiesced{clock(now->node), leg});
@@ -171,18 +174,10 @@ void World::carry_out(Process& at, owner::Action action) {
           },
           [&](const owner::AskPartner&) { message(at.node, agent::CanServeAsked{clock(partner_of(at.node)), at.epoch}); },
           [&](const owner::AddMirror& order) {
-            reply(ns_per_ms, 20 * ns_per_ms, [this, order](Process& now) { return owner::MirrorAddFailed{clock(now.node), order.mirror.guid, "not modelled"}; });
+            if (!random_.one_in(6)) return add_mirror(at, order.mirror);
+            reply(ns_per_ms, 20 * ns_per_ms, [this, order](Process& now) { return owner::MirrorAddFailed{clock(now.node), order.mirror.guid, "the engine refuses"}; });
           },
-          [&](const owner::AttachLeg& order) {
-            if (order.discard) fail_legs(at, {*order.discard});
-            LegId leg = order.leg.guid;
-            // The drive is the same; the leaf gets a new guid.
-            int mirror = mirror_of(order.mirror);
-            LegId built{leg_id(mirror, order.leg.node).value + 1000 * ++last_order_};
-            at.legs[built] = {};
-            if (order.leg.node != at.node) at.fenced_legs.insert(built);
-            reply(5 * ns_per_ms, 40 * ns_per_ms, [this, leg, built](Process& now) { return owner::LegAttached{clock(now.node), leg, built}; });
-          },
+          [&](const owner::AttachLeg& order) { attach_leg(at, order); },
           [&](const owner::DetachLeg& order) {
             fail_legs(at, {order.leg});
             reply(ns_per_ms, 20 * ns_per_ms, [this, order](Process& now) { return owner::LegDetached{clock(now.node), order.leg}; });
@@ -192,6 +187,10 @@ void World::carry_out(Process& at, owner::Action action) {
             import_moves(at);
           },
           [&](const owner::ExportPool&) {
+            if (random_.one_in(16)) {
+              reply(ns_per_ms, 20 * ns_per_ms, [this](Process& now) { return owner::ExportFailed{clock(now.node), "the engine refuses"}; });
+              return;
+            }
             at.export_after = at.open_txg;
             sync_txg(at);
           },
@@ -199,6 +198,7 @@ void World::carry_out(Process& at, owner::Action action) {
           [&](const owner::Report& order) { tell("process {}: {}", pid, order.text); },
           [&](const owner::ExitProcess& order) { kill_process(pid, order.reason, order.text); },
           [&](SwapRecord& order) {
+            check_shrink_order(at, order.record);
             auto answer = [this, pid](owner::Event event) {
               to_process(pid, [this, pid, event] {
                 if (Process* now = process(pid)) feed(*now, event);
@@ -250,9 +250,10 @@ void World::keep(Process& at, const record::Stored& stored) {
   if (home.agent_alive && (!home.kept || std::tie(home.kept->record.epoch, home.kept->record.rev) < std::tie(stored.record.epoch, stored.record.rev))) {
     home.kept = stored;
   }
+  at.kept_rev = std::max(at.kept_rev, stored.record.rev);
   for (auto& [leg, io] : at.legs) {
     if (!reachable(at, leg)) continue;
-    Drive& where = drive(mirror_of(leg), side_of(leg));
+    Drive& where = drive_of(leg);
     if (std::tie(where.kept_epoch, where.kept_rev) < std::tie(stored.record.epoch, stored.record.rev)) {
       where.kept_epoch = stored.record.epoch;
       where.kept_rev = stored.record.rev;
@@ -269,7 +270,7 @@ void World::inspect(std::uint64_t pid, const std::vector<LegId>& legs, std::uint
       feed(*at, owner::LegsInspectFailed{clock(at->node), legs, "a leg does not answer", id});
       return;
     }
-    for (const Uberblock& uberblock : drive(mirror_of(leg), side_of(leg)).uberblocks) {
+    for (const Uberblock& uberblock : drive_of(leg).uberblocks) {
       if (!at->known_uberblocks.contains(uberblock)) foreign.insert(uberblock.txg);
     }
   }
@@ -291,7 +292,8 @@ void World::process_tick(std::uint64_t pid) {
     pulse.leg = leg;
     pulse.reachable = reachable(*at, leg);
     bool local = side_of(leg) == at->node;
-    pulse.last_progress_ns = local ? clock(at->node) : io.last_progress_ns;
+    if (local && drive_of(leg).gone) pulse.reachable = false;
+    pulse.last_progress_ns = pulse.reachable && local ? clock(at->node) : io.last_progress_ns;
     for (const Connection& connection : at->connections) {
       if (!local && connection.up) pulse.last_progress_ns = std::max(pulse.last_progress_ns, connection.heard_ns);
     }
@@ -304,7 +306,7 @@ void World::process_tick(std::uint64_t pid) {
   feed(*at, owner::Ticked{clock(at->node), std::move(pulses)});
   at = process(pid);
   if (at == nullptr) return;
-  if (at->imported && (at->ticks % 4 == 0 || at->export_after || at->resync_copied)) sync_txg(*at);
+  if (at->imported && (at->ticks % 4 == 0 || at->export_after || at->resync_copied || at->adding)) sync_txg(*at);
   sync_moves(*at);
   for (auto it = at->writes.begin(); it != at->writes.end();) {
     auto key = (it++)->first;
@@ -353,40 +355,36 @@ void World::connect(std::uint64_t pid, int path) {
           connection.heard_ns = clock(now->node);
           for (std::uint64_t old : now->unquiesced) quiesce(pid, old, path);
           // The reservation is taken again at our epoch wherever we hold it: a restarted target is closed.
-          std::set<int> mirrors;
-          for (LegId leg : now->fenced_legs) {
-            if (side_of(leg) != now->node) mirrors.insert(mirror_of(leg));
-          }
-          for (int mirror : mirrors) fence_again(pid, path, mirror);
+          for (int number : now->fenced_drives) fence_again(pid, path, number);
         });
       });
     });
   });
 }
 
-void World::fence_again(std::uint64_t pid, int path, int mirror) {
+void World::fence_again(std::uint64_t pid, int path, int number) {
   Process* at = process(pid);
   if (at == nullptr || !at->connections[static_cast<std::size_t>(path)].up) return;
   std::uint64_t over = at->connections[static_cast<std::size_t>(path)].id;
   NodeId side = partner_of(at->node);
-  send(at->node, path, [this, pid, mirror, over, path, side] {
-    to_agent(side, [this, pid, mirror, over, path, side] {
-      fence_remote(pid, mirror, over, [this, pid, mirror, path, side](bool ok, Epoch by) {
-        send(side, path, [this, pid, mirror, ok, by] { refenced(pid, mirror, ok, by); });
+  send(at->node, path, [this, pid, number, over, path, side] {
+    to_agent(side, [this, pid, number, over, path, side] {
+      fence_remote(pid, number, over, [this, pid, number, path, side](bool ok, Epoch by) {
+        send(side, path, [this, pid, number, ok, by] { refenced(pid, number, ok, by); });
       });
     });
   });
 }
 
-void World::refenced(std::uint64_t pid, int mirror, bool ok, Epoch by) {
-  to_process(pid, [this, pid, mirror, ok, by] {
+void World::refenced(std::uint64_t pid, int number, bool ok, Epoch by) {
+  to_process(pid, [this, pid, number, ok, by] {
     Process* at = process(pid);
     if (at == nullptr) return;
     for (auto& [leg, io] : at->legs) {
-      if (mirror_of(leg) != mirror || side_of(leg) == at->node) continue;
+      if (drive_index(leg) != number || side_of(leg) == at->node) continue;
       if (!ok) {
         if (by > at->epoch) return feed(*at, owner::FencedOut{clock(at->node), leg, by});
-        after(50 * ns_per_ms, [this, pid, mirror] { fence_again(pid, static_cast<int>(random_.below(2)), mirror); });
+        after(50 * ns_per_ms, [this, pid, number] { fence_again(pid, static_cast<int>(random_.below(2)), number); });
         return;
       }
       for (auto& [id, sent] : io.outstanding) {
@@ -500,12 +498,12 @@ void World::resend(Process& at, std::uint64_t old_connection) {
 void World::fence_leg(Process& at, const owner::FenceLeg& order) {
   std::uint64_t pid = at.pid;
   LegId leg = order.leg;
-  int mirror = mirror_of(leg);
+  int number = drive_index(leg);
   if (side_of(leg) == at.node) {
-    after_random(200 * ns_per_us, 4 * ns_per_ms, [this, pid, leg, mirror] { fence_local(pid, leg, mirror); });
+    after_random(200 * ns_per_us, 4 * ns_per_ms, [this, pid, leg] { fence_local(pid, leg); });
     return;
   }
-  at.fenced_legs.insert(leg);
+  at.fenced_drives.insert(number);
   auto answered = std::make_shared<bool>(false);
   auto fail_late = [this, pid, leg, answered](std::string why) {
     to_process(pid, [this, pid, leg, answered, why] {
@@ -526,9 +524,9 @@ void World::fence_leg(Process& at, const owner::FenceLeg& order) {
   NodeId to = partner_of(at.node);
   int path = over->path;
   std::uint64_t id = over->id;
-  send(at.node, path, [this, pid, leg, mirror, to, path, id, answered] {
-    to_agent(to, [this, pid, leg, mirror, to, path, id, answered] {
-      fence_remote(pid, mirror, id, [this, pid, leg, to, path, answered](bool ok, Epoch by) {
+  send(at.node, path, [this, pid, leg, number, to, path, id, answered] {
+    to_agent(to, [this, pid, leg, number, to, path, id, answered] {
+      fence_remote(pid, number, id, [this, pid, leg, to, path, answered](bool ok, Epoch by) {
         send(to, path, [this, pid, leg, ok, by, answered] {
           to_process(pid, [this, pid, leg, ok, by, answered] {
             Process* now = process(pid);
@@ -549,14 +547,15 @@ void World::fence_leg(Process& at, const owner::FenceLeg& order) {
 }
 
 // The own node's leg: through the fence file, holding the lock, which is free only when nothing older is in flight.
-void World::fence_local(std::uint64_t pid, LegId leg, int mirror) {
-  to_process(pid, [this, pid, leg, mirror] {
+void World::fence_local(std::uint64_t pid, LegId leg) {
+  to_process(pid, [this, pid, leg] {
     Process* at = process(pid);
     if (at == nullptr) return;
-    Drive& where = drive(mirror, at->node);
+    Drive& where = drive_of(leg);
+    if (where.gone) return feed(*at, owner::LegFenceFailed{clock(at->node), leg, "the drive is gone"});
     if (where.open || where.in_flight_local > 0 || where.in_flight_remote > 0) {
       if (!model(ModelMutation::fence_without_drain) && brain::mutated(Mutation::no_local_drain) == false) {
-        after(2 * ns_per_ms, [this, pid, leg, mirror] { fence_local(pid, leg, mirror); });
+        after(2 * ns_per_ms, [this, pid, leg] { fence_local(pid, leg); });
         return;
       }
       where.open = false;

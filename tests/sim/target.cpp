@@ -5,7 +5,7 @@
 namespace zpair::sim {
 
 void World::execute(Command command, bool local, std::function<void(Answer, std::uint64_t)> answer) {
-  Drive& at = drive(command.mirror, command.side);
+  Drive& at = drive(command.drive);
   if (!node(command.side).up) return;
   if (!local) {
     if (!node(command.side).agent_alive) return;
@@ -25,11 +25,11 @@ void World::execute(Command command, bool local, std::function<void(Answer, std:
   }
   std::uint64_t boot = node(command.side).boot;
   Nanoseconds took = random_.between(30, 600) * ns_per_us;
-  if (at.slow) took += random_.between(1'500, 6'000) * ns_per_ms;
+  if (at.slow) took += (random_.one_in(2) ? random_.between(100, 1'500) : random_.between(1'500, 6'000)) * ns_per_ms;
   after(took, [this, command, local, answer, boot] {
     if (node(command.side).boot != boot) return;   // the power went: it did not happen
-    Drive& done_at = drive(command.mirror, command.side);
-    bool error = done_at.erring && command.kind != Command::Kind::uberblock;
+    Drive& done_at = drive(command.drive);
+    bool error = done_at.gone || (done_at.erring && command.kind != Command::Kind::uberblock);
     if (!error) apply(command, done_at);
     if (local) {
       --done_at.in_flight_local;
@@ -45,7 +45,7 @@ void World::execute(Command command, bool local, std::function<void(Answer, std:
 
 void World::apply(const Command& command, Drive& at) {
   if (trace) {
-    tell("  m{}@{}: {} of process {} block {} version {} txg {} connection {}", command.mirror, command.side,
+    tell("  {}@{}: {} of process {} block {} version {} txg {} connection {}", at.id, command.side,
          command.kind == Command::Kind::write ? "write" : command.kind == Command::Kind::flush ? "flush" : "uberblock", command.pid,
          command.block, command.version.number, command.uberblock.txg, command.connection);
   }
@@ -87,7 +87,7 @@ void World::lose_cache(Drive& at, bool whole) {
 }
 
 // A reservation over one connection: register, acquire by compare, preempt and abort; done after the drain (rule 5).
-void World::fence_remote(std::uint64_t pid, int mirror, std::uint64_t connection, std::function<void(bool, Epoch)> answer) {
+void World::fence_remote(std::uint64_t pid, int number, std::uint64_t connection, std::function<void(bool, Epoch)> answer) {
   Process* asker = process(pid);
   if (asker == nullptr) return;
   NodeId side = partner_of(asker->node);
@@ -95,8 +95,8 @@ void World::fence_remote(std::uint64_t pid, int mirror, std::uint64_t connection
   NodeId from = asker->node;
   if (!node(side).up || !node(side).agent_alive) return;
   if (ended_connections_.contains(connection)) return;
-  Drive& at = drive(mirror, side);
-  if (!at.open) {
+  Drive& at = drive(number);
+  if (!at.open || at.gone) {
     answer(false, std::max(at.fence_epoch, node(side).fenced_elsewhere));
     return;
   }
@@ -111,19 +111,19 @@ void World::fence_remote(std::uint64_t pid, int mirror, std::uint64_t connection
     answer(true, epoch);
     return;
   }
-  after(ns_per_ms, [this, pid, mirror, connection, answer] { fence_remote_drained(pid, mirror, connection, answer); });
+  after(ns_per_ms, [this, pid, number, connection, answer] { fence_remote_drained(pid, number, connection, answer); });
 }
 
-void World::fence_remote_drained(std::uint64_t pid, int mirror, std::uint64_t connection, std::function<void(bool, Epoch)> answer) {
+void World::fence_remote_drained(std::uint64_t pid, int number, std::uint64_t connection, std::function<void(bool, Epoch)> answer) {
   Process* asker = process(pid);
   if (asker == nullptr) return;
-  Drive& at = drive(mirror, partner_of(asker->node));
+  Drive& at = drive(number);
   if (!at.open || at.fence_epoch != asker->epoch) {
     answer(false, at.fence_epoch);
     return;
   }
   if (at.others_in_flight(pid)) {
-    after(ns_per_ms, [this, pid, mirror, connection, answer] { fence_remote_drained(pid, mirror, connection, answer); });
+    after(ns_per_ms, [this, pid, number, connection, answer] { fence_remote_drained(pid, number, connection, answer); });
     return;
   }
   at.closed_to_writers = false;

@@ -14,6 +14,8 @@ std::string_view name_of(ModelMutation mutation) {
     case ModelMutation::fence_without_drain: return "fence_without_drain";
     case ModelMutation::store_rolled_back: return "store_rolled_back";
     case ModelMutation::clock_rate_off: return "clock_rate_off";
+    case ModelMutation::read_of_uncommitted: return "read_of_uncommitted";
+    case ModelMutation::old_client_connection: return "old_client_connection";
     case ModelMutation::gate_off: return "gate_off";
     case ModelMutation::count_of_mutations: break;
   }
@@ -21,9 +23,14 @@ std::string_view name_of(ModelMutation mutation) {
 }
 
 void Stats::add(const Stats& other) {
-  for (const auto& [name, count] : other.events) events[name] += count;
-  for (const auto& [name, count] : other.actions) actions[name] += count;
-  for (const auto& [name, count] : other.faults) faults[name] += count;
+  auto add_all = [](auto& into, const auto& from) {
+    for (std::size_t i = 0; i < into.size(); ++i) into[i] += from[i];
+  };
+  add_all(agent_events, other.agent_events);
+  add_all(agent_actions, other.agent_actions);
+  add_all(owner_events, other.owner_events);
+  add_all(owner_actions, other.owner_actions);
+  add_all(faults, other.faults);
   schedules += other.schedules;
   steps += other.steps;
   acks += other.acks;
@@ -43,15 +50,20 @@ World::World(const Plan& plan, brain::Mutation mutation, ModelMutation model_mut
 #endif
   if (model(ModelMutation::clock_rate_off)) plan_.clock_rate[random_.below(2)] = random_.one_in(2) ? 0.7 : 1.3;
   auto blocks = static_cast<std::size_t>(plan_.block_count);
-  drives_.resize(static_cast<std::size_t>(plan_.mirror_count) * 2);
-  for (Drive& each : drives_) {
-    each.durable.assign(blocks, Version{1, Txg{3}});   // written and synced before the schedule begins
-    each.cached.resize(blocks);
-    each.history.resize(blocks);
-    each.uberblocks.insert(Uberblock{Txg{4}, 0});
-    each.verifier = random_.next();
+  mirror_count_ = plan_.mirror_count;
+  for (int mirror = 0; mirror < mirror_count_; ++mirror) {
+    active_mirrors_.insert(mirror);
+    for (NodeId side : {NodeId::a, NodeId::b}) {
+      Drive& each = drive(add_drive(mirror, side));
+      each.open = false;
+      each.durable.assign(blocks, Version{1, Txg{4}});   // written and synced before the schedule begins
+      each.uberblocks.insert(Uberblock{Txg{5}, 0});
+      mirrors_at_[Uberblock{Txg{5}, 0}].insert(mirror);
+      each.kept_epoch = Epoch{1};
+      each.kept_rev = Revision{1};
+    }
   }
-  clients_.assign(static_cast<std::size_t>(plan_.mirror_count) * blocks, Client{1, 1, 1, 0, 0, 0});
+  clients_.assign(static_cast<std::size_t>(plan_.mirror_count) * blocks, Client{1, 1, 1, 0, 0, 0, 0});
 
   record::Record first;
   first.name = "tank-a";
@@ -63,9 +75,9 @@ World::World(const Plan& plan, brain::Mutation mutation, ModelMutation model_mut
     record::Mirror made{MirrorId{static_cast<std::uint64_t>(50 + mirror)}, "normal", {}};
     for (NodeId side : {NodeId::a, NodeId::b}) {
       record::Leg leg;
-      leg.guid = leg_id(mirror, side);
+      leg.guid = leg_id(mirror * 2 + static_cast<int>(index(side)));
       leg.node = side;
-      leg.drive = fmt::format("m{}@{}", mirror, side);
+      leg.drive = drive_of(leg.guid).id;
       leg.in_sync = true;
       made.legs.push_back(leg);
     }
@@ -73,10 +85,6 @@ World::World(const Plan& plan, brain::Mutation mutation, ModelMutation model_mut
   }
   store_ = record::Stored{first, store_revision_};
   store_history_.push_back(*store_);
-  for (Drive& each : drives_) {
-    each.kept_epoch = first.epoch;
-    each.kept_rev = first.rev;
-  }
   for (NodeId id : {NodeId::a, NodeId::b}) {
     node(id).id = id;
     node(id).kept = store_;
@@ -108,6 +116,21 @@ bool World::run() {
   }
   ++stats_.schedules;
   return broken_.empty();
+}
+
+int World::add_drive(int mirror, NodeId side) {
+  auto blocks = static_cast<std::size_t>(plan_.block_count);
+  Drive made;
+  made.mirror = mirror;
+  made.side = side;
+  made.id = fmt::format("m{}.{}", mirror, drives_.size());
+  made.durable.resize(blocks);
+  made.cached.resize(blocks);
+  made.history.resize(blocks);
+  made.verifier = random_.next();
+  made.open = node(side).up && node(side).agent_alive && node(side).pid == 0;   // zpaird registers it
+  drives_.push_back(made);
+  return static_cast<int>(drives_.size()) - 1;
 }
 
 void World::at(Nanoseconds when_ns, std::function<void()> call) {

@@ -40,13 +40,19 @@ enum class ModelMutation : std::uint8_t {
   fence_without_drain,       // H17: the fence is confirmed while older commands are in flight
   store_rolled_back,         // H23: the store is restored from an older snapshot
   clock_rate_off,            // H26: clocks differ by 30 %
+  read_of_uncommitted,       // H27: a read does not wait for the uncommitted write that it overlaps
+  old_client_connection,     // H29: a newer connection of a client does not end the older one
   gate_off,                  // H1: a write counts when one leg took it
   count_of_mutations,
 };
 std::string_view name_of(ModelMutation mutation);
 
 struct Stats {
-  std::map<std::string, std::uint64_t> events, actions, faults;
+  std::array<std::uint64_t, std::variant_size_v<brain::agent::Event>> agent_events{};
+  std::array<std::uint64_t, std::variant_size_v<brain::agent::Action>> agent_actions{};
+  std::array<std::uint64_t, std::variant_size_v<brain::owner::Event>> owner_events{};
+  std::array<std::uint64_t, std::variant_size_v<brain::owner::Action>> owner_actions{};
+  std::array<std::uint64_t, static_cast<std::size_t>(FaultKind::count_of_kinds)> faults{};
   std::uint64_t schedules = 0, steps = 0, acks = 0, reads = 0, imports = 0, takeovers = 0, grows = 0, shrinks = 0;
   void add(const Stats& other);
 };
@@ -74,6 +80,7 @@ struct Command {
   std::uint64_t pid = 0;
   NodeId node = NodeId::a;      // of the process
   Epoch epoch;
+  int drive = 0;
   int mirror = 0;
   NodeId side = NodeId::a;      // of the leg
   int block = 0;
@@ -86,6 +93,10 @@ enum class Answer : std::uint8_t { done, error, fenced, closed };   // closed: n
 
 // One leg's drive with its target's state. The fence is durable.
 struct Drive {
+  int mirror = 0;                             // to which it was given
+  NodeId side = NodeId::a;
+  std::string id;
+  bool gone = false;                          // pulled: whatever is asked of it fails
   std::vector<Version> durable, cached;       // by block; cached.number 0: nothing in the cache
   std::vector<std::vector<Version>> history;  // by block: what lay there durably before (copy on write keeps it a while)
   std::set<Uberblock> uberblocks;
@@ -120,15 +131,15 @@ struct LegIo {                                // the process's view of one leg
   Nanoseconds last_progress_ns = 0;
   std::map<std::uint64_t, std::pair<Command, Nanoseconds>> outstanding;  // by command id: held until answered
   std::map<std::uint64_t, std::uint64_t> abandoned;   // commands of a failed leg that may still land: id -> connection
-  bool erred = false;                         // told the brain; its answers are held
+  std::optional<brain::owner::LegFault> erred;  // told the brain; its answers are held
 };
 
 struct Write {
   int mirror = 0, block = 0;
   Version version;
   std::uint64_t client_request = 0;           // 0: the import's own
-  std::set<NodeId> written, flushed;
-  std::map<NodeId, std::uint64_t> verifier;   // seen at the write
+  std::set<int> written, flushed;             // by drive
+  std::map<int, std::uint64_t> verifier;      // seen at the write
 };
 
 struct Connection {                           // of one process to the partner's target, over one path
@@ -150,6 +161,13 @@ struct Process {
   std::map<LegId, LegIo> legs;
   std::set<LegId> gate;                       // as the brain ordered
   std::vector<std::vector<Version>> current;  // [mirror][block]: what a read gives
+  std::set<int> mirrors;                      // that the pool has
+  std::optional<std::pair<record::Mirror, Txg>> adding;  // AddMirror ends when this txg has synced
+  std::map<std::pair<int, int>, std::uint64_t> client_connections;  // rule 10: the newest of each client
+  Nanoseconds ran_since_ns = 0;               // it was not paused since (for longer than a tick may be late)
+  Nanoseconds paused_at_ns = 0;
+  std::string checked_op;                     // of the newest shrink that was judged
+  Revision kept_rev;                          // of the newest copy that it made durable
   std::vector<std::vector<bool>> in_log;      // acknowledged before a crash, not yet replayed
   std::map<std::pair<int, int>, Write> writes;
   bool importing = false, imported = false, replayed = false;
@@ -158,7 +176,7 @@ struct Process {
   std::set<Uberblock> known_uberblocks;
   std::array<Connection, 2> connections;
   std::set<std::uint64_t> unquiesced;         // connections given up whose commands were not confirmed quiesced
-  std::set<LegId> fenced_legs;                // remote: the reservation is ours, taken again after a reconnect
+  std::set<int> fenced_drives;                // remote: the reservation is ours, taken again after a reconnect
   std::optional<std::pair<std::vector<LegId>, Txg>> resync;
   std::uint64_t resync_order = 0, resync_id = 0;
   record::Floor import_floor;
@@ -187,6 +205,7 @@ struct Node {
   std::optional<Epoch> closing;               // CloseLocalDrives waits for the drain
   bool opening = false;
   Epoch fenced_elsewhere;
+  Epoch survey_epoch;                         // of the newest SurveyAsked
   bool store_reachable = true;
   Nanoseconds swap_delay_ns = 0;
   bool lose_swap_reply = false;
@@ -200,6 +219,7 @@ struct Client {
   std::uint64_t request = 0;                  // id of the outstanding write's newest attempt; 0: none
   std::uint64_t pid = 0;                      // to which it went
   Nanoseconds sent_ns = 0;
+  std::uint64_t connection = 0;               // rule 10: the newest
 };
 
 class World {
@@ -240,11 +260,20 @@ class World {
   void store_changed();
 
   // target.cpp
-  Drive& drive(int mirror, NodeId side) { return drives_[static_cast<std::size_t>(mirror) * 2 + index(side)]; }
+  Drive& drive_of(LegId leg) { return drives_[static_cast<std::size_t>(drive_index(leg))]; }
+  Drive& drive(int number) { return drives_[static_cast<std::size_t>(number)]; }
+  template <class Call>
+  void each_drive(NodeId side, Call call) {
+    for (Drive& one : drives_) {
+      if (one.side == side) call(one);
+    }
+  }
+  int add_drive(int mirror, NodeId side);
+  int some_drive(const Fault& fault);         // on the fault's node
   void execute(Command command, bool local, std::function<void(Answer, std::uint64_t verifier)> answer);
   void apply(const Command& command, Drive& at);
-  void fence_remote(std::uint64_t pid, int mirror, std::uint64_t connection, std::function<void(bool ok, Epoch by)> answer);
-  void fence_remote_drained(std::uint64_t pid, int mirror, std::uint64_t connection, std::function<void(bool ok, Epoch by)> answer);
+  void fence_remote(std::uint64_t pid, int drive, std::uint64_t connection, std::function<void(bool ok, Epoch by)> answer);
+  void fence_remote_drained(std::uint64_t pid, int drive, std::uint64_t connection, std::function<void(bool ok, Epoch by)> answer);
   void lose_cache(Drive& at, bool whole);
   void target_event(NodeId side);             // a drain may have ended
 
@@ -261,7 +290,8 @@ class World {
   void transmit(Process& at, const Command& command, LegId leg);
   void answered(std::uint64_t pid, LegId leg, Command command, Answer answer, std::uint64_t verifier);
   void begin_write(Process& at, Write write);
-  Command write_command(const Process& at, const Write& write, NodeId side);
+  Command command_of(const Process& at, Command::Kind kind, LegId leg);
+  Command write_command(const Process& at, const Write& write, LegId leg);
   void write_moves(Process& at, std::pair<int, int> key);
   void no_answer(Process& at, LegId leg, brain::owner::LegFault fault, std::string what);
   void sync_txg(Process& at);
@@ -269,9 +299,15 @@ class World {
   void synced(Process& at);
   void keep(Process& at, const record::Stored& stored);
   void inspect(std::uint64_t pid, const std::vector<LegId>& legs, std::uint64_t id);
-  void fence_local(std::uint64_t pid, LegId leg, int mirror);
-  void fence_again(std::uint64_t pid, int path, int mirror);
-  void refenced(std::uint64_t pid, int mirror, bool ok, Epoch by);
+  void fence_local(std::uint64_t pid, LegId leg);
+  void fence_again(std::uint64_t pid, int path, int drive);
+  void refenced(std::uint64_t pid, int drive, bool ok, Epoch by);
+  void add_mirror(Process& at, const record::Mirror& mirror);
+  void attach_leg(Process& at, const brain::owner::AttachLeg& order);
+  void offer_mirror(Process& at);
+  void offer_leg(Process& at, const Fault& fault);
+  void fence_offered(std::uint64_t pid, int drive, std::function<void(Process&)> then);
+  void enter_mirror(Process& at, int mirror);  // the pool has it
   void connection_ended(std::uint64_t pid, int path, std::uint64_t id);
   void quiesced_at_target(std::uint64_t pid, std::uint64_t old_connection, int path, NodeId side);
   void resync(std::uint64_t pid, std::uint64_t order);
@@ -289,7 +325,8 @@ class World {
   Node& node(NodeId id) { return nodes_[index(id)]; }
   brain::Limits limits() const;
   void start_agent(NodeId id);
-  LegId named_leg(int mirror, NodeId id) const;
+  std::optional<LegId> named_leg(const Drive& drive, NodeId id) const;
+  void import_by_command();
   void to_own_process(NodeId id, Epoch epoch, std::function<void(Process&)> call);
   void stop_agent(NodeId id);
   void to_agent(NodeId id, std::function<void()> call);
@@ -309,22 +346,26 @@ class World {
 
   // client.cpp
   void client_tick(int mirror, int block);
-  void take_request(std::uint64_t pid, int mirror, int block, std::uint64_t request, std::uint64_t number);
+  void take_request(std::uint64_t pid, int mirror, int block, std::uint64_t request, std::uint64_t number, std::uint64_t connection);
   void acknowledge(int mirror, int block, std::uint64_t request, std::uint64_t number);
   void read(std::uint64_t pid, int mirror, int block, std::uint64_t floor);
 
   // check.cpp
   void check_legs();
+  void check_shrink_order(Process& at, const record::Record& wanted);
+  void check_import_order(NodeId node, const record::Record& wanted);
+  void check_failing(Process& at);
   void check_record(const record::Record& before, const record::Record& after);
   bool settled();
   std::string why_not_settled();
 
   static std::size_t index(NodeId node) { return node == NodeId::a ? 0 : 1; }
-  LegId leg_id(int mirror, NodeId side) const { return LegId{static_cast<std::uint64_t>(100 + mirror * 2 + static_cast<int>(index(side)))}; }
-  // A leg that comes back as a new one has the old id + 1000 n: same drive, new guid.
-  int mirror_of(LegId leg) const { return static_cast<int>(leg.value % 1000 - 100) / 2; }
-  int mirror_of(MirrorId mirror) const { return static_cast<int>(mirror.value - 50); }
-  NodeId side_of(LegId leg) const { return leg.value % 2 == 0 ? NodeId::a : NodeId::b; }
+  // Ids: a leg is its drive's number + 100, a mirror its number + 50; what comes back as new, or is built, has 1000 n more.
+  static int drive_index(LegId leg) { return static_cast<int>(leg.value % 1000) - 100; }
+  static LegId leg_id(int drive) { return LegId{static_cast<std::uint64_t>(100 + drive)}; }
+  int mirror_of(LegId leg) const { return drives_[static_cast<std::size_t>(drive_index(leg))].mirror; }
+  static int mirror_of(MirrorId mirror) { return static_cast<int>(mirror.value % 1000) - 50; }
+  NodeId side_of(LegId leg) const { return drives_[static_cast<std::size_t>(drive_index(leg))].side; }
 
   struct Call {
     Nanoseconds at_ns;
@@ -362,7 +403,11 @@ class World {
   std::uint64_t last_connection_ = 0;
 
   std::array<Node, 2> nodes_;
-  std::vector<Drive> drives_;
+  std::deque<Drive> drives_;
+  int mirror_count_ = 0;                      // all that were ever given
+  std::map<Uberblock, std::set<int>> mirrors_at_;  // the pool's configuration at each uberblock
+  std::set<int> active_mirrors_;              // their clients run
+  std::set<std::pair<NodeId, Epoch>> agreed_; // rule 4: the partner's agent agreed to this node's import
   std::map<std::uint64_t, std::unique_ptr<Process>> processes_;
   std::uint64_t last_pid_ = 0, last_command_ = 0, last_request_ = 0, last_order_ = 0;
   std::map<Epoch, std::uint64_t> writer_of_epoch_;

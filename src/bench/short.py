@@ -44,9 +44,10 @@ def raw(tool, legs, cell, seconds):
 
 def pair(uri, cell, seconds, size):
     _, rw, block, depth, unit = cell
-    answer = json.loads(run("fio", "--name=cell", "--ioengine=nbd", f"--uri={uri}", f"--rw={rw}", f"--bs={block}", f"--iodepth={depth}",
-                            f"--size={size}", "--time_based", f"--runtime={seconds}", "--ramp_time=1", "--refill_buffers", "--randrepeat=0",
-                            "--norandommap", "--output-format=json"))
+    report = run("fio", "--name=cell", "--ioengine=nbd", f"--uri={uri}", f"--rw={rw}", f"--bs={block}", f"--iodepth={depth}",
+                 f"--size={size}", "--time_based", f"--runtime={round(seconds)}", "--ramp_time=1", "--refill_buffers", "--randrepeat=0",
+                 "--norandommap", "--output-format=json")
+    answer = json.loads(report[report.index("{"):])   # fio may say something before its report
     side = answer["jobs"][0]["read" if "read" in rw else "write"]
     return value_of(unit, side["iops"], side["bw_bytes"])
 

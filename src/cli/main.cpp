@@ -203,7 +203,11 @@ int run(int argument_count, char** arguments) {
     app.parse(argument_count, arguments);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);   // --help, --version
-    print_error({ErrorCode::invalid, fmt::format("{} (see zpair --help)", error.what())});
+    // A mistyped command is reported by CLI11 as a missing one.
+    const std::vector<std::string> unknown = app.remaining(true);
+    const bool mistyped = dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && !unknown.empty();
+    const std::string what = mistyped ? fmt::format("there is no command '{}'", unknown.front()) : std::string(error.what());
+    print_error({ErrorCode::invalid, fmt::format("{} (see zpair --help)", what)});
     return 2;
   }
   auto done = chosen(globals);

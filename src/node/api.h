@@ -64,6 +64,7 @@ class Api {
   Answer pool_forget(Asked asked);
   // The pool that a registered drive is a leg of; empty: of none (it was replaced, or its pool is gone).
   std::string pool_using(const std::string& durable_id) const;
+  std::string pool_recording(const std::string& durable_id) const;
 
   // Passing on. `path` and `body` as docs/api.md.
   Answer call_partner(std::string method, std::string path, std::string body, std::int64_t limit_ms);

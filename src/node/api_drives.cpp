@@ -20,13 +20,28 @@ std::string Api::pool_using(const std::string& durable_id) const {
   return "";
 }
 
+// Of either node: a drive that was carried over here is still the other node's leg.
+std::string Api::pool_recording(const std::string& durable_id) const {
+  for (const std::string& name : daemon_.pools()) {
+    auto record = daemon_.find_pool(name)->newest_record();
+    if (!record) continue;
+    for (const record::Mirror& mirror : record->mirrors) {
+      for (const record::Leg& leg : mirror.legs) {
+        if (leg.drive == durable_id) return name;
+      }
+    }
+  }
+  return "";
+}
+
 Api::Answer Api::drive_inspect(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(path, Impl::text_in(body, "path"));
   auto identity = block::identify_drive(path);
   if (!identity) co_return fail(identity.error(), "drive {}:{}", daemon_.config().node, path);
   json pool = nullptr;
-  std::string used_by = pool_using(identity->durable_id);
+  std::string used_by = pool_recording(identity->durable_id);
+  if (used_by.empty()) used_by = pool_using(identity->durable_id);
   if (!used_by.empty()) pool = used_by;
   co_return Impl::dump({{"durable_id", identity->durable_id},
                         {"size_bytes", identity->size_bytes},

@@ -1,5 +1,7 @@
 // The pool process's own HTTP API: routes and POST requests. zpaird forwards what concerns this pool; drives that are new to
 // the pool come as control::DrivePlace objects (README.md), because zpaird has registered them.
+#include <algorithm>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
@@ -187,12 +189,12 @@ block::Task<Result<LegId>> Process::prepare_new_leg(control::DrivePlace place, b
   if (fenced.kind == FenceOutcome::Kind::done) {
     auto survey = co_await zfs::survey_labels(*legs_->device(leg));
     if (survey && (!*survey || (*survey)->pool_state == 2 || force)) co_return leg;
-    legs_->forget(leg);
+    co_await legs_->release(leg);
     if (!survey) co_return std::unexpected(survey.error());
     co_return fail(ErrorCode::refused, "drive {} carries pool {}: give --force to destroy what is on it", place.path,
                    (*survey)->pool_name);
   }
-  legs_->forget(leg);
+  co_await legs_->release(leg);
   co_return fail(ErrorCode::unreachable, "drive {} of node {} cannot be fenced: {}", place.path, place.node, fenced.why);
 }
 
@@ -234,6 +236,17 @@ block::Task<Result<std::string>> Process::post_replace(std::string body) {
     co_return fail(ErrorCode::refused, "a drive of node {} is replaced by one of the same node", parsed.node);
   }
   const MirrorId into = mirror->guid;
+  // Told before anything is recorded: OpenZFS would say so after the swap. The drives of a mirror began with one size.
+  std::uint64_t needed_bytes = std::numeric_limits<std::uint64_t>::max();
+  for (const record::Leg& one : mirror->legs) {
+    const block::BlockDevice* device = legs_->device(one.guid);
+    if (device != nullptr) needed_bytes = std::min(needed_bytes, device->geometry().size_bytes);
+  }
+  if (needed_bytes != std::numeric_limits<std::uint64_t>::max() && parsed.place.size_bytes != 0 &&
+      parsed.place.size_bytes < needed_bytes) {
+    co_return fail(ErrorCode::invalid, "drive {} is {} bytes, its mirror needs {}: too small", parsed.place.path, parsed.place.size_bytes,
+                   needed_bytes);
+  }
   ZP_CO_TRY(leg, co_await prepare_new_leg(parsed.place, parsed.force));
   record::Leg of_record;
   of_record.guid = leg;
@@ -243,7 +256,9 @@ block::Task<Result<std::string>> Process::post_replace(std::string body) {
   const std::uint64_t id = new_command();
   commands_[id] = std::make_unique<Command>();
   feed(owner::LegOffered{boot_time_ns(), id, into, std::move(of_record), old_leg});
-  co_return co_await await_command(id);
+  auto answer = co_await await_command(id);
+  if (!answer && record::find_leg(driver_.state().stored.record, leg) == nullptr && !driver_.state().change) co_await legs_->release(leg);
+  co_return answer;
 }
 
 block::Task<Result<std::string>> Process::post_fault(std::string body) {

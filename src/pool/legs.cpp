@@ -132,6 +132,31 @@ void Legs::forget(LegId leg) {
   if (seat != nullptr) seats_.erase(seat->guid);
 }
 
+bool Legs::is_used(const Drive& drive) const {
+  return std::any_of(seats_.begin(), seats_.end(), [&](const auto& seat) { return seat.second.drive == &drive; });
+}
+
+block::Task<void> Legs::release(LegId leg) {
+  Drive* drive = drive_of(leg);
+  forget(leg);
+  if (drive == nullptr || is_used(*drive)) co_return;
+  drive->fenced = false;   // keep() leaves it alone from here on
+  while (drive->opening || drive->keeping_count > 0) co_await block::Reactor::current().after_ms(2);
+  if (is_used(*drive)) co_return;   // a later command took it meanwhile
+  drive->opening = true;            // ... and one that comes now opens it again when we are done
+  if (drive->remote) {
+    drive->remote->fail_all();
+    co_await drive->remote->close();
+  }
+  if (drive->local) co_await drive->local->close();
+  drive->remote.reset();
+  drive->fault = nullptr;
+  drive->local.reset();
+  drive->fence_file.reset();
+  drive->failed = false;
+  drive->opening = false;
+}
+
 void Legs::set_engine_guid(LegId leg, LegId engine_guid) {
   const Seat* seat = find(leg);
   if (seat != nullptr) seats_[seat->guid].engine_guid = engine_guid;
@@ -312,7 +337,7 @@ block::Task<void> Legs::keep_opening() {
   while (!closing_) {
     for (std::size_t index = 0; index < drives_.size() && !closing_; ++index) {
       Drive& drive = *drives_[index];
-      if (drive.device() != nullptr || drive.opening) continue;
+      if (drive.device() != nullptr || drive.opening || !is_used(drive)) continue;
       if (drive.place.node != options_.config.node && partner_.up_count() == 0) continue;
       const Deadline deadline = Deadline::in_ms(open_deadline_ms);
       auto opened = co_await open(drive, deadline);
@@ -391,11 +416,22 @@ block::Task<Result<void>> Legs::keep(record::Record record, Deadline deadline) {
   const fence::StoredRecord stored{record.epoch, record.rev, record::digest_of(record)};
   block::TaskGroup remote_ones;
   std::optional<Error> failed;
+  // A drive that is only looked at, or no leg any more, has no fence file to keep it in.
+  auto named = [&](const Drive& drive) {
+    for (const record::Mirror& mirror : record.mirrors) {
+      for (const record::Leg& leg : mirror.legs) {
+        if (leg.node == drive.place.node && leg.drive == drive.place.durable_id) return true;
+      }
+    }
+    return false;
+  };
   for (auto& drive : drives_) {
-    if (drive->remote && drive->fenced && partner_.up_count() > 0) remote_ones.spawn(keep_remote(*drive, stored, deadline));
+    if (!drive->remote || !drive->fenced || partner_.up_count() == 0 || !named(*drive)) continue;
+    ++drive->keeping_count;
+    remote_ones.spawn(keep_remote(*drive, stored, deadline));
   }
   for (auto& drive : drives_) {
-    if (!drive->local || !drive->fenced) continue;
+    if (!drive->local || !drive->fenced || !named(*drive)) continue;
     auto kept = drive->fence_file->store_record(stored);
     if (!kept && !failed) failed = kept.error();
   }
@@ -406,6 +442,7 @@ block::Task<Result<void>> Legs::keep(record::Record record, Deadline deadline) {
 
 block::Task<void> Legs::keep_remote(Drive& drive, fence::StoredRecord stored, Deadline deadline) {
   auto kept = co_await drive.remote->store_record(stored.epoch, stored.rev, stored.digest, deadline);
+  --drive.keeping_count;
   if (!kept) log_debug("{}: revision {} is not kept there: {}", drive.name(), stored.rev, kept.error().message);
 }
 

@@ -68,7 +68,10 @@ class Legs {
 
   // A drive that the record does not know yet, under a provisional guid.
   LegId add_new(const control::DrivePlace& place);
-  void forget(LegId leg);                        // after a command that did not come about; never a leg of the record
+  void forget(LegId leg);                        // the seat only: another leg lies on the same drive
+  // After a command that did not come about, or a detach; never a leg of the record. A drive that no other leg lies on is
+  // closed, so that others may have it.
+  block::Task<void> release(LegId leg);
   void set_engine_guid(LegId leg, LegId engine_guid);
   // The engine made the leg under this guid, and the record will name it so; the provisional guid still finds it.
   void rename(LegId leg, LegId built);
@@ -90,7 +93,7 @@ class Legs {
   block::Task<Result<void>> open(LegId leg, Deadline deadline);
   block::Task<Result<Epoch>> stored_epoch(LegId leg, Deadline deadline);   // the highest that the open leg was told
   block::Task<FenceOutcome> fence(LegId leg, Epoch epoch, Revision rev, std::uint64_t digest, Deadline deadline);
-  // Rule 9: (epoch, revision, digest) into the fence file of every leg that is reached and fenced by us. An error of a
+  // Rule 9: (epoch, revision, digest) into the fence file of every leg of it that is reached and fenced by us. An error of a
   // local leg's file is returned; a leg of the partner that does not answer in time is skipped.
   block::Task<Result<void>> keep(record::Record record, Deadline deadline);
   void fail(LegId leg);                          // after the engine failed it: what the device still has completes soon
@@ -110,6 +113,7 @@ class Legs {
     std::unique_ptr<fence::FenceFile> fence_file;
     std::unique_ptr<nvme::RemoteDrive> remote;
     bool opening = false;
+    unsigned keeping_count = 0;                  // keep_remote() that are under way
     bool fenced = false;
     bool failed = false;                         // fail(): the remote drive wants a rejoin
     Epoch fenced_by;
@@ -126,6 +130,7 @@ class Legs {
 
   const Seat* find(LegId leg) const;
   Drive* drive_of(LegId leg) const;
+  bool is_used(const Drive& drive) const;        // some leg lies on it
   std::string engine_name(const Drive& drive) const;
   Drive& drive_at(const control::DrivePlace& place);
   block::Task<Result<void>> open(Drive& drive, Deadline deadline);

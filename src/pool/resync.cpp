@@ -226,7 +226,8 @@ block::Task<void> Process::run_attach(owner::AttachLeg order) {
   legs_->know(driver_.state().stored.record, places_);
   if (order.discard) {
     auto detached = co_await pool_->detach_leg(legs_->engine_guid(*order.discard));
-    if (!detached) {
+    // Not found: the process died between the record's swap and the attach, so the pool never had it.
+    if (!detached && detached.error().code != ErrorCode::not_found) {
       feed(owner::LegAttachFailed{boot_time_ns(), leg, detached.error().message});
       co_return;
     }
@@ -251,7 +252,7 @@ void Process::carry_out(const owner::DetachLeg& order) { tasks_.spawn(run_detach
 block::Task<void> Process::run_detach(LegId leg) {
   auto detached = co_await pool_->detach_leg(legs_->engine_guid(leg));
   if (!detached) log_warning("{} cannot be detached: {}", legs_->name(leg), detached.error().message);
-  legs_->forget(leg);
+  co_await legs_->release(leg);
   feed(owner::LegDetached{boot_time_ns(), leg});
 }
 

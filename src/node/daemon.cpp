@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "block/file_device.h"
 #include "node/api.h"
-#include "node/durable_file.h"
+#include "state/durable_file.h"
 
 namespace zpair::node {
 
@@ -50,8 +50,8 @@ Result<void> Daemon::prepare() {
                 "Choose another",
                 config.zfs_host_id);
   }
-  ZP_CHECK(make_folder(config.state_dir));
-  ZP_CHECK(make_folder(config.run_dir));
+  ZP_CHECK(state::make_folder(config.state_dir));
+  ZP_CHECK(state::make_folder(config.run_dir));
   ZP_TRY(folder, StateFolder::open(config.state_dir));
   folder_ = std::move(folder);
   ZP_TRY(copies, folder_->load_records());
@@ -122,6 +122,9 @@ block::Task<Result<void>> Daemon::start() {
     if (!closed_) tasks_.spawn(refresh_partner_drives());
   });
   client_->start();
+  // Anew: a pool process that lives wrote its copy itself while no zpaird was there.
+  ZP_CO_TRY(copies, folder_->load_records());
+  copies_ = std::move(copies);
   for (auto& [name, agent] : agents_) {
     auto copy = copies_.find(name);
     std::optional<record::Record> kept;

@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "node/api.h"
 #include "node/daemon.h"
-#include "node/durable_file.h"
+#include "state/durable_file.h"
 
 namespace zpair::node {
 
@@ -133,12 +133,12 @@ block::Task<void> Daemon::refresh_partner_drives() {
   for (auto& [name, agent] : agents_) agent->tell_places();
   if (answer->body == partner_drives_text_) co_return;
   partner_drives_text_ = answer->body;
-  auto stored = co_await store_file(partner_drives_file(), std::move(answer->body));
+  auto stored = co_await state::store_file(partner_drives_file(), std::move(answer->body));
   if (!stored) log_warning("{}", stored.error().message);
 }
 
 void Daemon::load_partner_drives() {
-  auto text = load_file(partner_drives_file());
+  auto text = state::load_file(partner_drives_file());
   if (!text) return;
   auto drives = partner_drives_in(*text);
   if (drives) partner_drives_ = std::move(*drives);

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
-#include "node/durable_file.h"
+#include "state/durable_file.h"
 
 namespace zpair::node {
 
@@ -25,7 +25,7 @@ std::int64_t wall_clock_ms() {
 }  // namespace
 
 Events::Events(NodeId node, std::string file) : node_(node) {
-  auto text = load_file(file);
+  auto text = state::load_file(file);
   if (text) {
     std::istringstream lines(*text);
     for (std::string line; std::getline(lines, line);) {

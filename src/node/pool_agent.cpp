@@ -55,6 +55,8 @@ void PoolAgent::start(std::optional<record::Record> kept) {
   for (int i = 0; i < 8; ++i) started.nonce = started.nonce << 8 | random.bytes[static_cast<std::size_t>(i)];
   started_ = true;
   feed(std::move(started));
+  // What an adopted process said before this brain listened.
+  if (process_state_ && process_state_->stored.mod_revision > 0) seen(process_state_->stored);
   tick();
 }
 

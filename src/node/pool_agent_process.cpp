@@ -112,7 +112,6 @@ block::Task<Result<void>> PoolAgent::create(control::StartDocument document) {
     if (!kept && kept.error().code != ErrorCode::stale_epoch) co_return kept;
     creating_ = false;
     start(record);
-    seen(process_state_->stored);
     co_return Result<void>{};
   }
   if (process_) {

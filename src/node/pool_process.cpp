@@ -15,7 +15,7 @@
 
 #include "base/log.h"
 #include "block/uring_await.h"
-#include "node/durable_file.h"
+#include "state/durable_file.h"
 
 extern char** environ;
 
@@ -122,7 +122,7 @@ Result<std::unique_ptr<PoolProcess>> PoolProcess::spawn(Options options, control
 Result<std::unique_ptr<PoolProcess>> PoolProcess::adopt(Options options, Callbacks callbacks) {
   std::string pidfile = control::pid_path(options.run_dir, options.pool);
   if (!is_locked(pidfile)) return fail(ErrorCode::not_found, "no process of pool {} runs here", options.pool);
-  ZP_TRY(text, load_file(pidfile));
+  ZP_TRY(text, state::load_file(pidfile));
   auto pid = static_cast<pid_t>(std::strtol(text.c_str(), nullptr, 10));
   if (pid <= 0) return fail(ErrorCode::invalid, "{} names no process", pidfile);
   ZP_TRY(pidfd, open_pidfd(pid));

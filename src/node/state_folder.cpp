@@ -9,13 +9,15 @@
 
 #include <nlohmann/json.hpp>
 
-#include "node/durable_file.h"
+#include "state/durable_file.h"
 
 namespace zpair::node {
 
 namespace {
 
 using nlohmann::json;
+
+constexpr std::int64_t lock_limit_ms = 2000;   // a pool process writes its pool's copy at most this long
 
 json json_of(const RegisteredDrive& drive) {
   return {{"durable_id", drive.durable_id},
@@ -63,9 +65,9 @@ class StateFolder::Turn {
 };
 
 Result<std::unique_ptr<StateFolder>> StateFolder::open(std::string state_dir) {
-  std::unique_ptr<StateFolder> folder(new StateFolder);
-  folder->path_ = std::move(state_dir);
-  for (const char* part : {"", "/records", "/volumes", "/fence"}) ZP_CHECK(make_folder(folder->path_ + part));
+  std::unique_ptr<StateFolder> folder(new StateFolder(std::move(state_dir)));
+  for (const char* part : {"", "/volumes", "/fence"}) ZP_CHECK(state::make_folder(folder->path_ + part));
+  ZP_CHECK(folder->copies_.make_folder());
   std::string lock_file = folder->path_ + "/zpaird.lock";
   folder->lock_ = UniqueFd(::open(lock_file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!folder->lock_) return fail_errno(errno, "cannot open {}", lock_file);
@@ -78,7 +80,7 @@ Result<std::unique_ptr<StateFolder>> StateFolder::open(std::string state_dir) {
 Result<std::vector<RegisteredDrive>> StateFolder::load_drives(std::uint32_t& last_nsid) const {
   last_nsid = 0;
   std::string file = path_ + "/drives.json";
-  auto text = load_file(file);
+  auto text = state::load_file(file);
   if (!text && text.error().code == ErrorCode::not_found) return std::vector<RegisteredDrive>{};
   if (!text) return std::unexpected(text.error());
   std::vector<RegisteredDrive> drives;
@@ -98,58 +100,25 @@ block::Task<Result<void>> StateFolder::store_drives(std::vector<RegisteredDrive>
   json list = json::array();
   for (const RegisteredDrive& drive : drives) list.push_back(json_of(drive));
   std::string text = json{{"last_nsid", last_nsid}, {"drives", list}}.dump(1) + "\n";
-  co_return co_await store_file(path_ + "/drives.json", std::move(text));
-}
-
-Result<std::map<std::string, record::Record>> StateFolder::load_records() const {
-  std::map<std::string, record::Record> records;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(path_ + "/records", error)) {
-    if (entry.path().extension() != ".json") continue;
-    ZP_TRY(text, load_file(entry.path()));
-    auto record = record::parse_record(text);
-    if (!record) return fail(record.error(), "the copy of a record, {}", entry.path().string());
-    records.emplace(record->name, std::move(*record));
-  }
-  if (error) return fail_errno(error.value(), "cannot list {}/records", path_);
-  return records;
+  co_return co_await state::store_file(path_ + "/drives.json", std::move(text));
 }
 
 block::Task<Result<void>> StateFolder::store_record(record::Record record) {
-  Turn turn(*this);
-  co_await turn.take();
-  auto known = newest_.find(record.name);
-  if (known == newest_.end()) {
-    auto text = load_file(record_file(record.name));
-    if (text) {
-      ZP_CO_TRY(former, record::parse_record(*text));
-      known = newest_.emplace(record.name, Version{former.pool_guid, former.epoch, former.rev}).first;
-    } else if (text.error().code != ErrorCode::not_found) {
-      co_return std::unexpected(text.error());
-    }
-  }
-  if (known != newest_.end() && known->second.pool == record.pool_guid &&
-      (record.epoch < known->second.epoch || record.rev < known->second.rev)) {
-    co_return fail(ErrorCode::stale_epoch,
-                   "the record of pool {} at epoch {} revision {} is older than this node's copy ({}, {})", record.name,
-                   record.epoch, record.rev, known->second.epoch, known->second.rev);
-  }
-  newest_[record.name] = Version{record.pool_guid, record.epoch, record.rev};
-  std::string text = record::to_json(record) + "\n";
-  co_return co_await store_file(record_file(record.name), std::move(text));
+  const Deadline wait_for_lock = Deadline::in_ms(lock_limit_ms);
+  co_return co_await copies_.store(std::move(record), wait_for_lock);
 }
 
 block::Task<Result<void>> StateFolder::remove_record(std::string pool) {
+  const Deadline wait_for_lock = Deadline::in_ms(lock_limit_ms);
+  ZP_CO_CHECK(co_await copies_.remove(pool, wait_for_lock));
   Turn turn(*this);
   co_await turn.take();
-  newest_.erase(pool);
-  ZP_CO_CHECK(co_await remove_file(record_file(pool)));
-  co_return co_await remove_file(volumes_file(pool));
+  co_return co_await state::remove_file(volumes_file(pool));
 }
 
 std::vector<agent::PoolState::Volume> StateFolder::load_volumes(const std::string& pool) const {
   std::vector<agent::PoolState::Volume> volumes;
-  auto text = load_file(volumes_file(pool));
+  auto text = state::load_file(volumes_file(pool));
   if (!text) return volumes;
   try {
     for (const json& value : json::parse(*text)) {
@@ -169,7 +138,7 @@ block::Task<Result<void>> StateFolder::store_volumes(std::string pool, std::vect
     list.push_back({{"name", volume.name}, {"size_bytes", volume.size_bytes}, {"guid", std::to_string(volume.guid)}});
   }
   std::string text = list.dump() + "\n";
-  co_return co_await store_file(volumes_file(pool), std::move(text));
+  co_return co_await state::store_file(volumes_file(pool), std::move(text));
 }
 
 }  // namespace zpair::node

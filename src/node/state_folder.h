@@ -17,6 +17,7 @@
 #include "block/reactor.h"
 #include "block/task.h"
 #include "record/record.h"
+#include "state/record_copies.h"
 
 namespace zpair::node {
 
@@ -40,8 +41,9 @@ class StateFolder {
   Result<std::vector<RegisteredDrive>> load_drives(std::uint32_t& last_nsid) const;
   block::Task<Result<void>> store_drives(std::vector<RegisteredDrive> drives, std::uint32_t last_nsid);
 
-  Result<std::map<std::string, record::Record>> load_records() const;
-  // Refuses (stale_epoch) one that is older, by epoch or revision, than the copy of the same pool stored before (rule 9).
+  Result<std::map<std::string, record::Record>> load_records() const { return copies_.load_all(); }
+  // Refuses (stale_epoch) one that is older, by epoch or revision, than the copy of the same pool stored before (rule 9). The
+  // pool's own process may store one too, when this zpaird does not answer it: state/record_copies.h.
   block::Task<Result<void>> store_record(record::Record record);
   block::Task<Result<void>> remove_record(std::string pool);
 
@@ -51,20 +53,14 @@ class StateFolder {
  private:
   // One store at a time, in the order of the calls: two writers of a file could else swap their renames.
   class Turn;
-  StateFolder() = default;
-  std::string record_file(const std::string& pool) const { return path_ + "/records/" + pool + ".json"; }
+  explicit StateFolder(std::string state_dir) : path_(std::move(state_dir)), copies_(path_) {}
   std::string volumes_file(const std::string& pool) const { return path_ + "/volumes/" + pool + ".json"; }
 
   std::string path_;
   UniqueFd lock_;
-  struct Version {
-    PoolGuid pool;
-    Epoch epoch;
-    Revision rev;
-  };
+  state::RecordCopies copies_;
   bool busy_ = false;
   block::Signal free_;
-  std::map<std::string, Version> newest_;  // of the copies, per pool
 };
 
 }  // namespace zpair::node

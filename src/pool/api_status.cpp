@@ -79,16 +79,59 @@ std::string redundancy(const owner::State& state) {
   return fmt::format("one more failure of node {}, or of a drive of it, would stop the pool", alone_on_a > 0 ? NodeId::a : NodeId::b);
 }
 
+// The legs that are not in sync, as the status line counts them.
+struct Missing {
+  std::vector<LegId> legs;
+  std::optional<NodeId> whole_side;   // every leg of this node, none of which answers
+  Txg since;                          // the smallest
+};
+
+Missing missing(const owner::State& state) {
+  Missing found;
+  int of_node[2] = {0, 0};
+  int of_side[2] = {0, 0};
+  bool any_answers = false;
+  for (const record::Mirror& mirror : state.stored.record.mirrors) {
+    for (const record::Leg& leg : mirror.legs) {
+      ++of_side[static_cast<int>(leg.node)];
+      if (leg.in_sync) continue;
+      ++of_node[static_cast<int>(leg.node)];
+      found.since = found.legs.empty() ? leg.since : std::min(found.since, leg.since);
+      found.legs.push_back(leg.guid);
+      const auto view = state.legs.find(leg.guid);
+      any_answers = any_answers || (view != state.legs.end() && view->second.pulse.reachable);
+    }
+  }
+  for (NodeId node : {NodeId::a, NodeId::b}) {
+    const int side = static_cast<int>(node);
+    if (!any_answers && of_node[side] > 0 && of_node[side] == of_side[side] && of_node[1 - side] == 0) found.whole_side = node;
+  }
+  return found;
+}
+
 std::string action_for(const owner::State& state) {
   if (state.holding) return "Bring back the legs that are named; I/O goes on by itself.";
   if (state.returning) return "Wait: resync is under way.";
-  if (!all_in_sync(state.stored.record)) return "Bring back what is missing; resync follows by itself.";
-  return "";
+  const Missing away = missing(state);
+  if (away.legs.empty()) return "";
+  if (away.whole_side) return fmt::format("Start node {} or mend the paths to it; resync follows by itself.", *away.whole_side);
+  return "Mend or replace the drives that are named (zpair drive replace); resync follows by itself.";
 }
 
-std::string status_line(const owner::State& state) {
-  const bool quiet = state.phase == owner::Phase::serving && !state.holding && !state.both_slow && all_in_sync(state.stored.record);
-  return quiet ? std::string() : owner::why(state);
+std::string status_line(const owner::State& state, const Legs& legs) {
+  if (state.phase != owner::Phase::serving || state.holding || state.both_slow || state.returning) return owner::why(state);
+  const Missing away = missing(state);
+  if (away.legs.empty()) return "";
+  if (away.whole_side) {
+    return fmt::format("node {} is not in reach: its {} legs lack writes since txg {}", *away.whole_side, away.legs.size(), away.since);
+  }
+  constexpr std::size_t most_named = 3;
+  std::string text;
+  for (std::size_t i = 0; i < std::min(away.legs.size(), most_named); ++i) {
+    text += fmt::format("{}{}: {}", i == 0 ? "" : "; ", legs.name(away.legs[i]), legs.readable(owner::why(state, away.legs[i])));
+  }
+  if (away.legs.size() > most_named) text += fmt::format("; and {} more", away.legs.size() - most_named);
+  return text;
 }
 
 const zfs::PoolStatus::Leg* counters_of(const std::optional<zfs::PoolStatus>& status, LegId engine_guid) {
@@ -180,7 +223,7 @@ std::string Process::pool_json() const {
                 {"rev", record.rev.value},
                 {"wanted", record.wanted == record::Wanted::serving ? "serving" : "exported"},
                 {"state", pool_state(state)},
-                {"status", or_null(legs_ ? legs_->readable(status_line(state)) : status_line(state))},
+                {"status", or_null(legs_ ? legs_->readable(status_line(state, *legs_)) : owner::why(state))},
                 {"action", or_null(action_for(state))},
                 {"redundancy", redundancy(state)},
                 {"size_bytes", nullptr},

@@ -17,6 +17,7 @@ constexpr std::int64_t fence_deadline_ms = 500;     // the brain orders it again
 constexpr std::int64_t swap_deadline_ms = 1500;     // longer than an etcd election
 constexpr std::int64_t read_deadline_ms = 1000;
 constexpr std::int64_t keep_deadline_ms = 300;
+constexpr std::int64_t keep_retry_ms = 200;
 
 std::vector<zfs::VolumeLog> logs_of(const record::Floor& floor) {
   std::vector<zfs::VolumeLog> logs;
@@ -258,27 +259,45 @@ block::Task<void> Process::run_keep(record::Stored stored) {
   legs_->know(stored.record, places_);
   const Deadline deadline = Deadline::in_ms(keep_deadline_ms);
   auto kept = co_await legs_->keep(stored.record, deadline);
-  if (kept) kept = co_await keep_at_zpaird(stored.record);
   if (!kept) {
     finish(control::exit_failed, "failed", kept.error().message);
     co_return;
   }
+  co_await keep_in_state_folder(stored.record);
+  if (closing_ || finishing_) co_return;
   feed(brain::RecordKept{boot_time_ns(), stored.record.epoch, stored.record.rev});
 }
 
-// The node's state file is zpaird's. While no zpaird answers, this node's fence files hold the number, and that is enough:
-// an import compares with them, too.
-block::Task<Result<void>> Process::keep_at_zpaird(record::Record record) {
-  if (!control_->connected()) co_return Result<void>{};
+// Rule 9: nothing that hangs on this record goes on before the node's copy of it is durable. zpaird writes it; when none
+// answers, this process does. While neither can, this waits: held, not failed.
+block::Task<void> Process::keep_in_state_folder(record::Record record) {
+  std::string told;
+  while (!closing_ && !finishing_) {
+    const bool kept = co_await kept_by_zpaird(record);
+    if (kept) co_return;
+    const Deadline wait_for_lock = Deadline::in_ms(keep_deadline_ms);
+    auto stored = co_await copies_.store(record, wait_for_lock);
+    if (stored || stored.error().code == ErrorCode::stale_epoch) {   // stale: a newer copy is durable, and that keeps this one too
+      log_info("wrote the node's copy of revision {} itself: no zpaird answered", record.rev);
+      co_return;
+    }
+    if (told != stored.error().message) log_error("the record cannot be kept, nothing goes on: {}", stored.error().message);
+    told = stored.error().message;
+    const Deadline pause = Deadline::in_ms(keep_retry_ms);
+    co_await block::wait_for(closed_, pause);
+  }
+}
+
+block::Task<bool> Process::kept_by_zpaird(record::Record record) {
+  if (!control_->connected()) co_return false;
   control_->send(control::KeepRecord{record});
   const Deadline deadline = Deadline::in_ms(keep_deadline_ms);
-  while (control_->connected() && !deadline.passed()) {
-    if (kept_ && kept_->epoch == record.epoch && kept_->rev >= record.rev) co_return Result<void>{};
+  while (control_->connected() && !deadline.passed() && !closing_) {
+    if (kept_ && kept_->epoch == record.epoch && kept_->rev >= record.rev) co_return true;
     kept_changed_.reset();
     co_await block::wait_for(kept_changed_, deadline);
   }
-  log_warning("zpaird did not confirm its copy of revision {}; the fence files hold it", record.rev);
-  co_return Result<void>{};
+  co_return false;
 }
 
 // ---------------------------------------------------------------- the end

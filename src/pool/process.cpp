@@ -40,7 +40,8 @@ Process::Process(block::Reactor& reactor, zfs::Engine& engine, quorum::QuorumSto
                      for (const auto& [leg, view] : driver_.state().legs) legs.push_back(leg);
                      return monitor_->pulses(legs, now_ns);
                    },
-               .after_step = [this] { after_step(); }}) {
+               .after_step = [this] { after_step(); }}),
+      copies_(options_.config.state_dir) {
   if (!options_.exit) options_.exit = [](int exit_code) { ::_exit(exit_code); };
 }
 

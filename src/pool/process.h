@@ -27,6 +27,7 @@
 #include "pool/legs.h"
 #include "pool/promises.h"
 #include "quorum/quorum_store.h"
+#include "state/record_copies.h"
 #include "zfs/engine.h"
 #include "zfs/pool.h"
 
@@ -120,7 +121,8 @@ class Process final : private Hands {
   block::Task<void> run_remove(brain::RemoveRecord order);
   block::Task<void> run_read();
   block::Task<void> run_keep(record::Stored stored);
-  block::Task<Result<void>> keep_at_zpaird(record::Record record);
+  block::Task<void> keep_in_state_folder(record::Record record);
+  block::Task<bool> kept_by_zpaird(record::Record record);
   void apply_ack_set();
 
   // --- legs that come back, new legs and mirrors (resync.cpp)
@@ -180,6 +182,7 @@ class Process final : private Hands {
 
   std::map<std::uint64_t, std::unique_ptr<Command>> commands_;
   std::uint64_t last_command_ = 0;
+  state::RecordCopies copies_;                            // written here only when no zpaird answers
   std::optional<control::RecordKept> kept_;
   block::Signal kept_changed_;
 

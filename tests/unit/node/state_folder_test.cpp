@@ -4,7 +4,7 @@
 
 #include <fstream>
 
-#include "node/durable_file.h"
+#include "state/durable_file.h"
 #include "scratch.h"
 
 namespace zpair::node {

@@ -1,4 +1,4 @@
-#include "node/durable_file.h"
+#include "state/durable_file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -11,7 +11,7 @@
 #include "base/unique_fd.h"
 #include "block/uring_await.h"
 
-namespace zpair::node {
+namespace zpair::state {
 
 namespace {
 
@@ -32,9 +32,9 @@ block::Task<Result<void>> sync_folder_of(std::string path) {
 }  // namespace
 
 block::Task<Result<void>> store_file(std::string path, std::string text) {
-  // Two writers of one file take turns by their own means; the name aside is still each one's own.
+  // Two writers of one file take turns by their own means; the name aside is still each one's own, in each process.
   static std::uint64_t last_number = 0;
-  std::string aside = fmt::format("{}.new-{}", path, ++last_number);
+  std::string aside = fmt::format("{}.new-{}-{}", path, ::getpid(), ++last_number);
   UniqueFd fd(::open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   if (!fd) co_return fail_errno(errno, "cannot write {}", aside);
   for (std::size_t done = 0; done < text.size();) {
@@ -63,6 +63,13 @@ block::Task<Result<void>> remove_file(std::string path) {
   co_return co_await sync_folder_of(path);
 }
 
+block::Task<Result<void>> sync_file(std::string path) {
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) co_return fail_errno(errno, "cannot open {}", path);
+  ZP_CO_CHECK(co_await sync(fd.get(), path));
+  co_return co_await sync_folder_of(path);
+}
+
 Result<std::string> load_file(const std::string& path) {
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return fail_errno(errno, "cannot read {}", path);
@@ -83,4 +90,4 @@ Result<void> make_folder(const std::string& path) {
   return {};
 }
 
-}  // namespace zpair::node
+}  // namespace zpair::state

@@ -58,12 +58,12 @@ def alive(pid):
 class Load:
     """A verifying load over every volume given: stamps blocks, reconnects for ever, checks the history at its end."""
 
-    def __init__(self, folder, uris, writers=4, working_set="16M"):
+    def __init__(self, folder, uris, writers=4, working_set="16M", rate=0):
         stem = folder / f"load-{time.monotonic_ns()}"
         self.result_file = stem.with_suffix(".json")
         self.log = open(folder / "load.log", "a")
         command = [BIN / "zpair-load", "run", *uris, "--state", stem.with_suffix(".state"), "--json", self.result_file,
-                   "--writers", str(writers), "--working-set", working_set, "--control", "-"]
+                   "--writers", str(writers), "--working-set", working_set, "--rate", str(rate), "--control", "-"]
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=self.log,
                                         stderr=self.log, text=True)
 
@@ -132,7 +132,10 @@ class Pair:
                 if (pools is None or volume["pool"] in pools) and (volumes is None or volume["name"] in volumes)]
 
     def load(self, node="b", pools=None, volumes=None, **options):
-        load = Load(self.folder, self.uris(node, pools, volumes), **options)
+        return self.load_uris(self.uris(node, pools, volumes), **options)
+
+    def load_uris(self, uris, **options):
+        load = Load(self.folder, uris, **options)
         self.loads.append(load)
         return load
 

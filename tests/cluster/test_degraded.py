@@ -1,7 +1,8 @@
 """The partner dies, a leg fails, both nodes fail: what may go on, what must refuse, what comes back."""
+import os
 import time
 
-from harness import check, run, wait_for
+from harness import check, run, stalls, wait_for
 
 
 def _wait_degraded(pair, pool, node):
@@ -49,14 +50,32 @@ def test_partner_then_witness(pair):
 
 def test_partner_returns_and_resyncs_little(pair):
     """Resync after a 10 s absence copies what was written meanwhile, not the pool; reads and writes go on."""
-    load = pair.load("a", ["tank-a"])
+    # Most of the pool is older than the absence: a volume of random bytes that nobody writes any more.
+    pair.zpair("volume", "create", "tank-a/old", "192M")
+    uri = next(volume["nbd"]["a"] for volume in pair.zpair_json("volume", "list")["volumes"] if volume["name"] == "old")
+    source = pair.folder / "random"
+    source.write_bytes(os.urandom(192 << 20))
+    run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", source, uri)
+    load = pair.load("a", volumes=["vm1"], pools=["tank-a"], working_set="8M", rate=100)
     time.sleep(2)
     pair.kill("b")
     _wait_degraded(pair, "tank-a", "b")
     time.sleep(10)
+    since_ms = time.time() * 1000
+    load.mark("resync")
     pair.start("b")
     pair.wait_in_sync()
-    load.finish()
+    load.mark("after")
+    result = load.finish()
+    check(stalls(result)["resync"] <= 2000, f"I/O stood still during the resync: {stalls(result)}")
+    pool = next(pool for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a")
+    copied_bytes = sum(int(event["text"].split()[0]) for event in pair.events()
+                       if event["kind"] == "resync-finished" and event["pool"] == "tank-a" and event["time_ms"] >= since_ms)
+    print(f"    copied {copied_bytes >> 20} MiB, allocated {pool['allocated_bytes'] >> 20} MiB")
+    check(0 < copied_bytes < pool["allocated_bytes"] / 2, f"copied {copied_bytes} of {pool['allocated_bytes']} allocated")
+
+
+test_partner_returns_and_resyncs_little.options = {"pools": 1}
 
 
 def test_zpaird_of_the_partner_restarted(pair):

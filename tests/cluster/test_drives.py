@@ -103,3 +103,30 @@ def test_flipped_byte_is_healed(pair):
     again = pair.load("a", ["tank-a"])
     time.sleep(1)
     again.finish()
+
+
+def test_leg_with_read_errors(pair):
+    """A leg with unreadable sectors: reads come from the other leg, the sectors are healed, counted, and nothing is shrunk."""
+    load = pair.load("a", ["tank-a"], working_set="48M")
+    time.sleep(3)
+    load.finish()
+    leg = _one_leg(pair, "tank-a", "a")
+    ranges = ";".join(f"read-errors {offset}+65536" for offset in range(8 << 20, 200 << 20, 1 << 20))
+    pair.sandbox("fault", f"a:{leg['drive']}", ranges)
+    again = pair.load("a", ["tank-a"], working_set="48M")
+
+    def errors():
+        return sum(one.get("read_errors") or 0 for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a"
+                   for mirror in pool["mirrors"] for one in mirror["legs"] if one["drive"] == leg["drive"] and one["node"] == "a")
+
+    pair.zpair("pool", "scrub", "tank-a")
+    wait_for("read errors counted", lambda: errors() > 0, seconds=60)
+    wait_for("the end of the scrub", lambda: next(
+        pool for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a")["scan"] is None, seconds=60)
+    again.finish()
+    check(all(one["in_sync"] for one in pair.legs("tank-a")), "a leg was shrunk for unreadable sectors")
+    healed = errors()
+    pair.zpair("pool", "scrub", "tank-a")   # the fault ends where a sector is written: a healed one reads well
+    wait_for("the end of the second scrub", lambda: next(
+        pool for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a")["scan"] is None, seconds=60)
+    check(errors() == healed, f"{errors() - healed} sectors were not healed")

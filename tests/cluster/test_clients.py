@@ -1,0 +1,155 @@
+"""Clients of others over the volume's one socket, the relay, memory, many planned moves."""
+import re
+import statistics
+import subprocess
+import time
+
+from harness import Failed, check, stalls, wait_for
+
+
+class Guest:
+    """A virtual machine's disk: qemu-storage-daemon with reconnect-delay is the volume's client, a verifying load uses what it offers."""
+
+    def __init__(self, pair, uri):
+        volume, socket = re.fullmatch(r"nbd\+unix:///(.+)\?socket=(.+)", uri).groups()
+        self.socket = pair.folder / "guest.sock"
+        log = open(pair.folder / "qemu.log", "a")
+        self.process = subprocess.Popen(
+            ["qemu-storage-daemon", "--blockdev",
+             f"driver=nbd,node-name=disk,server.type=unix,server.path={socket},export={volume},reconnect-delay=60,cache.direct=on",
+             "--nbd-server", f"addr.type=unix,addr.path={self.socket}",
+             "--export", "type=nbd,id=guest,node-name=disk,name=disk,writable=on"], stdout=log, stderr=log)
+        wait_for("qemu's socket", self.socket.exists)
+        self.uri = f"nbd+unix:///disk?socket={self.socket}"
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait(30)
+
+
+def test_qemu_across_takeover_and_process_kill(pair):
+    """QEMU with reconnect-delay on the volume's socket: no I/O error across process kill and takeover, stall within 0.3 s of ours."""
+    pair.zpair("volume", "create", "tank-a/vm2", "32M")
+    uris = {volume["name"]: volume["nbd"]["b"] for volume in pair.zpair_json("volume", "list")["volumes"]}
+    guest = Guest(pair, uris["vm1"])
+    try:
+        ours, qemus = pair.load_uris([uris["vm2"]]), pair.load_uris([guest.uri])
+        time.sleep(2)
+        epoch = pair.pool("tank-a")["epoch"]
+        for load in (ours, qemus):
+            load.mark("process-kill")
+        pair.kill("pool:tank-a")
+        wait_for("a new epoch", lambda: pair.pool("tank-a")["epoch"] > epoch)
+        pair.wait_owner("tank-a", "a")
+        time.sleep(2)
+        for load in (ours, qemus):
+            load.mark("takeover")
+        pair.kill("a")
+        pair.wait_owner("tank-a", "b")
+        time.sleep(2)
+        for load in (ours, qemus):
+            load.mark("after")
+        through_qemu = qemus.finish()
+        directly = stalls(ours.finish())
+    finally:
+        guest.end()
+    failed = sum(volume["failed_operations"] for volume in through_qemu["volumes"])
+    check(failed == 0, f"QEMU passed {failed} I/O errors on: {through_qemu['volumes'][0].get('first_error')}")
+    check(all(volume["reconnects"] == 0 for volume in through_qemu["volumes"]), "QEMU closed its guest's connection")
+    print("    ours", directly, "qemu", stalls(through_qemu))
+    for event in ("process-kill", "takeover"):
+        check(stalls(through_qemu)[event] <= directly[event] + 300, f"{event}: QEMU {stalls(through_qemu)[event]} ms, ours {directly[event]} ms")
+
+
+test_qemu_across_takeover_and_process_kill.options = {"pools": 1}
+
+
+def test_relay_path_cut_with_writes_in_it(pair):
+    """The relay's paths cut with writes in them and healed late, in turn and both: nothing old lands over what came after."""
+    load = pair.load("b", ["tank-a"], working_set="1M", writers=8)   # b does not own tank-a: every byte goes through its relay
+    for turn in range(3):
+        for path in ("path1", "path2"):
+            time.sleep(0.3)
+            pair.cut(path)
+            time.sleep(1)          # the relay has gone over to the other path, and writes went on there
+            pair.heal(path)        # what was held is delivered now
+        pair.cut("paths")
+        time.sleep(0.4)
+        pair.heal("paths")
+    check(pair.pool("tank-a")["owner"] == "a", "the pool moved")
+    load.finish()
+
+
+def test_relay_cut_over_a_takeover(pair):
+    """Writes held in the relay's path while the ownership changes: delivered late to the former owner, they land nowhere."""
+    load = pair.load("b", ["tank-a"], working_set="1M", writers=8)
+    time.sleep(1)
+    pair.cut("paths")
+    pair.kill("a")
+    pair.wait_owner("tank-a", "b")
+    time.sleep(1)
+    pair.start("a")
+    pair.heal("paths")
+    pair.wait_in_sync()
+    load.finish()
+
+
+test_relay_path_cut_with_writes_in_it.options = {"pools": 1}
+test_relay_cut_over_a_takeover.options = {"pools": 1}
+
+
+def _memory_mb(pid):
+    for line in open(f"/proc/{pid}/status"):
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) // 1024
+    raise Failed(f"process {pid} has no VmRSS")
+
+
+def test_survivor_within_its_memory(pair):
+    """The survivor carries both pools under load; its processes' memory stays within the limits of its config."""
+    load = pair.load("b", working_set="48M")
+    time.sleep(1)
+    pair.kill("a")
+    pair.wait_owner("tank-a", "b")
+    pair.wait_owner("tank-b", "b")
+    config = (pair.dir / "b" / "zpaird.toml").read_text()
+    limit_mb = {name: int(re.search(rf"^{name}_mb = (\d+)", config, re.M).group(1)) for name in ("arc", "dirty", "log")}
+    allowed_mb = sum(limit_mb.values()) + 128      # the program itself, its threads, buffers of I/O in flight
+    most = {}
+    end = time.monotonic() + 12
+    while time.monotonic() < end:
+        for node in pair.status()["nodes"]:
+            for process in node["processes"] if node["name"] == "b" else []:
+                if process["name"].startswith(("pool", "zpaird", "zpair-pool")) or "tank" in process["name"]:
+                    most[process["name"]] = max(most.get(process["name"], 0), _memory_mb(process["pid"]))
+        time.sleep(0.5)
+    load.finish()
+    print("   ", most, "allowed for a pool:", allowed_mb)
+    check(sum("tank" in name for name in most) == 2, f"two pool processes on b: {most}")
+    check(max(most.values()) <= allowed_mb, f"{most} MiB, allowed {allowed_mb}")
+
+
+def test_twenty_switchovers(pair):
+    """20 switchovers and failbacks under load: nothing lost, nothing resyncs; the median stall against its goal of 1 s."""
+    load = pair.load("a", ["tank-a"])
+    time.sleep(1)
+    for turn in range(20):
+        load.mark(f"switchover-{turn}")
+        pair.zpair("switchover", "tank-a", "--to", "b")
+        pair.wait_owner("tank-a", "b")
+        time.sleep(0.5)
+        load.mark(f"failback-{turn}")
+        pair.zpair("failback", "tank-a")
+        pair.wait_owner("tank-a", "a")
+        time.sleep(0.5)
+    check(pair.in_sync("tank-a", "b") == len(pair.legs("tank-a", "b")), "a planned move degraded the pool")
+    seen = stalls(load.finish())
+    for kind in ("switchover", "failback"):
+        of_kind = [ms for name, ms in seen.items() if name.startswith(kind)]
+        check(len(of_kind) == 20, f"{len(of_kind)} measured")
+        print(f"    {kind}: median {statistics.median(of_kind):.0f} ms, longest {max(of_kind):.0f} ms (goal: 1000)")
+        check(max(of_kind) <= 4000, f"{kind}: {of_kind}")
+
+
+test_twenty_switchovers.slow = True
+test_twenty_switchovers.options = {"pools": 1}

@@ -1,0 +1,111 @@
+"""etcd, the quorum store: its leader, a wiped member, a member cut off."""
+import json
+import shutil
+import time
+
+from harness import check, run, stalls, wait_for
+
+
+def _members(pair):
+    return {member["name"]: member for member in pair.zpair_json("store", "status")["members"]}
+
+
+def _leader(pair):
+    return pair.zpair_json("store", "status")["leader"]
+
+
+def _term(pair):
+    said = run("etcdctl", "--endpoints", _members(pair)["witness"]["url"], "endpoint", "status", "-w", "json").stdout
+    return json.loads(said)[0]["Status"]["raftTerm"]
+
+
+def _lead(pair, name):
+    """Makes this member the leader."""
+    members = _members(pair)
+    leader = wait_for("a leader", lambda: _leader(pair))
+    if leader == name:
+        return
+    said = run("etcdctl", "--endpoints", members["witness"]["url"], "member", "list", "-w", "json").stdout
+    ids = {member["name"]: format(member["ID"], "x") for member in json.loads(said)["members"]}
+    run("etcdctl", "--endpoints", members[leader]["url"], "move-leader", ids[name])
+
+
+def test_store_leader_killed(pair):
+    """etcd's leader killed under load: another leads, I/O never stops, and a takeover works once it is back."""
+    load = pair.load("b")
+    time.sleep(1)
+    load.mark("leader-killed")
+    leader = wait_for("a leader", lambda: _leader(pair))
+    pair.kill(f"etcd:{leader}")
+    wait_for("another leader", lambda: _leader(pair) not in (None, leader), seconds=10)
+    time.sleep(1)
+    load.mark("takeover")
+    pair.start(f"etcd:{leader}")
+    pair.kill("a")
+    pair.wait_owner("tank-a", "b")
+    time.sleep(1)
+    result = load.finish()
+    check(stalls(result)["leader-killed"] <= 1500, f"{stalls(result)}")
+
+
+def test_takeover_whoever_leads(pair):
+    """The owner's node killed while each etcd member leads in turn, its own one too: takeover within 4 s, nothing lost."""
+    load = pair.load("b", ["tank-a"])
+    for name in ("witness", "b", "a"):
+        time.sleep(1)
+        _lead(pair, name)
+        load.mark(f"led-by-{name}")
+        pair.kill("a")
+        pair.wait_owner("tank-a", "b")
+        time.sleep(1)
+        load.mark("between")
+        pair.start("a")
+        pair.wait_in_sync()
+        pair.zpair("failback", "tank-a")
+        pair.wait_owner("tank-a", "a")
+    result = load.finish()
+    seen = {name: ms for name, ms in stalls(result).items() if name.startswith("led-by")}
+    print("   ", seen)
+    check(len(seen) == 3 and max(seen.values()) <= 4000, f"{seen}")
+
+
+test_takeover_whoever_leads.options = {"pools": 1}
+
+
+def test_store_cut_changes_no_leader(pair):
+    """store:a cut and healed: no election, no other leader, nothing moves."""
+    load = pair.load("a")
+    wait_for("the witness leads", lambda: _leader(pair) == "witness")
+    term = _term(pair)
+    pair.cut("store:a")
+    time.sleep(4)
+    check(_term(pair) == term, "the cut made an election")
+    pair.heal("store:a")
+    time.sleep(3)
+    check(_term(pair) == term and _leader(pair) == "witness", "the healed member deposed the leader")
+    load.finish()
+
+
+def test_wiped_member_does_not_vote(pair):
+    """A member that lost its data starts only after `store readmit`; until then it has no vote."""
+    load = pair.load("a", ["tank-a"])
+    pair.kill("etcd:b")
+    shutil.rmtree(pair.dir / "etcd" / "b" / "data")
+    done = pair.sandbox("start", "etcd:b", ok=None, timeout=90)
+    wait_for("b is out", lambda: _members(pair)["b"]["state"] == "unavailable")
+    check(done.returncode != 0, "the wiped member started")
+    check("readmit" in done.stderr + (pair.dir / "log" / "etcd-b.log").read_text(), f"nothing says how to mend it: {done.stderr}")
+    pair.zpair("store", "readmit", "b")
+    pair.start("etcd:b")
+    wait_for("b is back", lambda: _members(pair)["b"]["state"] == "available", seconds=30)
+    # Its vote counts again: with the witness gone, a and b are a majority.
+    pair.kill("etcd:witness")
+    epoch = pair.pool("tank-a")["epoch"]
+    pair.kill("pool:tank-a")
+    wait_for("a restart at a new epoch", lambda: pair.pool("tank-a")["epoch"] > epoch, seconds=20)
+    pair.wait_owner("tank-a", "a")
+    time.sleep(0.5)
+    load.finish()
+
+
+test_wiped_member_does_not_vote.options = {"pools": 1}

@@ -137,7 +137,7 @@ void enter_ack_set(Turn& turn) {
   for (LegId leg : returning.legs) view_of(state, leg).standing = Standing::joining;
   update_ack_set(turn);
   returning.ack_set_generation = state.ack_set_generation;
-  returning.phase = Return::Phase::entering;
+  returning.phase = mutated(Mutation::ack_set_after_swap) ? Return::Phase::growing : Return::Phase::entering;
 }
 
 // ---- failures on the way

@@ -310,6 +310,22 @@ Api::Answer Api::drives(Asked asked) {
   co_return Impl::dump({{"drives", list}});
 }
 
+// A member that does not answer tells no id, and its address here need not be the one that it announces: when it is the only
+// one without a name, its name is the one that is left.
+static void name_the_silent_member(json& list, const std::vector<quorum::Member>& members) {
+  json* nameless = nullptr;
+  for (json& entry : list) {
+    if (!entry["name"].is_null()) continue;
+    if (nameless != nullptr) return;
+    nameless = &entry;
+  }
+  if (nameless == nullptr) return;
+  for (const quorum::Member& member : members) {
+    const bool taken = std::any_of(list.begin(), list.end(), [&](const json& entry) { return entry["name"] == member.name; });
+    if (!taken && !member.name.empty()) (*nameless)["name"] = member.name;
+  }
+}
+
 Api::Answer Api::store(Asked) {
   std::vector<quorum::MemberStatus> status = co_await daemon_.store().status(Deadline::in_ms(1000));
   auto members = co_await daemon_.store().members(Deadline::in_ms(1000));
@@ -336,6 +352,7 @@ Api::Answer Api::store(Asked) {
                     {"state", state_of_member(member.answers)},
                     {"id", member.id.empty() ? json(nullptr) : json(member.id)}});
   }
+  name_the_silent_member(list, members ? *members : std::vector<quorum::Member>{});
   json records = json::array();
   for (const std::string& pool : daemon_.pools()) {
     PoolAgent* agent = daemon_.find_pool(pool);

@@ -208,6 +208,29 @@ def test_config_with_an_unknown_key(pair):
 test_config_with_an_unknown_key.options = {"pools": 1}
 
 
+def test_store_on_a_volume_of_the_pair(pair):
+    """etcd's data on a disk that NBD serves, dm-crypt in between: etcd-start refuses, exit 3, and writes nothing."""
+    folder = pair.folder / "member"
+    folder.mkdir()
+    device = os.stat(folder).st_dev
+    sysfs = pair.folder / "sys"          # as the kernel would show this folder's disk: dm-0 on the first partition of nbd7
+    dm, nbd = sysfs / "block" / "dm-0", sysfs / "block" / "nbd7" / "nbd7p1"
+    for made in (sysfs / "dev" / "block", dm / "slaves", nbd):
+        made.mkdir(parents=True)
+    (nbd / "partition").write_text("1")
+    (dm / "slaves" / "nbd7p1").symlink_to(nbd)
+    (sysfs / "dev" / "block" / f"{os.major(device)}:{os.minor(device)}").symlink_to(dm)
+    command = [BIN / "etcd-start", "--name", "b", "--data-dir", folder / "data", "--mark-file", folder / "b.mark", "--bootstrap",
+               "--sysfs", sysfs, "--", "--advertise-client-urls", "http://127.0.0.1:1"]
+    done = run(*command, ok=None)
+    check(done.returncode == REFUSED, f"exit {done.returncode}: {done.stderr}")
+    check(len(done.stderr.splitlines()) == 1 and "nbd7" in done.stderr, f"{done.stderr!r}")
+    check(not list(folder.iterdir()), "something was written")
+
+
+test_store_on_a_volume_of_the_pair.options = {"pools": 1}
+
+
 def _qemu_io(uri, command, seconds=60):
     return run("qemu-io", "-f", "raw", "-t", "none", "-c", command, uri, ok=None, timeout=seconds)
 

@@ -6,7 +6,7 @@ namespace zpair::sim {
 
 // 2: every leg that the record names holds, durably, every acknowledged write. After each step.
 void World::check_legs() {
-  if (!store_ || !broken_.empty()) return;
+  if (!store_ || !broken_.empty() || store_went_back_) return;
   for (const record::Mirror& mirror : store_->record.mirrors) {
     for (const record::Leg& leg : mirror.legs) {
       if (!leg.in_sync) continue;
@@ -72,6 +72,10 @@ void World::check_failing(Process& at) {
 
 // 6: epoch and revision only go up. 7: no mirror without an in-sync leg.
 void World::check_record(const record::Record& before, const record::Record& after) {
+  if (after.epoch > before.epoch && after.epoch <= highest_epoch_) {
+    return breaks(fmt::format("invariant 6: an import takes epoch {}; epoch {} has been", after.epoch, highest_epoch_));
+  }
+  highest_epoch_ = std::max(highest_epoch_, after.epoch);
   if (after.epoch < before.epoch || after.rev <= before.rev) {
     breaks(fmt::format("invariant 6: the record goes from epoch {} rev {} to epoch {} rev {}", before.epoch, before.rev, after.epoch, after.rev));
   }
@@ -104,6 +108,7 @@ std::string World::why_not_settled() {
 }
 
 bool World::settled() {
+  if (store_went_back_) return false;
   if (!store_) return true;
   return why_not_settled().empty();
 }

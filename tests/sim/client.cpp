@@ -20,7 +20,9 @@ void World::client_tick(int mirror, int block) {
     at.pid = to->pid;
   }
   std::uint64_t pid = to->pid;
-  if (at.request == 0 && !(faults_over_ && at.acked == at.issued)) {
+  if (at.request == 0 && now_ns_ < at.rest_until_ns && !faults_over_) {
+    // It only reads; the next write may go to whoever serves.
+  } else if (at.request == 0 && !(faults_over_ && at.acked == at.issued)) {
     if (at.acked == at.issued) ++at.issued;
     at.request = ++last_request_;
     at.sent_ns = now_ns_;
@@ -61,7 +63,7 @@ void World::take_request(std::uint64_t pid, int mirror, int block, std::uint64_t
     if (running->second.version.number == number && running->second.client_request != 0) running->second.client_request = request;
     return;   // rule 10: the newer connection waits for the older one's request
   }
-  begin_write(*at, Write{mirror, block, Version{number, at->open_txg}, request, {}, {}, {}});
+  begin_write(*at, Write{mirror, block, Version{number, at->open_txg}, request, {}, {}, {}, {}});
 }
 
 void World::acknowledge(int mirror, int block, std::uint64_t request, std::uint64_t number) {
@@ -71,7 +73,11 @@ void World::acknowledge(int mirror, int block, std::uint64_t request, std::uint6
   if (at.request == request) {
     after(delay(), [this, mirror, block, request] {
       Client& now = client(mirror, block);
-      if (now.request == request) now.request = 0;
+      if (now.request != request) return;
+      now.request = 0;
+      if (!random_.one_in(24)) return;
+      now.rest_until_ns = now_ns_ + random_.between(200, 3'000) * ns_per_ms;
+      now.pid = 0;
     });
   }
 }

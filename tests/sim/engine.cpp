@@ -24,6 +24,7 @@ void World::try_import(std::uint64_t pid) {
       at->known_uberblocks.insert(where.uberblocks.begin(), where.uberblocks.end());
       if (!where.uberblocks.empty()) best = std::max(best, *where.uberblocks.rbegin());
     }
+    if (random_.one_in(100)) return feed(*at, owner::ImportFailed{clock(at->node), "the engine refuses"});
     if (best.txg < at->import_floor.txg) {
       feed(*at, owner::ImportFailed{clock(at->node), "below the floor"});
       return;
@@ -33,6 +34,7 @@ void World::try_import(std::uint64_t pid) {
     at->importing = false;
     at->claiming = true;
     for (int mirror : mirrors_at_[best]) enter_mirror(*at, mirror);
+    for (LegId leg : at->import_legs) drive_of(leg).imported_at = std::max(drive_of(leg).imported_at, at->epoch);
     for (LegId leg : at->import_legs) at->legs[leg].online = at->mirrors.contains(mirror_of(leg));
     for (int mirror : at->mirrors) {
       std::vector<LegId> candidates;
@@ -55,7 +57,7 @@ void World::try_import(std::uint64_t pid) {
         }
         at->current[m][b] = found;
         at->in_log[m][b] = found.birth > best.txg;
-        begin_write(*at, Write{mirror, block, found, 0, {}, {}, {}});   // claim: the legs are made equal
+        begin_write(*at, Write{mirror, block, found, 0, {}, {}, {}, {}});   // claim: the legs are made equal
       }
     }
     tell("node {}: process {} imports at txg {} (epoch {})", at->node, pid, best.txg, at->epoch);
@@ -195,6 +197,20 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
     });
     return;
   }
+  io.last_progress_ns = clock(at->node);
+  // Outside the ack set an error is passed up: ZFS goes on without the leg, and notes what it missed.
+  if (answer == Answer::error && !at->gate.contains(leg)) {
+    io.outstanding.erase(found);
+    io.missed = true;
+    auto passed = at->writes.find({command.mirror, command.block});
+    if (command.kind != Command::Kind::uberblock && command.uberblock.txg.value == 0 && passed != at->writes.end() && passed->second.version == command.version) {
+      passed->second.passed_by.insert(command.drive);
+      write_moves(*at, {command.mirror, command.block});
+    }
+    if (process(pid) != nullptr) sync_moves(*at);
+    if (process(pid) != nullptr) no_answer(*at, leg, owner::LegFault::io_error, "write error");
+    return;
+  }
   if (answer == Answer::error && !model(ModelMutation::gate_off)) {
     found->second.first.connection = 0;   // nothing of it is in flight now
     bool gone = command.side == at->node && drive(command.drive).gone;
@@ -211,7 +227,6 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
     });
     return;
   }
-  io.last_progress_ns = clock(at->node);
   if (answer == Answer::done && io.erred && io.erred != owner::LegFault::verifier_changed) {   // sent again, and well
     io.erred.reset();
     feed(*at, owner::LegMended{clock(at->node), leg});
@@ -284,7 +299,7 @@ void World::write_moves(Process& at, std::pair<int, int> key) {
     if (mirror_of(leg) != write.mirror) continue;
     bool flushed = write.flushed.contains(drive_index(leg));
     any |= flushed;
-    if (io.online && !flushed) return;
+    if (io.online && !flushed && !write.passed_by.contains(drive_index(leg))) return;
   }
   if (!any) return;
   for (LegId leg : at.gate) {
@@ -366,8 +381,8 @@ void World::synced(Process& at) {
       at.legs[leg.guid].online = true;
     }
     if (renames) built.guid = MirrorId{built.guid.value + 1000};
-    for (int block = 0; block < plan_.block_count; ++block) begin_write(at, Write{mirror_of(offered), block, Version{0, at.open_txg}, 0, {}, {}, {}});
-    after_random(ns_per_ms, 20 * ns_per_ms, [this, pid, offered, built] {
+    for (int block = 0; block < plan_.block_count; ++block) begin_write(at, Write{mirror_of(offered), block, Version{0, at.open_txg}, 0, {}, {}, {}, {}});
+    after_random(ns_per_ms, 80 * ns_per_ms, [this, pid, offered, built] {
       to_process(pid, [this, pid, offered, built] {
         if (Process* now = process(pid)) feed(*now, owner::MirrorAdded{clock(now->node), offered, built});
       });
@@ -379,6 +394,11 @@ void World::synced(Process& at) {
     owner::ScanReport report = at.resync_report;
     report.synced_after_online = true;
     report.logs_replayed = at.replayed;
+    for (LegId leg : legs) {
+      if (!at.legs[leg].missed) continue;
+      report.error_count = 1;
+      report.dtl_empty = false;
+    }
     std::uint64_t id = at.resync_id;
     after_random(ns_per_ms, 20 * ns_per_ms, [this, pid, legs, report, id] {
       to_process(pid, [this, pid, legs, report, id] {
@@ -548,12 +568,14 @@ void World::return_legs(Process& at, std::vector<LegId> legs, Txg since, std::ui
     LegIo& io = at.legs[leg];
     io.online = true;
     io.erred.reset();
+    io.missed = false;
     io.flushed_txg = Txg{0};
     io.outstanding.clear();
     for (auto& [key, write] : at.writes) {   // what is in flight goes there too
       if (write.mirror != mirror_of(leg)) continue;
       write.written.erase(drive_index(leg));
       write.flushed.erase(drive_index(leg));
+      write.passed_by.erase(drive_index(leg));
       issue(at, write_command(at, write, leg), leg);
     }
   }

@@ -84,6 +84,19 @@ void World::inject(const Fault& fault) {
       after(fault.for_ns, [this] { store_up_ = true; });
       if (model(ModelMutation::store_rolled_back)) store_ = store_history_[random_.below(store_history_.size())];
       break;
+    case FaultKind::store_restored: {
+      if (!store_ || !node(NodeId::a).kept || !node(NodeId::b).kept) break;
+      auto place = [](const record::Stored& stored) { return std::tie(stored.record.epoch, stored.record.rev); };
+      const record::Stored* older = nullptr;
+      for (const record::Stored& each : store_history_) {
+        if (place(each) < place(*node(NodeId::a).kept) && place(each) < place(*node(NodeId::b).kept)) older = &each;
+      }
+      if (older == nullptr) break;
+      store_ = *older;
+      store_revision_ = older->mod_revision;
+      store_went_back_ = true;
+      break;
+    }
     case FaultKind::swap_reply_lost: at.lose_swap_reply = true; break;
     case FaultKind::swap_delayed: at.swap_delay_ns = fault.for_ns; break;
     case FaultKind::drive_error:

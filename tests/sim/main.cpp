@@ -49,7 +49,9 @@ std::vector<Mutant> all_mutants() {
 }
 
 std::string run_once(const Plan& plan, const Mutant& mutant, Stats* stats, std::vector<std::string>* story) {
-  World world(plan, mutant.brain, mutant.model, story != nullptr);
+  // A mutation must be found by what it breaks, not by a pool that stands still.
+  bool unbroken = mutant.brain == brain::Mutation::none && mutant.model == ModelMutation::none;
+  World world(plan, mutant.brain, mutant.model, story != nullptr, unbroken ? World::Liveness::checked : World::Liveness::not_checked);
   world.run();
   if (stats != nullptr) stats->add(world.stats());
   if (story != nullptr) *story = world.story();

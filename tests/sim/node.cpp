@@ -234,10 +234,13 @@ std::optional<LegId> World::named_leg(const Drive& drive, NodeId id) const {
 
 void World::to_own_process(NodeId id, Epoch epoch, std::function<void(Process&)> call) {
   std::uint64_t pid = node(id).pid;
-  after(delay(), [this, pid, epoch, call] {
-    to_process(pid, [this, pid, epoch, call] {
+  NodeId node_of = id;
+  after(delay(), [this, pid, epoch, call, node_of] {
+    to_process(pid, [this, pid, epoch, call, node_of] {
       Process* own = process(pid);
-      if (own != nullptr && own->epoch == epoch) call(*own);
+      if (own == nullptr || own->epoch != epoch) return;
+      if (own->started || random_.one_in(2)) return call(*own);
+      to_own_process(node_of, epoch, call);   // its control link is not up yet: said again (or lost, as the coin fell)
     });
   });
 }

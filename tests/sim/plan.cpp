@@ -33,6 +33,7 @@ std::string_view name_of(FaultKind kind) {
     case FaultKind::replace_leg: return "replace_leg";
     case FaultKind::export_order: return "export_order";
     case FaultKind::destroy_order: return "destroy_order";
+    case FaultKind::store_restored: return "store_restored";
     case FaultKind::count_of_kinds: break;
   }
   return "unknown";
@@ -42,6 +43,72 @@ std::string describe(const Fault& fault) {
   return fmt::format("{} node {} index {} for {} ms{}", name_of(fault.kind), fault.node, fault.index,
                      fault.for_ns / ns_per_ms, fault.variant ? " (variant)" : "");
 }
+
+namespace {
+
+// Schedules that random faults meet too seldom: each mirrors one of the protocol review.
+void add_scene(Plan& plan, Random& random) {
+  Nanoseconds begin = random.between(1'500, 3'500) * ns_per_ms;
+  auto add = [&plan, begin](FaultKind kind, NodeId node, std::int64_t at_ms, std::int64_t for_ms, int index, bool variant) {
+    Fault fault;
+    fault.kind = kind;
+    fault.node = node;
+    fault.at_ns = std::max<Nanoseconds>(begin + at_ms * ns_per_ms, 100 * ns_per_ms);
+    fault.for_ns = std::max<std::int64_t>(for_ms, 10) * ns_per_ms;
+    fault.index = index;
+    fault.variant = variant;
+    plan.faults.push_back(fault);
+  };
+  NodeId owner = random.one_in(5) ? NodeId::b : NodeId::a;
+  NodeId other = partner_of(owner);
+  bool coin = random.one_in(2);
+  switch (random.below(7)) {
+    case 0: {   // H15, H14: the former owner, cut off, meets a target that has restarted
+      std::int64_t cut_ms = random.between(1'400, 4'000);
+      std::int64_t crash_ms = random.between(1'100, cut_ms);
+      add(FaultKind::node_isolated, owner, 0, cut_ms, 0, coin);
+      add(random.one_in(3) ? FaultKind::agent_restart : FaultKind::node_crash, other, crash_ms, cut_ms - crash_ms + random.between(-300, 300), 0, true);
+      break;
+    }
+    case 1:     // H25: the partner forgets what it promised
+      plan.promise_ns = random.between(2'500, 8'000) * ns_per_ms;
+      add(FaultKind::node_isolated, owner, 0, random.between(3'000, 8'000), 0, coin);
+      add(random.one_in(2) ? FaultKind::agent_restart : FaultKind::node_crash, other, random.between(-800, 1'500), random.between(20, 300), 0, false);
+      break;
+    case 2:     // the promise, plainly
+      plan.promise_ns = random.between(800, 6'000) * ns_per_ms;
+      add(FaultKind::node_isolated, owner, 0, random.between(1'200, 8'000), 0, coin);
+      if (random.one_in(2)) add(FaultKind::process_pause, owner, random.between(0, 1'500), random.between(200, 2'000), 0, false);
+      break;
+    case 3:     // H17: something slow in flight, then another import
+      add(FaultKind::drive_slow, coin ? owner : other, random.between(0, 800), random.between(100, 900), static_cast<int>(random.below(2)), false);
+      add(random.one_in(2) ? FaultKind::process_kill : FaultKind::node_crash, owner, random.between(100, 1'200), random.between(100, 3'000), 0, false);
+      if (random.one_in(2)) add(FaultKind::process_kill, owner, random.between(1'200, 2'500), 0, 0, false);
+      break;
+    case 4: {   // legs that miss different txgs return together
+      std::int64_t end_ms = random.between(1'500, 3'500);
+      std::int64_t second_ms = random.between(300, 1'400);
+      FaultKind kind = coin ? FaultKind::drive_error : FaultKind::drive_slow;
+      add(kind, other, 0, end_ms, 0, false);
+      add(kind, other, second_ms, end_ms - second_ms, 1, false);
+      break;
+    }
+    case 5:     // H21: the leg drops again while its grow is open
+      add(FaultKind::all_paths_cut, owner, 0, random.between(650, 1'200), 0, coin);
+      add(random.one_in(2) ? FaultKind::swap_reply_lost : FaultKind::swap_delayed, owner, random.between(1'400, 2'600), random.between(100, 900), 0, false);
+      add(random.one_in(2) ? FaultKind::drive_error : FaultKind::node_isolated, random.one_in(2) ? other : owner, random.between(1'600, 3'200), random.between(300, 3'000), static_cast<int>(random.below(2)), coin);
+      if (random.one_in(2)) add(FaultKind::process_kill, owner, random.between(2'000, 3'500), 0, 0, false);
+      break;
+    default:    // H12, H20: an import right after another one, a swap late
+      add(FaultKind::swap_delayed, owner, random.between(-300, 300), random.between(50, 2'500), 0, false);
+      add(FaultKind::all_paths_cut, owner, 0, random.between(600, 2'500), 0, coin);
+      add(random.one_in(2) ? FaultKind::process_kill : FaultKind::process_pause, owner, random.between(400, 2'000), random.between(200, 2'000), 0, false);
+      break;
+  }
+  plan.length_ns = std::max(plan.length_ns, begin + 4'000 * ns_per_ms);
+}
+
+}  // namespace
 
 Plan plan_of(std::uint64_t seed) {
   Random random(seed ^ 0x706c616e);
@@ -70,12 +137,17 @@ Plan plan_of(std::uint64_t seed) {
     if (!plan.faults.empty() && random.one_in(3)) {
       fault.at_ns = plan.faults.back().at_ns + random.between(1, 1'500) * ns_per_ms;
     }
+    if (fault.kind == FaultKind::store_restored && !random.one_in(4)) fault.kind = FaultKind::store_cut;
     if (fault.kind == FaultKind::destroy_order && !random.one_in(4)) fault.kind = FaultKind::export_order;
     fault.node = one_node ? only : random.one_in(2) ? NodeId::a : NodeId::b;
     fault.index = static_cast<int>(random.below(2));
     fault.for_ns = (random.one_in(2) ? random.between(20, 900) : random.between(900, 5'000)) * ns_per_ms;
     fault.variant = random.one_in(2);
     plan.faults.push_back(fault);
+  }
+  if (random.one_in(3)) {
+    if (random.one_in(2)) plan.faults.clear();
+    add_scene(plan, random);
   }
   std::ranges::sort(plan.faults, {}, &Fault::at_ns);
   return plan;

@@ -118,7 +118,7 @@ void World::carry_out(Process& at, owner::Action action) {
                 if (!at.in_log[m][b]) continue;
                 Version again = at.current[m][b];
                 again.birth = at.open_txg;
-                begin_write(at, Write{mirror, block, again, 0, {}, {}, {}});
+                begin_write(at, Write{mirror, block, again, 0, {}, {}, {}, {}});
               }
             }
             import_moves(at);
@@ -266,7 +266,7 @@ void World::inspect(std::uint64_t pid, const std::vector<LegId>& legs, std::uint
   if (at == nullptr) return;
   std::set<Txg> foreign;
   for (LegId leg : legs) {
-    if (!reachable(*at, leg)) {
+    if (!reachable(*at, leg) || drive_of(leg).gone) {
       feed(*at, owner::LegsInspectFailed{clock(at->node), legs, "a leg does not answer", id});
       return;
     }

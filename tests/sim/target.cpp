@@ -50,6 +50,9 @@ void World::apply(const Command& command, Drive& at) {
          command.block, command.version.number, command.uberblock.txg, command.connection);
   }
   auto block = static_cast<std::size_t>(command.block);
+  if (command.epoch < at.imported_at && command.kind != Command::Kind::flush) {
+    breaks(fmt::format("invariant 9: a command of epoch {} changes {}@{}, which epoch {} has imported", command.epoch, at.id, at.side, at.imported_at));
+  }
   switch (command.kind) {
     case Command::Kind::write:
       at.cached[block] = command.version;

@@ -96,6 +96,7 @@ struct Drive {
   int mirror = 0;                             // to which it was given
   NodeId side = NodeId::a;
   std::string id;
+  Epoch imported_at;                          // the newest import that named it
   bool gone = false;                          // pulled: whatever is asked of it fails
   std::vector<Version> durable, cached;       // by block; cached.number 0: nothing in the cache
   std::vector<std::vector<Version>> history;  // by block: what lay there durably before (copy on write keeps it a while)
@@ -131,6 +132,7 @@ struct LegIo {                                // the process's view of one leg
   Nanoseconds last_progress_ns = 0;
   std::map<std::uint64_t, std::pair<Command, Nanoseconds>> outstanding;  // by command id: held until answered
   std::map<std::uint64_t, std::uint64_t> abandoned;   // commands of a failed leg that may still land: id -> connection
+  bool missed = false;                        // since it came online it missed a write (it was not in the ack set)
   std::optional<brain::owner::LegFault> erred;  // told the brain; its answers are held
 };
 
@@ -139,6 +141,7 @@ struct Write {
   Version version;
   std::uint64_t client_request = 0;           // 0: the import's own
   std::set<int> written, flushed;             // by drive
+  std::set<int> passed_by;                    // legs outside the ack set that answered with an error
   std::map<int, std::uint64_t> verifier;      // seen at the write
 };
 
@@ -220,11 +223,13 @@ struct Client {
   std::uint64_t pid = 0;                      // to which it went
   Nanoseconds sent_ns = 0;
   std::uint64_t connection = 0;               // rule 10: the newest
+  Nanoseconds rest_until_ns = 0;              // it only reads
 };
 
 class World {
  public:
-  World(const Plan& plan, brain::Mutation mutation, ModelMutation model_mutation, bool keep_story);
+  enum class Liveness : std::uint8_t { checked, not_checked };
+  World(const Plan& plan, brain::Mutation mutation, ModelMutation model_mutation, bool keep_story, Liveness liveness);
 
   // Runs the whole schedule; true: no invariant was broken.
   bool run();
@@ -377,6 +382,7 @@ class World {
   Plan plan_;
   ModelMutation model_mutation_;
   bool keep_story_;
+  Liveness liveness_;
   Random random_;
   std::string broken_;
   std::vector<std::string> story_;
@@ -407,6 +413,8 @@ class World {
   int mirror_count_ = 0;                      // all that were ever given
   std::map<Uberblock, std::set<int>> mirrors_at_;  // the pool's configuration at each uberblock
   std::set<int> active_mirrors_;              // their clients run
+  Epoch highest_epoch_{1};                    // ever swapped in by an import
+  bool store_went_back_ = false;              // restored from an older snapshot: nothing may be imported, the pool may stand still
   std::set<std::pair<NodeId, Epoch>> agreed_; // rule 4: the partner's agent agreed to this node's import
   std::map<std::uint64_t, std::unique_ptr<Process>> processes_;
   std::uint64_t last_pid_ = 0, last_command_ = 0, last_request_ = 0, last_order_ = 0;

@@ -166,7 +166,11 @@ void print_up(const SandboxLayout& layout) {
   std::printf("sandbox %s is up: %u pools of %u mirrors\n", layout.dir.c_str(), layout.options.pools, layout.options.mirrors);
   if (auto nodes = Nodes::of_sandbox(layout.dir)) {
     for (const json& volume : merged_volumes(*nodes)["volumes"]) {
-      std::printf("  %s/%s  %s\n", text_of(volume, "pool").c_str(), text_of(volume, "name").c_str(), volume.value("nbd", json::object()).dump().c_str());
+      std::printf("  %s/%s\n", text_of(volume, "pool").c_str(), text_of(volume, "name").c_str());
+      const json addresses = volume.value("nbd", json::object());
+      for (const auto& [node, uri] : addresses.items()) {
+        if (uri.is_string()) std::printf("    at %s: %s\n", node.c_str(), uri.get<std::string>().c_str());
+      }
     }
   }
   std::printf("see it: zpair --sandbox %s status\n", layout.dir.c_str());

@@ -122,6 +122,7 @@ void Legs::know(const record::Record& record, std::span<const control::DrivePlac
 LegId Legs::add_new(const control::DrivePlace& place) {
   Drive& drive = drive_at(place);
   drive.place = place;
+  drive.told = {};   // as a new leg it is copied as a whole: what its node has forgotten does not matter
   const LegId guid = random_guid();
   seats_[guid] = {guid, guid, &drive};
   return guid;
@@ -373,8 +374,20 @@ block::Task<FenceOutcome> Legs::fence(LegId leg, Epoch epoch, Revision rev, std:
     outcome = co_await fence_remote(*drive, epoch, stored, deadline);
   }
   drive->fenced = outcome.kind == FenceOutcome::Kind::done;
+  if (drive->fenced) drive->told = stored;
   if (outcome.kind == FenceOutcome::Kind::fenced_out) drive->fenced_by = outcome.by;
   co_return outcome;
+}
+
+// Rule 9: what a leg's node has confirmed as stored never goes back. Where it does, the node's disk (and with it, often, the
+// drive) was put back to an earlier day: what the leg missed since then nobody knows, so it may not come back by a resync
+// from `since`.
+std::optional<FenceOutcome> Legs::rolled_back(const Drive& drive, Epoch epoch, Revision rev) {
+  if (epoch >= drive.told.epoch && rev >= drive.told.rev) return std::nullopt;
+  std::string why = fmt::format("{} was told epoch {} revision {} and now knows epoch {} revision {} only: its node or drive was put back to an "
+                     "earlier state. Replace the leg (zpair drive replace), it is copied as a whole then",
+                     drive.name(), drive.told.epoch, drive.told.rev, epoch, rev);
+  return FenceOutcome{FenceOutcome::Kind::rolled_back, std::move(why), Epoch{}};
 }
 
 // The drive's lock is ours (open_local), so nothing of another process is in flight there.
@@ -383,6 +396,8 @@ FenceOutcome Legs::fence_local(Drive& drive, Epoch epoch, const fence::StoredRec
   if (!before) return fence_failed(before.error().message);
   const Epoch highest = std::max(before->epoch, before->stored.epoch);
   if (highest > epoch) return fenced_out(highest, fmt::format("{} is fenced at epoch {}", drive.name(), highest));
+  auto back = rolled_back(drive, before->stored.epoch, before->stored.rev);
+  if (back) return std::move(*back);
   auto fenced = drive.fence_file->fence({before->epoch, epoch, options_.host_id});
   if (!fenced) return fence_failed(fenced.error().message);
   auto kept = drive.fence_file->store_record(stored);
@@ -400,6 +415,9 @@ block::Task<FenceOutcome> Legs::fence_remote(Drive& drive, Epoch epoch, fence::S
   if (highest > epoch) co_return fenced_out(highest, fmt::format("{} is fenced at epoch {}", drive.name(), highest));
   if (hello->unreadable) co_return fence_failed(fmt::format("the fence file of {} cannot be read: it stays closed", drive.name()));
   if (hello->fenced_elsewhere) co_return fence_failed(fmt::format("a pool process of its node still has {}", drive.name()));
+
+  auto back = rolled_back(drive, hello->stored_epoch, hello->stored_rev);
+  if (back) co_return std::move(*back);
 
   auto fenced = co_await drive.remote->fence(epoch, hello->fence_epoch, deadline);
   if (!fenced) {
@@ -433,6 +451,7 @@ block::Task<Result<void>> Legs::keep(record::Record record, Deadline deadline) {
   for (auto& drive : drives_) {
     if (!drive->local || !drive->fenced || !named(*drive)) continue;
     auto kept = drive->fence_file->store_record(stored);
+    if (kept) drive->told = stored;
     if (!kept && !failed) failed = kept.error();
   }
   co_await remote_ones.close();
@@ -443,6 +462,7 @@ block::Task<Result<void>> Legs::keep(record::Record record, Deadline deadline) {
 block::Task<void> Legs::keep_remote(Drive& drive, fence::StoredRecord stored, Deadline deadline) {
   auto kept = co_await drive.remote->store_record(stored.epoch, stored.rev, stored.digest, deadline);
   --drive.keeping_count;
+  if (kept) drive.told = std::max(drive.told, stored, [](const auto& left, const auto& right) { return left.rev < right.rev; });
   if (!kept) log_debug("{}: revision {} is not kept there: {}", drive.name(), stored.rev, kept.error().message);
 }
 

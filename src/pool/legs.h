@@ -36,6 +36,7 @@ struct FenceOutcome {
   enum class Kind : std::uint8_t {
     done,         // fenced at our epoch, drained, stored
     failed,       // closed, a conflict with a lower key, or no answer: `why`
+    rolled_back,  // its node forgot what it had confirmed to this process: `why`; the leg may not come back by `since`
     fenced_out,   // a higher epoch, `by`, holds the leg
   } kind = Kind::failed;
   std::string why;
@@ -115,6 +116,7 @@ class Legs {
     bool opening = false;
     unsigned keeping_count = 0;                  // keep_remote() that are under way
     bool fenced = false;
+    fence::StoredRecord told;                    // the newest that the drive's node confirmed to have stored
     bool failed = false;                         // fail(): the remote drive wants a rejoin
     Epoch fenced_by;
     block::BlockDevice* device() const {
@@ -130,6 +132,7 @@ class Legs {
 
   const Seat* find(LegId leg) const;
   Drive* drive_of(LegId leg) const;
+  static std::optional<FenceOutcome> rolled_back(const Drive& drive, Epoch epoch, Revision rev);
   bool is_used(const Drive& drive) const;        // some leg lies on it
   std::string engine_name(const Drive& drive) const;
   Drive& drive_at(const control::DrivePlace& place);

@@ -43,6 +43,10 @@ block::Task<void> Process::run_fence(owner::FenceLeg order) {
   switch (outcome.kind) {
     case FenceOutcome::Kind::done: feed(owner::LegFenced{now_ns, order.leg}); break;
     case FenceOutcome::Kind::failed: feed(owner::LegFenceFailed{now_ns, order.leg, outcome.why}); break;
+    case FenceOutcome::Kind::rolled_back:
+      if (std::exchange(refused_legs_[order.leg], outcome.why) != outcome.why) events_.add("leg-refused", outcome.why);
+      feed(owner::LegFenceFailed{now_ns, order.leg, outcome.why});
+      break;
     case FenceOutcome::Kind::fenced_out: feed(owner::FencedOut{now_ns, order.leg, outcome.by}); break;
   }
 }

@@ -195,6 +195,7 @@ class Process final : private Hands {
   Nanoseconds told_ns_ = 0;
   std::string told_;                                      // what the last State said, in short
   bool redundancy_lost_ = false;
+  std::map<LegId, std::string> refused_legs_;             // as the last event about each said
   std::map<LegId, brain::owner::Standing> seen_standings_;
   bool finishing_ = false;
   bool closing_ = false;

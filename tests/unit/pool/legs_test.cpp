@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "block/drive_identity.h"
 #include "control/channel.h"
 
@@ -136,6 +138,33 @@ TEST_F(LegsTest, keep_stores_newer_revisions_and_refuses_older_ones) {
     EXPECT_TRUE(kept);
     auto back = co_await legs.keep(fixture.record, Deadline::in_ms(500));
     EXPECT_FALSE(back);
+    co_await legs.close();
+  }());
+}
+
+// Rule 9, hole 19: a node that was put back to an earlier day (a virtual machine's snapshot) knows less than it confirmed.
+TEST_F(LegsTest, a_leg_whose_node_forgot_what_it_was_told_is_refused) {
+  reactor->run_until_done([]() -> block::Task<void> {
+    Fixture fixture;
+    fixture.register_drive();
+    const std::string file = fence::FenceFile::path_of(control::fence_folder(fixture.folder), fixture.place.durable_id);
+    Legs legs(fixture.options());
+    legs.know(fixture.record, {&fixture.place, 1});
+    co_await legs.fence(fixture.leg, Epoch{5}, Revision{9}, record::digest_of(fixture.record), Deadline::in_ms(2000));
+    std::filesystem::copy_file(file, file + "-earlier");
+    record::Record newer = fixture.record;
+    newer.rev = Revision{10};
+    EXPECT_TRUE(co_await legs.keep(newer, Deadline::in_ms(500)));
+    auto again = co_await legs.fence(fixture.leg, Epoch{5}, Revision{10}, record::digest_of(newer), Deadline::in_ms(2000));
+    EXPECT_EQ(again.kind, FenceOutcome::Kind::done) << again.why;
+    std::filesystem::rename(file + "-earlier", file);
+    auto refused = co_await legs.fence(fixture.leg, Epoch{5}, Revision{10}, record::digest_of(newer), Deadline::in_ms(2000));
+    EXPECT_EQ(refused.kind, FenceOutcome::Kind::rolled_back);
+    EXPECT_NE(refused.why.find("earlier state"), std::string::npos);
+
+    const LegId new_leg = legs.add_new(fixture.place);   // as a new leg it begins anew
+    auto fresh = co_await legs.fence(new_leg, Epoch{5}, Revision{10}, record::digest_of(newer), Deadline::in_ms(2000));
+    EXPECT_EQ(fresh.kind, FenceOutcome::Kind::done) << fresh.why;
     co_await legs.close();
   }());
 }

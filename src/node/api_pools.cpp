@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::uint64_t smallest_drive_bytes = 64 << 20;  // OpenZFS's SPA_MINDEVSIZE
 constexpr std::int64_t serve_limit_ms = 60'000;
+constexpr std::int64_t volume_known_ms = 2000;  // the partner hears of a new volume with the next heartbeat
 
 Result<void> check_name(const std::string& name) {
   auto allowed = [](unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.'; };
@@ -291,11 +292,34 @@ Api::Answer Api::pool_scrub(Asked asked) {
   co_return std::move(text);
 }
 
+// A new volume's socket is there on either node before anybody is told of it; a partner that is away is not waited for.
+block::Task<void> Api::wait_for_volume(std::string pool, std::string name, From from) {
+  const Deadline deadline = Deadline::in_ms(volume_known_ms);
+  const auto knows = [&](const auto& volumes) {
+    return std::any_of(volumes.begin(), volumes.end(), [&](const auto& volume) { return volume.name == name; });
+  };
+  for (PoolAgent* agent = daemon_.find_pool(pool); agent != nullptr && !knows(agent->volumes()) && !deadline.passed();
+       agent = daemon_.find_pool(pool)) {
+    co_await block::Reactor::current().after_ms(5);
+  }
+  if (from == From::partner) co_return;
+  while (!deadline.passed()) {
+    auto answer = co_await call_partner("GET", "/v1/volumes", "", Impl::quick_ms);
+    auto value = Impl::parsed(answer);
+    if (!value) co_return;
+    for (const json& volume : Impl::list_in(*value, "volumes")) {
+      if (Impl::text_or(volume, "pool") == pool && Impl::text_or(volume, "name") == name) co_return;
+    }
+    co_await block::Reactor::current().after_ms(20);
+  }
+}
+
 Api::Answer Api::volume_change(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(pool, Impl::text_in(body, "pool"));
   ZP_CO_TRY(name, Impl::text_in(body, "name"));
   ZP_CO_TRY(text, co_await to_owner(asked, pool, Impl::slow_ms));
+  if (asked.request.path == "/v1/volume/create") co_await wait_for_volume(pool, name, asked.from);
   json answer = json::parse(text.empty() ? "{}" : text, nullptr, false);
   if (answer.is_object() && answer.contains("nbd") && answer["nbd"].is_object()) {
     answer["nbd"][std::string(name_of(daemon_.config().node))] =

@@ -53,6 +53,10 @@ def read_page():
     return blocks, addresses
 
 
+class NoNamespace(Failed):
+    pass
+
+
 class TwoServers(Pair):
     def __init__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="zp."))
@@ -60,7 +64,7 @@ class TwoServers(Pair):
         self.switches = None     # the process that holds the switches' namespace
         self.hosts = {}          # name: the process that holds the host's namespaces
         self.asked = "b"         # the host whose zpair answers our questions
-        self.as_root = os.geteuid() == 0
+        self.user_namespace = False
 
     # --- namespaces ---
 
@@ -68,12 +72,12 @@ class TwoServers(Pair):
         holder = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
         if holder.stdout.readline() != "ready\n":
             why = holder.communicate()[1].strip().splitlines()
-            raise Skipped(why[-1] if why else f"{command[0]} made no namespace")
+            raise NoNamespace(why[-1] if why else f"{command[0]} made no namespace")
         return holder
 
     def inside(self, holder, *command):
         """The command line that runs a command where the holder is."""
-        user = [] if self.as_root else ["-U", "--preserve-credentials"]
+        user = ["-U", "--preserve-credentials"] if self.user_namespace else []
         return ["nsenter", "-t", str(holder.pid), *user, "-n", "-m", "-r", "-w", *map(str, command)]
 
     def link(self, *arguments):
@@ -85,12 +89,20 @@ class TwoServers(Pair):
         command = self.inside(self.hosts[host], "env", path, "sh", "-ec", script)
         return run(*command, timeout=timeout, ok=ok)
 
+    def hold_switches(self):
+        """As root, or as root of a user namespace."""
+        refused = []
+        for self.user_namespace in (False, True) if os.geteuid() == 0 else (True,):
+            try:
+                self.switches = self.hold("unshare", *(["-Ur"] if self.user_namespace else []), "-n", "-m", "sh", "-ec",
+                                          "ip link set lo up; ip link add try type bridge; ip link del try; echo ready; exec sleep infinity")
+                return
+            except NoNamespace as why:
+                refused.append(str(why))
+        raise Skipped(f"needs root or user namespaces with networks ({'; '.join(refused)})")
+
     def make_hosts(self):
-        user = [] if self.as_root else ["-Ur"]
-        try:
-            self.switches = self.hold("unshare", *user, "-n", "-m", "sh", "-ec", "ip link set lo up; echo ready; exec sleep infinity")
-        except Skipped as why:
-            raise Skipped(f"needs root or user namespaces with networks: {why}") from None
+        self.hold_switches()
         for switch in SWITCHES:
             self.link("add", switch, "type", "bridge")
             self.link("set", switch, "up")
@@ -101,11 +113,8 @@ class TwoServers(Pair):
             for number in range(2 if host != "witness" else 0):
                 with open(place / "drives" / f"nvme-{host.upper()}{number}", "wb") as drive:
                     drive.truncate(DRIVE_BYTES)
-            try:
-                self.hosts[host] = self.hold(*self.inside(self.switches, "unshare", "-n", "-m", "sh", "-c", HOLD_HOST, "host",
-                                                          place / "root", place / "var", place / "drives"))
-            except Skipped as why:   # the first namespace could be made: this is no missing right
-                raise Failed(f"host {host} cannot be made: {why}") from None
+            self.hosts[host] = self.hold(*self.inside(self.switches, "unshare", "-n", "-m", "sh", "-c", HOLD_HOST, "host",
+                                                      place / "root", place / "var", place / "drives"))
             for switch, address in self.addresses[host].items():
                 self.link("add", f"{host}-{switch}", "type", "veth", "peer", "name", switch, "netns", self.hosts[host].pid)
                 self.link("set", f"{host}-{switch}", "master", switch, "up")

@@ -69,7 +69,8 @@ class TwoServers(Pair):
     # --- namespaces ---
 
     def hold(self, *command):
-        holder = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        holder = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  stdin=subprocess.DEVNULL, text=True)
         if holder.stdout.readline() != "ready\n":
             why = holder.communicate()[1].strip().splitlines()
             raise NoNamespace(why[-1] if why else f"{command[0]} made no namespace")
@@ -91,11 +92,11 @@ class TwoServers(Pair):
 
     def hold_switches(self):
         """As root, or as root of a user namespace."""
+        script = "ip link set lo up; ip link add try type bridge; ip link del try; echo ready; exec sleep infinity"
         refused = []
         for self.user_namespace in (False, True) if os.geteuid() == 0 else (True,):
             try:
-                self.switches = self.hold("unshare", *(["-Ur"] if self.user_namespace else []), "-n", "-m", "sh", "-ec",
-                                          "ip link set lo up; ip link add try type bridge; ip link del try; echo ready; exec sleep infinity")
+                self.switches = self.hold("unshare", *(["-Ur"] if self.user_namespace else []), "-n", "-m", "sh", "-ec", script)
                 return
             except NoNamespace as why:
                 refused.append(str(why))

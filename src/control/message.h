@@ -48,7 +48,8 @@ struct DrivePlaces {                // drives that were registered or moved sinc
 // --- the pool process to zpaird ---
 
 struct Heartbeat {                  // every 100 ms, from the reactor; the watchdog counts
-  std::uint64_t engine_moves = 0;   // goes up while the engine answers (a probe through its own thread); 0 before import
+  std::uint64_t engine_moves = 0;   // goes up while the engine syncs txgs and takes work, or waits for a leg, or holds, or is
+                                    // not serving yet or any more; 0 before import
 };
 struct State {                      // at every change, at least once a second, and first thing on a new connection
   std::string pool;

@@ -21,6 +21,7 @@
 #include "block/reactor.h"
 #include "brain/agent.h"
 #include "node/drives.h"
+#include "node/engine_watch.h"
 #include "node/events.h"
 #include "node/pool_process.h"
 #include "node/state_folder.h"
@@ -185,6 +186,8 @@ class PoolAgent {
 
   std::unique_ptr<PoolProcess> process_;
   Epoch process_epoch_;
+  EngineWatch engine_watch_;
+  bool engine_hangs_ = false;
   std::optional<control::State> process_state_;
   block::Signal process_changed_;  // set and reset at each change of the process
   std::optional<ProcessExit> last_exit_;

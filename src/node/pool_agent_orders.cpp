@@ -101,6 +101,8 @@ block::Task<void> PoolAgent::start_process(brain_agent::StartPool start) {
   document.accept_data_loss = start.skip_floor;
   process_epoch_ = start.stored.record.epoch;
   process_state_.reset();
+  engine_watch_ = {};
+  engine_hangs_ = false;
   auto process = PoolProcess::spawn(process_options(), std::move(document), callbacks());
   if (!process) {
     node_.events->add(pool_, "process-died", process.error().message);

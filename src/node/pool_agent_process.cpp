@@ -1,5 +1,6 @@
 // The pool process of this node: what it says, how it ends, how a new pool begins.
 #include <algorithm>
+#include <utility>
 
 #include "base/log.h"
 #include "node/pool_agent.h"
@@ -151,7 +152,14 @@ block::Task<void> PoolAgent::stop_process(Deadline deadline) {
 // --- what it says ----------------------------------------------------------------------------------------------------
 
 void PoolAgent::on_message(control::Received received) {
-  if (std::get_if<control::Heartbeat>(&received.message) != nullptr) {
+  if (auto* beat = std::get_if<control::Heartbeat>(&received.message)) {
+    const bool hung_before = std::exchange(engine_hangs_, engine_watch_.hangs(beat->engine_moves, boot_time_ns()));
+    if (engine_hangs_ && !hung_before) {
+      node_.events->add(pool_, "process-hangs",
+                        fmt::format("its engine has not moved for {} s: the pool process is killed and starts anew",
+                                    EngineWatch::hang_ns / ns_per_s));
+    }
+    if (engine_hangs_) return;   // as good as none: the brain's watchdog kills the process
     owner::Phase phase = process_state_ ? phase_of(process_state_->phase) : owner::Phase::starting;
     feed(brain_agent::PoolHeartbeat{boot_time_ns(), process_epoch_, phase});
     return;

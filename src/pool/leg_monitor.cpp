@@ -11,6 +11,7 @@ namespace {
 
 constexpr Nanoseconds retry_held_ns = 500 * ns_per_ms;
 constexpr Nanoseconds read_window_ns = 10 * ns_per_s;
+constexpr Nanoseconds waits_ns = 100 * ns_per_ms;
 constexpr std::uint64_t read_errors_bound = 200;   // in a window: a few bad sectors are healed, a dying drive goes
 
 std::optional<Nanoseconds> instant(Nanoseconds at_ns) {
@@ -57,6 +58,15 @@ void LegMonitor::on_leg_event(const zfs::LegEvent& event) {
       feed_(owner::LegErred{now_ns, leg, owner::LegFault::io_error, event.text});
       return;
   }
+}
+
+bool LegMonitor::engine_waits(const std::vector<LegId>& legs, Nanoseconds now_ns) const {
+  if (pool_ == nullptr) return false;
+  return std::any_of(legs.begin(), legs.end(), [&](LegId leg) {
+    const zfs::LegHealth health = pool_->leg_health(legs_.engine_guid(leg));
+    auto is_old = [now_ns](Nanoseconds began_ns) { return began_ns != 0 && now_ns - began_ns >= waits_ns; };
+    return health.held_count > 0 || is_old(health.oldest_write_ns) || is_old(health.oldest_trim_ns) || is_old(health.oldest_read_ns);
+  });
 }
 
 void LegMonitor::look_after(const std::vector<LegId>& legs, Nanoseconds now_ns) {

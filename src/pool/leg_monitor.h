@@ -23,6 +23,8 @@ class LegMonitor {
   bool imported() const { return pool_ != nullptr; }    // or about to be
   std::vector<brain::owner::LegPulse> pulses(const std::vector<LegId>& legs, Nanoseconds now_ns) const;
   void on_leg_event(const zfs::LegEvent& event);
+  // Some command has been at a leg for a while, or is held: the engine may rightly stand still.
+  bool engine_waits(const std::vector<LegId>& legs, Nanoseconds now_ns) const;
   // Now and then: tries held commands again, judges read errors.
   void look_after(const std::vector<LegId>& legs, Nanoseconds now_ns);
   // Legs of the ack set that ZFS itself has given up (rule 2: an error like any other).

@@ -261,12 +261,12 @@ block::Task<void> Process::finish_gently(int exit_code, std::string reason, std:
 
 void Process::beat() {
   if (closing_) return;
+  look_at_engine();
   control_->send(control::Heartbeat{engine_moves_});
   if (boot_time_ns() - told_ns_ >= ns_per_s) {
     told_.clear();
     tell_zpaird();
   }
-  if (!engine_probe_open_) tasks_.spawn(probe_engine());
   if (monitor_) {
     std::vector<LegId> legs;
     for (const auto& [leg, view] : driver_.state().legs) legs.push_back(leg);
@@ -275,12 +275,24 @@ void Process::beat() {
   beat_timer_ = reactor_.call_at(boot_time_ns() + beat_every_ms * ns_per_ms, [this] { beat(); });
 }
 
-// The engine's own threads still take work.
+// The engine moves when a txg synced (one does each second, also of an idle pool) and its threads take work. What it waits
+// for is no hang: a leg that does not answer is the brain's matter, and so is a pool that holds.
+void Process::look_at_engine() {
+  if (!monitor_ || !monitor_->imported()) return;
+  const auto& state = driver_.state();
+  std::vector<LegId> legs;
+  for (const auto& [leg, view] : state.legs) legs.push_back(leg);
+  const Txg synced = pool_->last_synced_txg();
+  const bool synced_one = std::exchange(synced_txg_, synced) != synced;
+  const bool excused = state.phase != owner::Phase::serving || state.holding || monitor_->engine_waits(legs, boot_time_ns());
+  if (excused || (synced_one && !engine_probe_open_)) ++engine_moves_;
+  if (!engine_probe_open_) tasks_.spawn(probe_engine());
+}
+
 block::Task<void> Process::probe_engine() {
   engine_probe_open_ = true;
   co_await engine_.blocking([] { return true; });
   engine_probe_open_ = false;
-  ++engine_moves_;
 }
 
 // May hang while a leg holds: nothing waits for it.

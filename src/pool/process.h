@@ -80,6 +80,7 @@ class Process final : private Hands {
   void feed(brain::owner::Event event) { driver_.feed(std::move(event)); }
   void beat();
   block::Task<void> look_around();                        // now and then: legs that ZFS dropped, the engine's status
+  void look_at_engine();
   block::Task<void> probe_engine();
 
   // --- orders (orders.cpp)
@@ -188,6 +189,7 @@ class Process final : private Hands {
 
   std::optional<zfs::PoolStatus> pool_status_;            // as last seen: a question to a pool that holds may hang
   std::uint64_t engine_moves_ = 0;
+  Txg synced_txg_;
   bool engine_probe_open_ = false;
   bool resync_runs_ = false;
   Nanoseconds resync_began_ns_ = 0;

@@ -192,7 +192,8 @@ block::FaultDevice* Legs::fault_device(LegId leg) const {
 zfs::LegSpec Legs::spec(LegId leg) const {
   const Seat* seat = find(leg);
   ZP_ASSERT(seat != nullptr && seat->drive->device() != nullptr, "only a leg whose drive is open is offered to the engine");
-  return {seat->engine_guid, seat->drive->place.node, seat->drive->device(), engine_name(*seat->drive)};
+  return {seat->engine_guid, seat->drive->place.node, seat->drive->device(), engine_name(*seat->drive),
+          seat->drive->remote ? zfs::LegSpec::Place::remote : zfs::LegSpec::Place::local};
 }
 
 // OpenZFS's name for the leg: the drive's short name, unique on its node.

@@ -55,7 +55,7 @@ struct zp_leg_io {
   void* buffer;             // aligned for direct I/O; NULL for flush and trim
 };
 void* zp_leg_find(uint64_t guid, const char* path);       // NULL: not offered to ZFS
-int zp_leg_offered(void* leg, uint64_t* size_bytes, uint32_t* block_size_bytes);   // 0 when it may be opened
+int zp_leg_offered(void* leg, uint64_t* size_bytes, uint32_t* block_size_bytes, int* remote);   // 0 when it may be opened
 int zp_leg_in_ack_set(void* leg);
 int zp_guid_in_ack_set(uint64_t guid);
 struct zp_leg_io* zp_leg_io_new(enum zp_operation operation, uint64_t size_bytes);   // with its buffer
@@ -162,7 +162,10 @@ int zp_volume_open(zp_pool* pool, const char* name, uint64_t floor_sequence, zp_
 void zp_volume_close(zp_volume* volume);
 uint64_t zp_volume_size(const zp_volume* volume);   // any thread
 uint64_t zp_volume_sequence(const zp_volume* volume);   // any thread
-int zp_volume_read(zp_volume* volume, const struct iovec* iov, uint64_t offset_bytes, uint64_t size_bytes);
+// Calls `done` once, from this or another thread, which it must not hold up: the bytes are there, or `error` says why not.
+typedef void zp_read_done(void* context, void* request, int error);
+void zp_volume_read(zp_volume* volume, const struct iovec* iov, uint64_t offset_bytes, uint64_t size_bytes, zp_read_done* done,
+                    void* context, void* request);
 // What a batch wrote is durable only after its commit.
 struct zp_batch {
   uint64_t newest_txg;      // of its records

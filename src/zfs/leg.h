@@ -17,6 +17,7 @@ struct LegSpec {
   NodeId node = NodeId::a;
   block::BlockDevice* device = nullptr;
   std::string name;                        // of the drive, for people; unique among the pool's legs of its node
+  enum class Place : std::uint8_t { local, remote } place = Place::local;   // reads go to a local leg while it keeps up
 };
 
 struct MirrorSpec {

@@ -133,6 +133,7 @@ Leg& LegDriver::offer(const LegSpec& spec) {
   leg->flushed_txg = Txg{};
   leg->size_bytes = spec.device->geometry().size_bytes;
   leg->block_size_bytes = spec.device->geometry().block_size_bytes;
+  leg->remote = spec.place == LegSpec::Place::remote;
   leg->offered = true;
   return *leg;
 }
@@ -502,8 +503,9 @@ void* zp_leg_find(std::uint64_t guid, const char* path) {
   return nullptr;
 }
 
-int zp_leg_offered(void* opaque, std::uint64_t* size_bytes, std::uint32_t* block_size_bytes) {
+int zp_leg_offered(void* opaque, std::uint64_t* size_bytes, std::uint32_t* block_size_bytes, int* remote) {
   Leg* leg = static_cast<Leg*>(opaque);
+  *remote = leg->remote ? 1 : 0;
   *size_bytes = leg->size_bytes;
   *block_size_bytes = leg->block_size_bytes;
   return leg->offered ? 0 : ENXIO;

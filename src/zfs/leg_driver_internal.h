@@ -56,6 +56,7 @@ struct Leg {
   std::atomic<std::uint64_t> guid{0};
   std::atomic<bool> in_ack_set{false};
   std::atomic<bool> offered{false};
+  std::atomic<bool> remote{false};
   std::atomic<std::uint64_t> size_bytes{0};
   std::atomic<std::uint32_t> block_size_bytes{4096};
 

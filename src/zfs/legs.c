@@ -74,6 +74,7 @@ leg_open(vdev_t *vd, uint64_t *psize, uint64_t *max_psize, uint64_t *logical_ash
 {
 	uint64_t size;
 	uint32_t block_size;
+	int remote;
 	struct memory_leg *memory = memory_leg_of(vd);
 
 	if (memory != NULL) {
@@ -84,12 +85,16 @@ leg_open(vdev_t *vd, uint64_t *psize, uint64_t *max_psize, uint64_t *logical_ash
 		return (0);
 	}
 	void *leg = zp_leg_find(vd->vdev_guid, vd->vdev_path != NULL ? vd->vdev_path : "");
-	if (leg == NULL || zp_leg_offered(leg, &size, &block_size) != 0) {
+	if (leg == NULL || zp_leg_offered(leg, &size, &block_size, &remote) != 0) {
 		vd->vdev_stat.vs_aux = VDEV_AUX_OPEN_FAILED;
 		return (SET_ERROR(ENXIO));
 	}
 	vd->vdev_tsd = leg;
-	vd->vdev_nonrot = B_TRUE;
+	/*
+	 * A mirror reads the child with the least load; a seek counts five commands on a "rotating" one: so reads stay on the local
+	 * leg while it keeps up.  Rotating children also get longer aggregates, which suits the network.
+	 */
+	vd->vdev_nonrot = !remote;
 	vd->vdev_has_trim = B_TRUE;
 	vd->vdev_has_securetrim = B_FALSE;
 	vd->vdev_nowritecache = B_FALSE;

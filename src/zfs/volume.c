@@ -481,22 +481,79 @@ next_piece(struct cursor *cursor, uint64_t most, uint64_t *size)
 	return (piece);
 }
 
-int
-zp_volume_read(zp_volume *volume, const struct iovec *iov, uint64_t offset, uint64_t size)
-{
-	struct cursor cursor = { iov, 0 };
-	int error = 0;
+/* A read under way: holds its blocks and its range. */
+struct reading {
+	zp_read_done *done;
+	void *context, *request;
+	struct cursor into;
+	uint64_t offset, size;
+	zfs_locked_range_t *range;
+	int error;
+	uint64_t count;
+	dmu_buf_impl_t *blocks[];
+};
 
-	zfs_locked_range_t *range = zfs_rangelock_enter(&volume->ranges, offset, size, RL_READER);
-	while (size > 0 && error == 0) {
-		uint64_t piece_size;
-		void *piece = next_piece(&cursor, size, &piece_size);
-		error = dmu_read_by_dnode(volume->data, offset, piece_size, piece, DMU_READ_PREFETCH);
-		offset += piece_size;
-		size -= piece_size;
+/* Every block has arrived, or none will any more.  On the thread of the last one; it must not wait here. */
+static void
+read_arrived(zio_t *zio)
+{
+	struct reading *read = zio->io_private;
+	int error = zio->io_error != 0 ? zio->io_error : read->error;
+
+	for (uint64_t i = 0; i < read->count; i++) {
+		dmu_buf_impl_t *block = read->blocks[i];
+		if (error == 0 && block->db_state != DB_CACHED)
+			error = SET_ERROR(EIO);
+		uint64_t skip = read->offset - block->db.db_offset;
+		for (uint64_t left = MIN(read->size, block->db.db_size - skip); error == 0 && left > 0; ) {
+			uint64_t piece_size;
+			void *piece = next_piece(&read->into, left, &piece_size);
+			memcpy(piece, (char *)block->db.db_data + skip, piece_size);
+			skip += piece_size;
+			left -= piece_size;
+			read->offset += piece_size;
+			read->size -= piece_size;
+		}
+		dbuf_rele(block, read);
 	}
-	zfs_rangelock_exit(range);
-	return (error);
+	zfs_rangelock_exit(read->range);
+	read->done(read->context, read->request, error);
+	free(read);
+}
+
+/*
+ * Hands the read over to OpenZFS and returns; waits itself only for what stands in the way: the range, a block of block
+ * pointers, a block that somebody else is reading.
+ */
+void
+zp_volume_read(zp_volume *volume, const struct iovec *iov, uint64_t offset, uint64_t size, zp_read_done *done, void *context,
+    void *request)
+{
+	dnode_t *data = volume->data;
+	uint64_t first = offset / volume->block_size, count = (offset + size - 1) / volume->block_size - first + 1;
+	struct reading *read = malloc(sizeof (*read) + count * sizeof (read->blocks[0]));
+	boolean_t missed = B_FALSE;
+
+	*read = (struct reading) { done, context, request, { iov, 0 }, offset, size };
+	read->range = zfs_rangelock_enter(&volume->ranges, offset, size, RL_READER);
+	zio_t *arrival = zio_root(volume->os->os_spa, read_arrived, read, ZIO_FLAG_CANFAIL);
+	rw_enter(&data->dn_struct_rwlock, RW_READER);
+	zstream_t *stream = dmu_zfetch_prepare(&data->dn_zfetch, first, count, B_TRUE, B_TRUE);
+	for (; read->count < count; read->count++) {
+		read->blocks[read->count] = dbuf_hold(data, first + read->count, read);
+		if (read->blocks[read->count] == NULL) {
+			read->error = SET_ERROR(EIO);
+			break;
+		}
+	}
+	rw_exit(&data->dn_struct_rwlock);
+	for (uint64_t i = 0; i < read->count && read->error == 0; i++) {
+		read->error = dbuf_read(read->blocks[i], arrival, DB_RF_CANFAIL | DB_RF_NOPREFETCH);
+		missed |= read->blocks[i]->db_state != DB_CACHED;
+	}
+	if (stream != NULL)
+		dmu_zfetch_run(&data->dn_zfetch, stream, missed, B_FALSE);
+	zio_nowait(arrival);
 }
 
 static void

@@ -12,6 +12,7 @@ namespace {
 
 constexpr unsigned most_committers = 3;
 constexpr unsigned most_readers = 16;
+constexpr std::size_t reads_a_reader = 4;   // waiting: then those that start reads are held up, and one more is called
 constexpr std::uint32_t sector_bytes = 512;
 
 block::IoStatus status_of(int error) {
@@ -54,7 +55,7 @@ void Volume::State::submit(block::Request& request) {
   if (request.operation == Operation::read) {
     std::lock_guard lock(mutex);
     waiting_reads.push_back(&request);
-    start_thread = readers < most_readers;
+    start_thread = readers == 0 || (readers < most_readers && waiting_reads.size() > readers * reads_a_reader);
     if (start_thread) ++readers;
   } else {
     unanswered_writes.push_back(Write{&request, ++last_write_number});
@@ -65,7 +66,7 @@ void Volume::State::submit(block::Request& request) {
   }
   if (!start_thread) return;
   if (request.operation == Operation::read) {
-    engine.volume_threads().run([](void* self) { static_cast<State*>(self)->read_some(); }, this);
+    engine.volume_threads().run([](void* self) { static_cast<State*>(self)->start_reads(); }, this);
   } else {
     engine.volume_threads().run([](void* self) { static_cast<State*>(self)->commit_batches(); }, this);
   }
@@ -129,7 +130,8 @@ void Volume::State::answer_done() {
 
 // ---- on the engine's threads
 
-void Volume::State::finished(std::vector<block::Request*>& requests) {
+// Nothing of the volume may be touched after it: the last answer lets it close.
+void Volume::State::finished(std::span<block::Request* const> requests) {
   bool first;
   {
     std::lock_guard lock(mutex);
@@ -164,21 +166,24 @@ void Volume::State::commit_batches() {
   }
 }
 
-void Volume::State::read_some() {
-  std::vector<block::Request*> one(1);
+void Volume::State::start_reads() {
   for (;;) {
+    block::Request* request;
     {
       std::lock_guard lock(mutex);
       if (waiting_reads.empty()) {
         --readers;
         return;
       }
-      one[0] = waiting_reads.front();
+      request = waiting_reads.front();
       waiting_reads.pop_front();
     }
-    block::Request& request = *one[0];
-    request.status = status_of(zp_volume_read(handle, request.buffers.data(), request.offset_bytes, request.size_bytes));
-    finished(one);
+    auto done = [](void* self, void* request, int error) {
+      block::Request* read = static_cast<block::Request*>(request);
+      read->status = status_of(error);
+      static_cast<State*>(self)->finished(std::span(&read, 1));
+    };
+    zp_volume_read(handle, request->buffers.data(), request->offset_bytes, request->size_bytes, done, this, request);
   }
 }
 

@@ -3,10 +3,11 @@
 //
 // Group commit: writes that arrive while a commit is under way gather; the next free committer takes all of them, writes each
 // into OpenZFS's memory and log list, commits once, and answers all. A few committers overlap, so that the log is never idle
-// while a batch is prepared. Reads run one a thread.
+// while a batch is prepared. Reads are started by a few threads and end on OpenZFS's.
 #include <atomic>
 #include <deque>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "block/reactor.h"
@@ -55,8 +56,8 @@ struct Volume::State {
   void answer_soon(block::Request& request, block::IoStatus status);
   bool must_wait(const block::Request& read, std::uint64_t newest_write) const;
   void commit_batches();                      // a thread's
-  void read_some();                           // a thread's
-  void finished(std::vector<block::Request*>& requests);
+  void start_reads();                         // a thread's; they end on others
+  void finished(std::span<block::Request* const> requests);
 };
 
 }  // namespace zpair::zfs

@@ -117,3 +117,19 @@ def test_store_down_for_a_while(pair):
         pair.start(f"etcd:{member}")
     result = load.finish()
     check(stalls(result)["store-down"] <= 1500, f"{stalls(result)}")
+
+
+def test_one_way_cut_of_one_path(pair):
+    """One direction of a single path cut, each in turn: the other path carries on, nothing is degraded, nothing moves."""
+    load = pair.load("a", ["tank-a"])
+    time.sleep(1)
+    epoch = pair.pool("tank-a")["epoch"]
+    for cut in ("path1:a>b", "path1:b>a", "path2:a>b", "path2:b>a"):
+        pair.cut(cut)
+        time.sleep(2)
+        pair.heal(cut)
+        time.sleep(0.5)
+    pool = pair.pool("tank-a")
+    check(pool["owner"] == "a" and pool["epoch"] == epoch, "the pool moved")
+    check(all(leg["in_sync"] for leg in pair.legs("tank-a")), "a single path's cut degraded the pool")
+    load.finish()

@@ -115,3 +115,23 @@ def test_wiped_member_does_not_vote(pair):
 
 
 test_wiped_member_does_not_vote.options = {"pools": 1}
+
+
+def test_store_down_for_a_minute(pair):
+    """All etcd members down for a minute under a healthy load: I/O goes on, nothing is degraded."""
+    load = pair.load("a")
+    time.sleep(1)
+    for member in ("a", "b", "witness"):
+        pair.kill(f"etcd:{member}")
+    load.mark("store-down")
+    time.sleep(60)
+    load.mark("store-back")
+    for member in ("a", "b", "witness"):
+        pair.start(f"etcd:{member}")
+    wait_for("the store", lambda: pair.zpair_json("store", "status")["state"] == "available")
+    check(all(leg["in_sync"] for name in ("tank-a", "tank-b") for leg in pair.legs(name)), "a leg was shrunk")
+    result = load.finish()
+    check(stalls(result)["store-down"] <= 1500, f"{stalls(result)}")
+
+
+test_store_down_for_a_minute.slow = True

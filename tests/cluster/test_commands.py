@@ -1,0 +1,94 @@
+"""The commands of an ordinary day, under a load that must not notice, and what `status` and `events` say meanwhile."""
+import json
+import time
+
+from harness import check, wait_for
+
+
+def _volumes(pair):
+    return {(volume["pool"], volume["name"]): volume for volume in pair.zpair_json("volume", "list")["volumes"]}
+
+
+def _drive(pair, node, name):
+    file = pair.dir / "drives" / node / name
+    with open(file, "wb") as new:
+        new.truncate(256 << 20)
+    return file
+
+
+def test_pools_and_volumes_come_and_go(pair):
+    """pool add, create, export, import, destroy; volume create, resize, snapshot, destroy: each does what it says under load."""
+    load = pair.load("a", ["tank-a"])
+    more = {node: _drive(pair, node, "more") for node in "ab"}
+    pair.zpair("pool", "add", "tank-a", "--mirror", f"a:{more['a']},b:{more['b']}", "--dry-run")
+    check(len(pair.pool("tank-a")["mirrors"]) == 2, "--dry-run changed the pool")
+    pair.zpair("pool", "add", "tank-a", "--mirror", f"a:{more['a']},b:{more['b']}")
+    wait_for("the third mirror", lambda: len(pair.pool("tank-a")["mirrors"]) == 3 and pair.pool("tank-a")["state"] == "online")
+
+    pair.zpair("volume", "create", "tank-a/thin", "4G", "--thin", "--block-size", "8K")
+    thin = _volumes(pair)["tank-a", "thin"]
+    check((thin["size_bytes"], thin["thin"], thin["block_size_bytes"]) == (4 << 30, True, 8192), f"{thin}")
+    pair.zpair("volume", "resize", "tank-a/thin", "5G")
+    check(_volumes(pair)["tank-a", "thin"]["size_bytes"] == 5 << 30, "not resized")
+    pair.zpair("volume", "snapshot", "tank-a/thin@monday")
+    pair.zpair("volume", "create", "tank-a/short", "16M")
+    pair.zpair("volume", "destroy", "tank-a/short")
+    check(("tank-a", "short") not in _volumes(pair), "not destroyed")
+
+    other = {node: _drive(pair, node, "other") for node in "ab"}
+    pair.zpair("pool", "create", "p2", "--owner", "b", "--mirror", f"a:{other['a']},b:{other['b']}")
+    pair.wait_owner("p2", "b")
+    pair.zpair("volume", "create", "p2/vm", "16M")
+    pair.zpair("pool", "export", "p2")
+    check(pair.pool("p2")["state"] == "exported", f"{pair.pool('p2')['state']}")
+    pair.zpair("pool", "import", "p2")
+    pair.wait_owner("p2", "b")
+    check(("p2", "vm") in _volumes(pair), "the volume is gone")
+    pair.zpair("pool", "destroy", "p2")
+    check(pair.pool("p2")["state"] == "unknown", "not destroyed")
+    # What a destroyed pool leaves free can be used at once.
+    pair.zpair("pool", "create", "p3", "--owner", "a", "--mirror", f"a:{other['a']},b:{other['b']}")
+    pair.wait_owner("p3", "a")
+    load.finish()
+
+
+test_pools_and_volumes_come_and_go.options = {"pools": 1}
+
+
+def test_lost_redundancy_is_told(pair):
+    """An event within a second of the loss of redundancy (after the hold window), and `status` says what one more failure would do."""
+    load = pair.load("a", ["tank-a"])
+    time.sleep(1)
+    pair.kill("b")
+    dead_ms = time.time() * 1000
+    event = wait_for("the event", lambda: next(
+        (one for one in pair.events() if one["kind"] == "redundancy-lost" and one["pool"] == "tank-a"), None), seconds=10)
+    check(event["time_ms"] - dead_ms <= 600 + 1000, f"the event came {event['time_ms'] - dead_ms:.0f} ms after the death")
+    pool = next(one for one in pair.zpair_json("status")["pools"] if one["name"] == "tank-a")
+    check(pool["state"] == "degraded" and pool["status"] and pool["action"], f"{pool['state']}: {pool['status']} / {pool['action']}")
+    check("node a" in pool["redundancy"] and "would stop" in pool["redundancy"], pool["redundancy"])
+    text = pair.zpair("status").stdout
+    check("DEGRADED" in text and "since" in text, text)
+    load.finish()
+
+
+test_lost_redundancy_is_told.options = {"pools": 1}
+
+
+def test_status_keys_are_the_documented_ones(pair):
+    """`status --json` of a pair has every key that docs/api.md names, from either node's view."""
+    top = {"node", "partner", "paths", "store", "pools"}
+    of_pool = {"name", "guid", "home", "owner", "epoch", "rev", "wanted", "state", "status", "action", "redundancy", "size_bytes",
+               "allocated_bytes", "free_bytes", "process", "scan", "mirrors", "volumes"}
+    of_leg = {"node", "drive", "drive_id", "file", "guid", "in_sync", "state", "since_txg", "resync_percent", "resync_seconds_left",
+              "read_errors", "write_errors", "checksum_errors"}
+    status = pair.zpair_json("status")
+    check(top <= status.keys(), f"missing: {top - status.keys()}")
+    for pool in status["pools"]:
+        check(of_pool <= pool.keys(), f"missing: {of_pool - pool.keys()}")
+        for mirror in pool["mirrors"]:
+            for leg in mirror["legs"]:
+                check(of_leg <= leg.keys(), f"missing: {of_leg - leg.keys()}")
+    sandbox = json.loads(pair.sandbox("status", "--json").stdout)
+    check({"dir", "nodes", "links", "pools"} <= sandbox.keys(), f"{sandbox.keys()}")
+    check({node["name"] for node in sandbox["nodes"]} == {"a", "b", "witness"}, "not three nodes")

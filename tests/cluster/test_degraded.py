@@ -43,7 +43,9 @@ def test_partner_then_witness(pair):
     wait_for("it says that it waits for the store", lambda: any(
         pool["name"] == "tank-a" and "store" in (pool.get("status") or "") for pool in pair.zpair_json("status")["pools"]))
     pair.start("witness")
+    began = time.monotonic()
     pair.wait_owner("tank-a", "a", seconds=15)
+    print(f"    served {time.monotonic() - began:.1f} s after the witness's return (goal: 2)")
     time.sleep(1)
     load.finish()
 

@@ -6,9 +6,9 @@
 namespace zpair::brain::agent {
 
 bool may_promise(const State& state, Epoch epoch) {
+  if (mutated(Mutation::promise_during_own_takeover) && swap_is_open(state)) return true;
   if (epoch < state.seen_epoch && !mutated(Mutation::promise_to_lower_epoch)) return false;
-  if (swap_is_open(state) && !mutated(Mutation::promise_during_own_takeover)) return false;
-  if (mutated(Mutation::promise_during_own_takeover)) return true;
+  if (swap_is_open(state)) return false;
   const bool own_newer_process = process_lives(state) && state.process_epoch >= epoch;
   return !own_newer_process;
 }

@@ -241,14 +241,15 @@ void takeover_read(Turn& turn, const RecordRead& event) {
   if (takeover.phase == Takeover::Phase::swapping) {
     if (event.stored && event.stored->record.op == takeover.open_swap->op) return won(turn, *event.stored);
     if (takeover.open_swap->phase != OpenSwap::Phase::reading) return;
-    if (event.stored && event.stored->mod_revision == takeover.open_swap->expected_mod_revision) {
-      if (mutated(Mutation::unknown_taken_as_failed)) return drop_takeover(turn, "the swap is taken as failed");
-      return send_swap(turn);
-    }
-    if (event.stored && event.stored->mod_revision < takeover.open_swap->expected_mod_revision) {  // the store went back
+    // The store went back, perhaps to the very revision that the swap compares: it is never sent again there (rule 9).
+    if (event.stored && (event.stored->mod_revision < takeover.open_swap->expected_mod_revision || went_back(state, event.stored->record))) {
       takeover.open_swap->phase = OpenSwap::Phase::unresolved;
       takeover.open_swap->retry_at_ns = turn.now_ns + state.limits.look_again_ns;
       return;
+    }
+    if (event.stored && event.stored->mod_revision == takeover.open_swap->expected_mod_revision) {
+      if (mutated(Mutation::unknown_taken_as_failed)) return drop_takeover(turn, "the swap is taken as failed");
+      return send_swap(turn);
     }
     return lost(turn, event.stored);
   }

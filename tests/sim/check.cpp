@@ -38,6 +38,7 @@ void World::check_shrink_order(Process& at, const record::Record& wanted) {
   if (at.brain.phase == brain::owner::Phase::fencing || wanted.why.find("silent for") == std::string::npos) return;
   if (wanted.rev <= before.rev || wanted.op == at.checked_op) return;   // sent again: judged when it was decided
   at.checked_op = wanted.op;
+  if (at.brain.last_tick_ns < at.ran_since_clock_ns) return;   // decided by a tick from before the pause
   double ran_ns = static_cast<double>(now_ns_ - at.ran_since_ns) * plan_.clock_rate[index(at.node)];
   if (ran_ns < 0.99 * static_cast<double>(at.brain.limits.hold_window_ns)) {
     return breaks("section 3: a leg is taken off for a silence that was this process's own pause");

@@ -84,6 +84,7 @@ void World::inject(const Fault& fault) {
       after(fault.for_ns, [this] { store_up_ = true; });
       if (model(ModelMutation::store_rolled_back)) store_ = store_history_[random_.below(store_history_.size())];
       break;
+    case FaultKind::cut_at_grow: at.at_grow = fault; break;
     case FaultKind::store_restored: {
       if (!store_ || !node(NodeId::a).kept || !node(NodeId::b).kept) break;
       auto place = [](const record::Stored& stored) { return std::tie(stored.record.epoch, stored.record.rev); };
@@ -95,6 +96,7 @@ void World::inject(const Fault& fault) {
       store_ = *older;
       store_revision_ = older->mod_revision;
       store_went_back_ = true;
+      ++store_restores_;   // requests from before meet members that have restarted: they are gone
       break;
     }
     case FaultKind::swap_reply_lost: at.lose_swap_reply = true; break;
@@ -146,11 +148,23 @@ void World::inject(const Fault& fault) {
   }
 }
 
+// Both outcomes of a grow: it has applied, and its owner will not hear of it.
+void World::grow_applied(NodeId id) {
+  if (!node(id).at_grow || faults_over_) return;
+  Fault fault = *std::exchange(node(id).at_grow, std::nullopt);
+  fault.kind = fault.variant ? FaultKind::drive_error : FaultKind::node_isolated;
+  if (fault.kind == FaultKind::drive_error) fault.node = partner_of(id);
+  inject(fault);
+}
+
 void World::resume_process(std::uint64_t pid) {
   Process* own = process(pid);
   if (own == nullptr || !own->paused) return;
   own->paused = false;
-  if (now_ns_ - own->paused_at_ns > 160 * ns_per_ms) own->ran_since_ns = now_ns_;
+  if (now_ns_ - own->paused_at_ns > 160 * ns_per_ms) {
+    own->ran_since_ns = now_ns_;
+    own->ran_since_clock_ns = clock(own->node);
+  }
   std::deque<std::function<void()>> inbox = std::exchange(own->inbox, {});
   for (auto& call : inbox) to_process(pid, std::move(call));
 }
@@ -168,6 +182,7 @@ void World::heal_all() {
   faults_over_ = true;
   store_up_ = true;
   for (NodeId id : {NodeId::a, NodeId::b}) {
+    node(id).at_grow.reset();
     node(id).store_reachable = true;
     for (int path = 0; path < 2; ++path) heal(path, id, true);
     if (!node(id).up) boot(id);

@@ -130,7 +130,9 @@ void World::carry_out(NodeId id, agent::Action action) {
             start_process(id, order);
           },
           [&](const agent::KillPool&) {
-            if (at.pid != 0) kill_process(at.pid, std::nullopt, "killed by its agent");
+            std::uint64_t pid = at.pid;
+            Nanoseconds dies_after = random_.one_in(16) ? random_.between(5, 200) * ns_per_ms : random_.between(50, 3'000) * ns_per_us;
+            after(dies_after, [this, pid] { kill_process(pid, std::nullopt, "killed by its agent"); });
           },
           [&](const agent::ReleasePromise& order) {
             to_own_process(id, order.epoch, [this](Process& own) { feed(own, owner::PromiseReleased{clock(own.node)}); });
@@ -203,7 +205,9 @@ void World::carry_out(NodeId id, agent::Action action) {
           },
           [&](const KeepCopy& order) {
             record::Stored stored = order.stored;
-            after_random(200 * ns_per_us, 5 * ns_per_ms, [this, id, run, stored] {
+            // Now and then the state folder's fsync takes long.
+            Nanoseconds took = random_.one_in(24) ? random_.between(20, 300) * ns_per_ms : random_.between(200, 5'000) * ns_per_us;
+            after(took, [this, id, run, stored] {
               Node& now = node(id);
               if (now.agent_run != run) return;
               now.kept = stored;

@@ -34,6 +34,7 @@ std::string_view name_of(FaultKind kind) {
     case FaultKind::export_order: return "export_order";
     case FaultKind::destroy_order: return "destroy_order";
     case FaultKind::store_restored: return "store_restored";
+    case FaultKind::cut_at_grow: return "cut_at_grow";
     case FaultKind::count_of_kinds: break;
   }
   return "unknown";
@@ -62,7 +63,7 @@ void add_scene(Plan& plan, Random& random) {
   NodeId owner = random.one_in(5) ? NodeId::b : NodeId::a;
   NodeId other = partner_of(owner);
   bool coin = random.one_in(2);
-  switch (random.below(7)) {
+  switch (random.below(10)) {
     case 0: {   // H15, H14: the former owner, cut off, meets a target that has restarted
       std::int64_t cut_ms = random.between(1'400, 4'000);
       std::int64_t crash_ms = random.between(1'100, cut_ms);
@@ -98,6 +99,21 @@ void add_scene(Plan& plan, Random& random) {
       add(random.one_in(2) ? FaultKind::swap_reply_lost : FaultKind::swap_delayed, owner, random.between(1'400, 2'600), random.between(100, 900), 0, false);
       add(random.one_in(2) ? FaultKind::drive_error : FaultKind::node_isolated, random.one_in(2) ? other : owner, random.between(1'600, 3'200), random.between(300, 3'000), static_cast<int>(random.below(2)), coin);
       if (random.one_in(2)) add(FaultKind::process_kill, owner, random.between(2'000, 3'500), 0, 0, false);
+      break;
+    case 6:     // H16: the last leg of a mirror drains for longer than the fence window
+      add(FaultKind::drive_error, owner, 0, random.between(4'000, 7'000), 0, false);
+      add(FaultKind::drive_slow, other, random.between(300, 1'200), random.between(200, 900), 0, false);
+      add(FaultKind::process_kill, owner, random.between(600, 2'000), 0, 0, false);
+      break;
+    case 7:     // H13: what a dead process sent over a path that holds it
+      add(FaultKind::path_cut, owner, 0, random.between(300, 3'000), static_cast<int>(random.below(2)), true);
+      add(FaultKind::process_kill, owner, random.between(5, 350), 0, 0, false);
+      break;
+    case 8:     // H21, rule 6: both outcomes of a grow
+      add(FaultKind::cut_at_grow, owner, -500, random.between(1'500, 6'000), static_cast<int>(random.below(2)), random.one_in(2));
+      add(FaultKind::all_paths_cut, owner, 0, random.between(650, 1'200), 0, coin);
+      add(FaultKind::process_kill, owner, random.between(1'800, 5'000), 0, 0, false);
+      plan.length_ns = std::max(plan.length_ns, begin + 8'000 * ns_per_ms);
       break;
     default:    // H12, H20: an import right after another one, a swap late
       add(FaultKind::swap_delayed, owner, random.between(-300, 300), random.between(50, 2'500), 0, false);

@@ -37,6 +37,7 @@ enum class FaultKind : std::uint8_t {
   replace_leg,        // drive replace
   export_order,       // pool export, and pool import later
   destroy_order,
+  cut_at_grow,        // the node is cut off at the very moment that its next grow applies; `variant`: a leg errs instead
   store_restored,     // from a snapshot older than what both nodes have kept (H23)
   count_of_kinds,
 };

@@ -25,8 +25,10 @@ void World::store_swap(NodeId from, std::uint64_t expected, record::Record wante
   Node& sender = node(from);
   Nanoseconds travel = random_.between(500, 4'000) * ns_per_us + std::exchange(sender.swap_delay_ns, 0);
   bool reply_lost = std::exchange(sender.lose_swap_reply, false);
-  after(travel, [this, from, expected, wanted, remove, op, answer, reply_lost] {
-    if (!store_serves(from)) return;   // a request that meets no majority is gone; the sender learns nothing
+  int restores = store_restores_;
+  after(travel, [this, from, expected, wanted, remove, op, answer, reply_lost, restores] {
+    if (!store_serves(from) || restores != store_restores_) return;   // a request that meets no majority is gone; the sender learns nothing
+    bool from_at_grow = node(from).at_grow.has_value();
     std::uint64_t current = store_ ? store_->mod_revision : 0;
     if (current == expected) {
       std::optional<record::Stored> before = store_;
@@ -38,9 +40,18 @@ void World::store_swap(NodeId from, std::uint64_t expected, record::Record wante
         tell("store: epoch {} rev {} owner {}: {}", wanted.epoch, wanted.rev, wanted.owner, wanted.why);
       }
       if (before && store_) check_record(before->record, store_->record);
-      store_changed();
       record::Stored stored = store_ ? *store_ : record::Stored{};
-      if (reply_lost) return;
+      auto named = [](const record::Record& record) {
+        int count = 0;
+        for (const record::Mirror& mirror : record.mirrors) count += in_sync_count(mirror, NodeId::a) + in_sync_count(mirror, NodeId::b);
+        return count;
+      };
+      if (reply_lost || (from_at_grow && store_ && before && named(store_->record) > named(before->record))) {
+        if (!reply_lost) grow_applied(from);
+        store_changed();
+        return;
+      }
+      store_changed();
       after(delay(), [this, from, op, stored, answer] { answer(brain::SwapApplied{clock(from), op, stored}); });
       return;
     }

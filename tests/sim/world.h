@@ -168,6 +168,7 @@ struct Process {
   std::optional<std::pair<record::Mirror, Txg>> adding;  // AddMirror ends when this txg has synced
   std::map<std::pair<int, int>, std::uint64_t> client_connections;  // rule 10: the newest of each client
   Nanoseconds ran_since_ns = 0;               // it was not paused since (for longer than a tick may be late)
+  Nanoseconds ran_since_clock_ns = 0;         // the same, by the node's clock
   Nanoseconds paused_at_ns = 0;
   std::string checked_op;                     // of the newest shrink that was judged
   Revision kept_rev;                          // of the newest copy that it made durable
@@ -212,6 +213,7 @@ struct Node {
   bool store_reachable = true;
   Nanoseconds swap_delay_ns = 0;
   bool lose_swap_reply = false;
+  std::optional<Fault> at_grow;               // cut_at_grow waits for it
   std::uint64_t ticks = 0;
 };
 
@@ -345,6 +347,7 @@ class World {
 
   // faults.cpp
   void inject(const Fault& fault);
+  void grow_applied(NodeId node);
   void heal_all();
   void resume_process(std::uint64_t pid);
   void resume_agent(NodeId id);
@@ -397,6 +400,7 @@ class World {
   std::vector<record::Stored> store_history_;
   std::uint64_t store_revision_ = 1;
   bool store_up_ = true;
+  int store_restores_ = 0;
 
   struct Link {
     bool cut = false;

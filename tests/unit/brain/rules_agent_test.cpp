@@ -267,6 +267,27 @@ TEST_F(Rule9Agent, an_unknown_swap_is_resolved_by_reading) {
   EXPECT_EQ(agent.count<StartPool>(), 1u);
 }
 
+// Simulator, seed 0x7b97c: a restored store showed the revision that an old, unresolved swap compares.
+TEST_F(Rule9Agent, an_unresolved_swap_is_not_sent_again_to_a_store_that_went_back) {
+  agent.watch_owner(node_b, make_record(1));
+  const Stored before = *store.stored;
+  agent.hold<SwapRecord>();
+  agent.owner_asks = false;
+  agent.pass_ms(1000);
+  ASSERT_EQ(agent.count<SwapRecord>(), 1u);
+  const SwapRecord ours = agent.last<SwapRecord>();
+  Record shrunk = store.record();   // the owner's shrink came first, and this node has kept it
+  take_off(shrunk, leg_id(0, node_a), Txg{70});
+  shrunk.rev = shrunk.rev.next();
+  store.put(shrunk);
+  agent.feed(RecordSeen{agent.now_ns, *store.stored});
+  store.stored = before;            // restored from a snapshot older than that
+  agent.feed(SwapUnknown{agent.now_ns, ours.record.op});
+  agent.pass_ms(5000);
+  EXPECT_EQ(agent.count<SwapRecord>(), 1u);
+  EXPECT_EQ(agent.count<StartPool>(), 0u);
+}
+
 TEST_F(Rule9Agent, a_read_that_shows_our_swap_before_the_stores_answer_is_an_answer) {
   agent.watch_owner(node_b, make_record(1));
   agent.hold<SwapRecord>();

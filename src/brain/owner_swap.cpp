@@ -80,6 +80,13 @@ void somebody_elses(Turn& turn, const std::optional<record::Stored>& stored) {
     open.retry_at_ns = turn.now_ns + state.limits.look_again_ns;
     return;
   }
+  // The very record that this process holds, at a newer revision: whoever resolved an unknown swap wrote it again as it was,
+  // so that no held copy of that swap can land any more (EtcdStore::read). Nobody changed it: ours goes on from there.
+  if (!stored->record.op.empty() && stored->record.op == state.stored.record.op && stored->record.rev == state.stored.record.rev) {
+    state.stored.mod_revision = stored->mod_revision;
+    open.expected_mod_revision = stored->mod_revision;
+    return send(turn);
+  }
   if (mutated(Mutation::swap_at_stale_revision)) {
     open.expected_mod_revision = stored->mod_revision;
     open.wanted.rev = stored->record.rev.next();

@@ -365,6 +365,28 @@ TEST_F(Rule9Owner, unknown_and_not_applied_the_same_swap_is_sent_again) {
   EXPECT_EQ(owner.count<FailLegs>(), 0u);
 }
 
+// The store resolves an unknown swap by writing the record again as it was: a newer revision, and nobody else's.
+TEST_F(Rule9Owner, the_record_written_again_as_it_was_is_still_ours) {
+  owner.serve(make_record(1));
+  owner.hold<SwapRecord>();
+  owner.feed(LegErred{owner.now_ns, leg_id(0, node_b), LegFault::io_error, "EIO"});
+  const SwapRecord swap = owner.last<SwapRecord>();
+  store.stored->mod_revision += 5;
+  owner.feed(SwapUnknown{owner.now_ns, swap.record.op});       // the read finds it
+  EXPECT_EQ(owner.count<ExitProcess>(), 0u);
+  ASSERT_EQ(owner.count<SwapRecord>(), 2u);
+  EXPECT_EQ(owner.last<SwapRecord>().record, swap.record);
+  EXPECT_EQ(owner.last<SwapRecord>().expected_mod_revision, store.stored->mod_revision);
+  store.stored->mod_revision += 2;
+  owner.feed(SwapOther{owner.now_ns, swap.record.op, store.stored});   // or the swap itself does
+  EXPECT_EQ(owner.count<ExitProcess>(), 0u);
+  const SwapRecord again = owner.last<SwapRecord>();
+  EXPECT_EQ(again.expected_mod_revision, store.stored->mod_revision);
+  store.swap(again);
+  owner.feed(SwapApplied{owner.now_ns, again.record.op, *store.stored});
+  EXPECT_EQ(owner.last<FailLegs>().legs, std::vector{leg_id(0, node_b)});
+}
+
 TEST_F(Rule9Owner, unknown_and_applied_is_found_by_its_operation_id) {
   owner.serve(make_record(1));
   owner.hold<SwapRecord>();

@@ -20,6 +20,10 @@ def _fault_shrinks_one_leg(pair, node, fault):
     load.mark("fault")
     pair.sandbox("fault", f"{node}:{drive}", fault)
     _shrunk(pair, "tank-a", drive)
+    pool = next(one for one in pair.zpair_json("status")["pools"] if one["name"] == "tank-a")
+    why = next(leg["why"] for mirror in pool["mirrors"] for leg in mirror["legs"] if (leg["node"], leg["drive"]) == (node, drive))
+    check(pool["status"] and why and why != "in sync", f"status does not say why: {pool['status']} / {why}")
+    print(f"    {why}")
     others = [leg for leg in pair.legs("tank-a") if leg["drive"] != drive]
     check(all(leg["in_sync"] for leg in others), "other legs were shrunk too")
     pair.sandbox("fault", f"{node}:{drive}", "clear")

@@ -227,26 +227,50 @@ Result<Contents> FenceFile::change(Decide decide) {
   return contents;
 }
 
+Result<void> FenceFile::decide_fence(Contents& now, const FenceRequest& request) const {
+  if (request.epoch.value == 0) return fail(ErrorCode::invalid, "drive {} cannot be fenced at epoch 0", drive_);
+  if (request.epoch < now.epoch || request.epoch < now.stored.epoch) {
+    return fail(ErrorCode::stale_epoch, "drive {} is fenced at epoch {} and has stored epoch {}: epoch {} comes too late", drive_,
+                now.epoch, now.stored.epoch, request.epoch);
+  }
+  bool again = request.epoch == now.epoch && now.held_by(request.host_id);
+  if (again) return {};
+  if (request.epoch == now.epoch) {
+    return fail(ErrorCode::fenced, "drive {} is fenced at epoch {} already, by host {}", drive_, now.epoch, now.host_id.to_string());
+  }
+  if (request.expected_former != now.epoch) {
+    return fail(ErrorCode::fenced, "drive {} is fenced at epoch {}, not at {} as expected: somebody else fenced it meanwhile",
+                drive_, now.epoch, request.expected_former);
+  }
+  now.epoch = request.epoch;
+  now.host_id = request.host_id;
+  now.type = ReservationType::write_exclusive;
+  return {};
+}
+
+Result<void> FenceFile::decide_record(Contents& now, const StoredRecord& record) const {
+  bool lower = record.epoch < now.stored.epoch || (record.epoch == now.stored.epoch && record.rev < now.stored.rev) ||
+               record.rev < now.stored.rev;
+  if (lower) {
+    return fail(ErrorCode::stale_epoch, "drive {} has stored epoch {} revision {}: epoch {} revision {} comes too late", drive_,
+                now.stored.epoch, now.stored.rev, record.epoch, record.rev);
+  }
+  if (record.rev == now.stored.rev && record.epoch == now.stored.epoch && record.digest != now.stored.digest &&
+      now.stored != StoredRecord{}) {
+    return fail(ErrorCode::invalid, "drive {} has stored another record as epoch {} revision {}", drive_, record.epoch, record.rev);
+  }
+  now.stored = record;
+  return {};
+}
+
 Result<Contents> FenceFile::fence(const FenceRequest& request) {
-  return change([this, &request](Contents& now) -> Result<void> {
-    if (request.epoch.value == 0) return fail(ErrorCode::invalid, "drive {} cannot be fenced at epoch 0", drive_);
-    if (request.epoch < now.epoch || request.epoch < now.stored.epoch) {
-      return fail(ErrorCode::stale_epoch, "drive {} is fenced at epoch {} and has stored epoch {}: epoch {} comes too late", drive_,
-                  now.epoch, now.stored.epoch, request.epoch);
-    }
-    bool again = request.epoch == now.epoch && now.held_by(request.host_id);
-    if (again) return {};
-    if (request.epoch == now.epoch) {
-      return fail(ErrorCode::fenced, "drive {} is fenced at epoch {} already, by host {}", drive_, now.epoch, now.host_id.to_string());
-    }
-    if (request.expected_former != now.epoch) {
-      return fail(ErrorCode::fenced, "drive {} is fenced at epoch {}, not at {} as expected: somebody else fenced it meanwhile",
-                  drive_, now.epoch, request.expected_former);
-    }
-    now.epoch = request.epoch;
-    now.host_id = request.host_id;
-    now.type = ReservationType::write_exclusive;
-    return {};
+  return change([&](Contents& now) { return decide_fence(now, request); });
+}
+
+Result<Contents> FenceFile::fence(const FenceRequest& request, const StoredRecord& record) {
+  return change([&](Contents& now) -> Result<void> {
+    ZP_CHECK(decide_fence(now, request));
+    return decide_record(now, record);
   });
 }
 
@@ -262,20 +286,7 @@ Result<Contents> FenceFile::release(const Uuid& host_id) {
 }
 
 Result<Contents> FenceFile::store_record(const StoredRecord& record) {
-  return change([this, &record](Contents& now) -> Result<void> {
-    bool lower = record.epoch < now.stored.epoch || (record.epoch == now.stored.epoch && record.rev < now.stored.rev) ||
-                 record.rev < now.stored.rev;
-    if (lower) {
-      return fail(ErrorCode::stale_epoch, "drive {} has stored epoch {} revision {}: epoch {} revision {} comes too late", drive_,
-                  now.stored.epoch, now.stored.rev, record.epoch, record.rev);
-    }
-    if (record.rev == now.stored.rev && record.epoch == now.stored.epoch && record.digest != now.stored.digest &&
-        now.stored != StoredRecord{}) {
-      return fail(ErrorCode::invalid, "drive {} has stored another record as epoch {} revision {}", drive_, record.epoch, record.rev);
-    }
-    now.stored = record;
-    return {};
-  });
+  return change([&](Contents& now) { return decide_record(now, record); });
 }
 
 }  // namespace zpair::fence

@@ -47,6 +47,23 @@ TEST_F(FenceFileTest, a_new_file_lets_nobody_in) {
   EXPECT_EQ(contents->epoch, Epoch{0});
 }
 
+// A takeover's two changes of a leg in one write: both are there, or neither.
+TEST_F(FenceFileTest, fence_and_record_go_in_together_or_not_at_all) {
+  auto file = make();
+  auto done = file->fence({Epoch{0}, Epoch{7}, host_7_}, {Epoch{7}, Revision{12}, 99});
+  ASSERT_TRUE(done.has_value()) << done.error().message;
+  EXPECT_TRUE(done->held_by(host_7_));
+  EXPECT_EQ(file->contents()->stored, (StoredRecord{Epoch{7}, Revision{12}, 99}));
+  auto again = file->fence({Epoch{7}, Epoch{7}, host_7_}, {Epoch{7}, Revision{12}, 99});
+  EXPECT_TRUE(again.has_value()) << "its first answer may have been lost";
+  auto older = file->fence({Epoch{7}, Epoch{8}, host_8_}, {Epoch{8}, Revision{11}, 1});
+  ASSERT_FALSE(older.has_value());
+  EXPECT_EQ(older.error().code, ErrorCode::stale_epoch);
+  EXPECT_EQ(file->contents()->epoch, Epoch{7}) << "the fence did not go in without the record";
+  EXPECT_FALSE(file->fence({Epoch{6}, Epoch{8}, host_8_}, {Epoch{8}, Revision{13}, 1}).has_value());
+  EXPECT_EQ(file->contents()->stored.rev, Revision{12}) << "the record did not go in without the fence";
+}
+
 TEST_F(FenceFileTest, create_makes_missing_folders_and_refuses_an_existing_file) {
   auto deep = FenceFile::create(folder_ + "/state/fences", "drive-1");
   ASSERT_TRUE(deep.has_value());

@@ -22,6 +22,9 @@ struct Start {                      // the first message to a new process; never
 struct VolumeSocket {               // with a descriptor: the listening Unix socket of a volume, any time after `Start`;
   std::string volume;               // the process keeps it and listens once the volume serves
 };
+struct VolumeClient {               // with a descriptor: a client of `volume` that the relay accepted and never linked (no
+  std::string volume;               // byte passed): it is served as if it had just come to the volume's socket
+};
 struct RelayLink {                  // with a descriptor: a connection that the partner's relay opened for one client
   std::string volume;               // session of `volume` (agent::RelayHello, read). The pool process says
   std::string session;              // agent::relay_accepted_bytes() on it first; then the bytes are NBD
@@ -79,7 +82,7 @@ struct RecordKept {
   Revision rev;
 };
 
-using Message = std::variant<Start, VolumeSocket, RelayLink, Export, ReleasePromise, RecordHint, PartnerHint, CannotFence,
+using Message = std::variant<Start, VolumeSocket, VolumeClient, RelayLink, Export, ReleasePromise, RecordHint, PartnerHint, CannotFence,
                              DrivePlaces, RecordKept, Heartbeat, State, KeepRecord, Exiting>;
 
 std::string to_json(const Message& message);

@@ -121,7 +121,13 @@ block::Task<void> Relay::remove_volume(std::string name) {
   if (!volume.closing) {
     volume.closing = true;
     volume.listener->close();
-    for (auto& session : volume.sessions) session->finish();
+    for (auto& session : volume.sessions) {
+      if (session->admitted || !options_.pass_on) {
+        session->finish();
+      } else if (session->link) {
+        session->link->shutdown();   // ends the wait for the owner's word
+      }
+    }
     pulse();
   }
   while (!volume.accept_ended || !volume.sessions.empty()) co_await changed_.wait();
@@ -193,6 +199,8 @@ block::Task<void> Relay::accept_clients(Volume& volume) {
 
 block::Task<void> Relay::run_session(Volume& volume, Session& session) {
   co_await link(volume, session);
+  const bool waits = !session.admitted && !session.over && volume.closing && !closing_;
+  if (waits && options_.pass_on && !peer_is_gone(*session.client)) options_.pass_on(volume.name, session.client->release());
   if (session.admitted && !session.over) {
     block::TaskGroup from_client;
     from_client.spawn(forward_from_client(session));
@@ -200,7 +208,7 @@ block::Task<void> Relay::run_session(Volume& volume, Session& session) {
     session.finish();
     co_await from_client.close();
   }
-  session.finish();
+  if (session.client->fd() >= 0) session.finish();
   if (session.link && !session.ended_by_owner) volume.unresolved.insert(session.id);
   volume.sessions.remove_if([&session](const auto& held) { return held.get() == &session; });
   pulse();
@@ -240,7 +248,7 @@ block::Task<bool> Relay::request_link(Volume& volume, Session& session, std::siz
   Result<LinkAnswer> answer = fail(ErrorCode::io, "the link's header was not sent");
   if (sent) answer = co_await read_link_answer(*session.link);
   if (session.over) co_return false;
-  if (!answer || *answer != LinkAnswer::admitted) {
+  if (!answer || *answer != LinkAnswer::admitted || volume.closing) {
     // The next attempt is a newer link of the same session: the owner ends this one. No byte of the client was sent.
     session.link->shutdown();
     session.link.reset();

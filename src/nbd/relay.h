@@ -23,6 +23,7 @@
 
 #include "base/error.h"
 #include "base/ids.h"
+#include "base/unique_fd.h"
 #include "block/reactor.h"
 #include "block/stream.h"
 #include "block/task.h"
@@ -35,6 +36,9 @@ struct RelayOptions {
   // Connects to the link listener of the pool's owner over path `path` (0 ...). An error means: not now; it is asked
   // again, on the next path, after `retry_ms`. It has to end soon (a few hundred milliseconds) when nobody answers.
   std::function<block::Task<Result<std::unique_ptr<block::Stream>>>(std::size_t path)> connect;
+  // A client that was accepted and not linked yet when its volume is removed: no byte passed either way, so whoever serves
+  // next can serve it. Empty: such clients are closed.
+  std::function<void(const std::string& volume, UniqueFd client)> pass_on = {};
   std::int64_t retry_ms = 20;
   std::int64_t probe_every_ms = 40;
   std::int64_t path_dead_after_ms = 200;  // an unanswered probe of that age: the path's links end
@@ -50,7 +54,8 @@ class Relay {
   // From now on clients of this socket are served by the owner. The listener is usually a duplicate of the volume's one
   // listening socket (SocketHandover passes it to the pool process when this node owns).
   Result<void> add_volume(std::string volume, std::unique_ptr<block::Listener> listener);
-  // Stops accepting and closes the volume's clients, both at once: they reconnect to whoever accepts next. Returns when
+  // Stops accepting and closes the volume's linked clients, both at once: they reconnect to whoever accepts next; those that
+  // still wait in the handshake are passed on. Returns when
   // the last of its tasks has ended, which may take as long as a `connect` that is under way (give that a short deadline,
   // and hand the socket over without waiting for this).
   block::Task<void> remove_volume(std::string volume);

@@ -37,6 +37,10 @@ PoolAgent::PoolAgent(std::string pool, NodeParts& node)
                 auto sent = process_->send(control::VolumeSocket{volume}, fd);
                 if (!sent) log_warning("pool {}: the socket of volume {}: {}", pool_, volume, sent.error().message);
               },
+          .give_client =
+              [this](const std::string& volume, int fd) {
+                if (process_) (void)process_->send(control::VolumeClient{volume}, fd);
+              },
       }) {
   state_.limits = node.limits;
   learn_volumes(node_.folder->load_volumes(pool_));
@@ -148,6 +152,12 @@ std::optional<record::Record> PoolAgent::newest_record() const {
   if (process_knows && (!newest || process_state_->stored.record.rev > newest->rev))
     newest = process_state_->stored.record;
   return newest;
+}
+
+bool PoolAgent::changes_owner() const {
+  const bool partner_imports = brain_agent::report(state_).vouch != brain_agent::Vouch::serving && state_.partner &&
+                               state_.partner->vouch == brain_agent::Vouch::importing;
+  return state_.takeover || state_.switchover || process_ || partner_imports;
 }
 
 void PoolAgent::learn_volumes(std::vector<agent::PoolState::Volume> volumes) {

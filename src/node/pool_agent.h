@@ -86,6 +86,7 @@ class PoolAgent {
   const brain::agent::State& state() const { return state_; }
   std::optional<record::Record> newest_record() const;
   bool has_process() const { return process_ != nullptr; }
+  bool changes_owner() const;   // an import is under way, here or at the partner
   bool process_serves() const { return process_state_ && process_state_->serving; }
   const std::optional<control::State>& process_state() const { return process_state_; }
   pid_t process_pid() const { return process_ ? process_->pid() : 0; }

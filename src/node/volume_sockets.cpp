@@ -18,6 +18,7 @@ VolumeSockets::VolumeSockets(Options options) : options_(std::move(options)) {
   relay.node = options_.config->node;
   relay.path_count = options_.paths.size();
   relay.connect = [this](std::size_t path) { return connect(path); };
+  relay.pass_on = [this](const std::string& export_name, UniqueFd client) { keep_client(export_name, std::move(client)); };
   relay_ = std::make_unique<nbd::Relay>(std::move(relay));
 }
 
@@ -60,12 +61,30 @@ void VolumeSockets::set_volumes(const std::vector<std::string>& volumes) {
 void VolumeSockets::serve_by(Server server) {
   if (server_ == server) return;
   server_ = server;
+  if (server == Server::relay) waiting_clients_.clear();   // they come again
   settle();
 }
 
 void VolumeSockets::give_all() {
   for (const auto& [name, socket] : sockets_) {
     if (!socket.removing) options_.give(name, socket.listener->fd());
+  }
+  for (const auto& [name, client] : waiting_clients_) {
+    if (options_.give_client) options_.give_client(name, client.get());
+  }
+  waiting_clients_.clear();
+}
+
+// The owner died before it had admitted this client: it would see the end of its connection, and QEMU takes that for an
+// error. Nothing was said to it yet, so this node's own process can serve it.
+void VolumeSockets::keep_client(const std::string& export_name, UniqueFd client) {
+  const std::string name = export_name.substr(export_name.find('/') + 1);
+  const auto found = sockets_.find(name);
+  if (closed_ || server_ == Server::relay || found == sockets_.end() || found->second.removing) return;
+  if (server_ == Server::process) {
+    if (options_.give_client) options_.give_client(name, client.get());
+  } else {
+    waiting_clients_.emplace_back(name, std::move(client));
   }
 }
 

@@ -27,6 +27,7 @@ class VolumeSockets {
     const NodeConfig* config = nullptr;
     std::vector<agent::ClientPath> paths;                         // to the partner's agent, for the relay
     std::function<void(const std::string& volume, int fd)> give;  // a duplicate goes to the pool process
+    std::function<void(const std::string& volume, int fd)> give_client = {};  // the same: a client that still waits in the handshake
   };
   explicit VolumeSockets(Options options);
   ~VolumeSockets();
@@ -43,6 +44,7 @@ class VolumeSockets {
 
  private:
   block::Task<Result<std::unique_ptr<block::Stream>>> connect(std::size_t path);
+  void keep_client(const std::string& export_name, UniqueFd client);
   void settle();
   block::Task<void> run_settle();
   std::string export_name(const std::string& volume) const { return options_.pool + "/" + volume; }
@@ -55,6 +57,7 @@ class VolumeSockets {
   };
   std::map<std::string, Socket> sockets_;
   std::unique_ptr<nbd::Relay> relay_;
+  std::vector<std::pair<std::string, UniqueFd>> waiting_clients_;   // of a relay that ended; for the next process here
   Uuid relay_session_ = Uuid::random();
   std::uint64_t last_link_ = 0;
   Server server_ = Server::nobody;

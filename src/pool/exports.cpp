@@ -38,6 +38,7 @@ block::Task<Result<void>> Exports::open(std::string name) {
 void Exports::serve() {
   serving_ = true;
   for (auto& [name, entry] : entries_) listen_where_possible(name, entry);
+  for (auto& [name, client] : std::exchange(waiting_clients_, {})) take_client(name, std::move(client));
 }
 
 void Exports::listen_where_possible(const std::string& name, Entry& entry) {
@@ -76,6 +77,16 @@ void Exports::take_socket(std::string volume, UniqueFd listening) {
   entry.socket = std::move(listening);
   entry.listening = false;
   listen_where_possible(volume, entry);
+}
+
+void Exports::take_client(std::string volume, UniqueFd connected) {
+  if (closed_) return;
+  if (!serving_) {
+    waiting_clients_.emplace_back(std::move(volume), std::move(connected));
+    return;
+  }
+  auto stream = std::make_unique<block::Stream>(std::move(connected));
+  server_.serve(std::move(stream), {.transport = nbd::Transport::local, .volume = export_name(volume)});
 }
 
 void Exports::take_relay_link(UniqueFd connected) {

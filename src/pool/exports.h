@@ -42,6 +42,7 @@ class Exports {
   block::Task<void> close();                               // ends all clients and closes the volumes
 
   void take_socket(std::string volume, UniqueFd listening);
+  void take_client(std::string volume, UniqueFd connected);   // it waits until the volume serves
   void take_relay_link(UniqueFd connected);               // its LinkHeader names volume and session
   void recheck_reads() { server_.recheck_reads(); }
 
@@ -76,6 +77,7 @@ class Exports {
   Options options_;
   nbd::Server server_;
   std::map<std::string, Entry> entries_;
+  std::vector<std::pair<std::string, UniqueFd>> waiting_clients_;
   bool serving_ = false;
   bool closed_ = false;
   block::TaskGroup tasks_;

@@ -95,6 +95,12 @@ void Process::on_message(control::Received received) {
     } else {
       early_sockets_[socket->volume] = std::move(received.fd);
     }
+  } else if (auto* client = std::get_if<control::VolumeClient>(&message)) {
+    if (exports_) {
+      exports_->take_client(client->volume, std::move(received.fd));
+    } else {
+      early_clients_.emplace_back(client->volume, std::move(received.fd));
+    }
   } else if (std::holds_alternative<control::RelayLink>(message)) {
     if (exports_) exports_->take_relay_link(std::move(received.fd));
   } else if (auto* end = std::get_if<control::Export>(&message)) {
@@ -224,6 +230,8 @@ void Process::make_parts(const record::Stored& stored) {
                                                });
   for (auto& [volume, socket] : early_sockets_) exports_->take_socket(volume, std::move(socket));
   early_sockets_.clear();
+  for (auto& [volume, client] : early_clients_) exports_->take_client(volume, std::move(client));
+  early_clients_.clear();
   promises_ = std::make_unique<Promises>(Promises::Options{
       .config = options_.config, .pool = options_.pool, .feed = [this](owner::Event event) {
         const bool granted = std::holds_alternative<owner::PromiseGranted>(event);

@@ -36,6 +36,7 @@ TEST(ControlMessage, every_kind_survives_the_way_over_the_socket) {
   document.force = document.accept_data_loss = true;
   expect_round_trip(Start{document});
   expect_round_trip(VolumeSocket{"vm1"});
+  expect_round_trip(VolumeClient{"vm1"});
   expect_round_trip(RelayLink{"vm1", "session", 3});
   expect_round_trip(Export{record::Wanted::exported});
   expect_round_trip(ReleasePromise{});

@@ -100,8 +100,12 @@ struct Fixture {
       RelayOptions options;
       options.node = NodeId::b;
       options.path_dead_after_ms = 150;
-      options.connect = [](std::size_t path) {
-        return block::Stream::connect(path_endpoint(path), Deadline::in_ms(1000));
+      options.connect = [this](std::size_t path) {
+        return refuse_links ? no_link() : block::Stream::connect(path_endpoint(path), Deadline::in_ms(1000));
+      };
+      options.pass_on = [this](const std::string& volume, UniqueFd client) {
+        EXPECT_EQ(volume, "tank/vm1");
+        passed_on.push_back(std::move(client));
       };
       relay = std::make_unique<Relay>(std::move(options));
       listening = std::move(*block::Listener::listen(block::Endpoint{"unix:" + volume_socket}));
@@ -122,6 +126,9 @@ struct Fixture {
          {volume_socket, test::socket_path("links"), test::socket_path("path0"), test::socket_path("path1")}) {
       ::unlink(path.c_str());
     }
+  }
+  static block::Task<Result<std::unique_ptr<block::Stream>>> no_link() {
+    co_return fail(ErrorCode::unreachable, "the owner is gone");
   }
   static block::Endpoint path_endpoint(std::size_t path) {
     return block::Endpoint{"unix:" + test::socket_path("path" + std::to_string(path))};
@@ -153,6 +160,8 @@ struct Fixture {
   std::unique_ptr<Server> server;
   std::vector<std::unique_ptr<Switch>> switches;
   std::unique_ptr<Relay> relay;
+  std::vector<UniqueFd> passed_on;
+  bool refuse_links = false;
 };
 
 TEST(Relay, forwards_a_client_to_the_owner) {
@@ -205,6 +214,22 @@ TEST(Relay, a_client_left_in_the_backlog_is_found_by_this_node_s_own_server) {
     fixture.start_owner();
     auto listener = std::make_unique<block::Listener>(std::move(*duplicate(fixture.listening->fd())));
     ASSERT_TRUE(fixture.server->listen(std::move(listener), {Transport::local, "tank/vm1"}));
+  });
+  EXPECT_TRUE(client.go("tank/vm1"));
+}
+
+// The owner died while a client waited for its word; now this node owns.
+TEST(Relay, a_client_that_was_accepted_and_never_linked_is_passed_on) {
+  Fixture fixture;
+  RawClient first = fixture.client();   // a path lives: the relay accepts
+  fixture.host.on([&] { fixture.refuse_links = true; });
+  RawClient client = RawClient::to_unix(fixture.volume_socket);
+  EXPECT_TRUE(client.silent());
+  EXPECT_TRUE(fixture.host.until([&] { return fixture.relay->client_count() == 2; }));
+  fixture.host.await([&] { return fixture.relay->remove_volume("tank/vm1"); });
+  fixture.host.on([&] {
+    ASSERT_EQ(fixture.passed_on.size(), 1u);
+    fixture.server->serve(std::make_unique<block::Stream>(std::move(fixture.passed_on.front())), {Transport::local, "tank/vm1"});
   });
   EXPECT_TRUE(client.go("tank/vm1"));
 }

@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "block/drive_identity.h"
 #include "node/api_internal.h"
+#include "state/fault_notes.h"
 
 namespace zpair::node {
 
@@ -160,7 +161,7 @@ Api::Answer Api::fault(Asked asked) {
         status.drive.durable_id == drive || status.drive.path == drive || Impl::short_name(status.drive.path) == drive;
     if (!named) continue;
     if (block::FaultDevice* device = daemon_.fault_device(status.drive.durable_id)) {
-      ZP_CO_CHECK(device->apply(command));
+      ZP_CO_CHECK(state::apply_fault(daemon_.config().run_dir, *device, command));
       co_return "{}";
     }
     if (status.state == DriveState::elsewhere) {

@@ -7,7 +7,9 @@
 #include "base/log.h"
 #include "block/file_device.h"
 #include "node/api.h"
+#include "node/circular.h"
 #include "state/durable_file.h"
+#include "state/fault_notes.h"
 
 namespace zpair::node {
 
@@ -52,6 +54,7 @@ Result<void> Daemon::prepare() {
   }
   ZP_CHECK(state::make_folder(config.state_dir));
   ZP_CHECK(state::make_folder(config.run_dir));
+  ZP_CHECK(check_not_on_pair("the node's state folder", config.state_dir));
   ZP_TRY(folder, StateFolder::open(config.state_dir));
   folder_ = std::move(folder);
   ZP_TRY(copies, folder_->load_records());
@@ -240,7 +243,7 @@ block::Task<Result<std::unique_ptr<block::BlockDevice>>> Daemon::open_drive(Regi
   if (!file) co_return std::unexpected(file.error());
   const FaultConfig& fault = options_.config.fault;
   if (!fault.allowed && !fault.volatile_cache) co_return std::unique_ptr<block::BlockDevice>(std::move(*file));
-  auto wrapped = block::FaultDevice::wrap(std::move(*file), {.volatile_cache = fault.volatile_cache});
+  auto wrapped = state::wrap_with_faults(options_.config.run_dir, std::move(*file), fault.volatile_cache);
   if (!wrapped) co_return std::unexpected(wrapped.error());
   fault_devices_[drive.durable_id] = wrapped->get();
   co_return std::unique_ptr<block::BlockDevice>(std::move(*wrapped));

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "control/channel.h"
 #include "pool/process.h"
+#include "state/fault_notes.h"
 
 namespace zpair::pool {
 
@@ -271,7 +272,7 @@ block::Task<Result<std::string>> Process::post_fault(std::string body) {
   if (device == nullptr) {
     co_return fail(ErrorCode::not_found, "pool {} has no open drive {} on node {}", options_.pool, drive, options_.config.node);
   }
-  auto applied = device->apply(command);
+  auto applied = state::apply_fault(options_.config.run_dir, *device, command);
   if (!applied) co_return std::unexpected(applied.error());
   co_return std::string("{}");
 }

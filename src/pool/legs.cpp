@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "block/file_device.h"
 #include "control/channel.h"
+#include "state/fault_notes.h"
 
 namespace zpair::pool {
 
@@ -315,7 +316,7 @@ block::Task<Result<void>> Legs::open_local(Drive& drive, Deadline deadline) {
                    drive.place.durable_id);
   }
   if (options_.config.fault.allowed) {
-    auto wrapped = block::FaultDevice::wrap(std::move(device), {.volatile_cache = options_.config.fault.volatile_cache});
+    auto wrapped = state::wrap_with_faults(options_.config.run_dir, std::move(device), options_.config.fault.volatile_cache);
     if (!wrapped) co_return std::unexpected(wrapped.error());
     drive.fault = wrapped->get();
     device = std::move(*wrapped);
@@ -399,10 +400,8 @@ FenceOutcome Legs::fence_local(Drive& drive, Epoch epoch, const fence::StoredRec
   if (highest > epoch) return fenced_out(highest, fmt::format("{} is fenced at epoch {}", drive.name(), highest));
   auto back = rolled_back(drive, before->stored.epoch, before->stored.rev);
   if (back) return std::move(*back);
-  auto fenced = drive.fence_file->fence({before->epoch, epoch, options_.host_id});
+  auto fenced = drive.fence_file->fence({before->epoch, epoch, options_.host_id}, stored);
   if (!fenced) return fence_failed(fenced.error().message);
-  auto kept = drive.fence_file->store_record(stored);
-  if (!kept) return fence_failed(kept.error().message);
   return {FenceOutcome::Kind::done, "", Epoch{}};
 }
 

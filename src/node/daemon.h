@@ -100,7 +100,7 @@ class Daemon final : public agent::AgentService {
   void load_partner_drives();
   Result<std::vector<PartnerDrive>> partner_drives_in(const std::string& text) const;
   void on_record(record::Stored stored);
-  block::Task<void> forget_if_removed(std::string pool);
+  block::Task<void> forget_if_destroyed(std::string pool);
 
   Options options_;
   block::Reactor& reactor_;

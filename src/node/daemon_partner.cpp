@@ -199,6 +199,11 @@ block::Task<void> Daemon::watch_store() {
       }
     }
     if (available) {
+      for (const std::string& pool : pools()) {
+        const bool present = std::any_of(records->begin(), records->end(),
+                                         [&](const record::Stored& stored) { return stored.record.name == pool; });
+        if (!present) co_await forget_if_destroyed(pool);
+      }
       for (record::Stored& stored : *records) on_record(std::move(stored));
     }
     if (some_partner_drive_unknown()) co_await refresh_partner_drives();
@@ -209,7 +214,7 @@ block::Task<void> Daemon::watch_store() {
 void Daemon::on_record(record::Stored stored) {
   if (closed_) return;
   if (stored.mod_revision == 0) {
-    tasks_.spawn(forget_if_removed(stored.record.name));
+    tasks_.spawn(forget_if_destroyed(stored.record.name));
     return;
   }
   PoolAgent* agent = find_pool(stored.record.name);
@@ -223,14 +228,19 @@ void Daemon::on_record(record::Stored stored) {
   agent->seen(std::move(stored));
 }
 
-// The store told of a removal, which only `pool destroy` asks for. A key that is merely absent (a store that lost its
-// memory) never comes here.
-block::Task<void> Daemon::forget_if_removed(std::string pool) {
+// The store has no record of a pool that this node knows: was it destroyed, now or while this node was away? A store that
+// lost its memory does not say so, and then nothing is forgotten.
+block::Task<void> Daemon::forget_if_destroyed(std::string pool) {
+  auto destroyed = co_await store_->destroyed(pool, Deadline::in_ms(store_limit_ms));
+  if (closed_ || !destroyed || !*destroyed) co_return;
   auto stored = co_await store_->read(pool, Deadline::in_ms(store_limit_ms));
   if (closed_ || !stored || *stored) co_return;
   PoolAgent* agent = find_pool(pool);
   if (agent == nullptr || agent->has_process()) co_return;  // its own process destroys it, and the API cleans up
+  auto known = agent->newest_record();
+  if (!known || known->pool_guid != (*destroyed)->pool_guid || known->rev > (*destroyed)->rev) co_return;
   log_info("pool {} was destroyed", pool);
+  events_->add(pool, "pool-destroyed", "the pool was destroyed; its drives are free");
   co_await drop_pool(pool);
 }
 

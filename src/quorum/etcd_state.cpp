@@ -141,8 +141,13 @@ Task<EtcdStore::State::TransactionAnswer> EtcdStore::State::transact(Transaction
   } else {
     change = json{{"request_delete_range", {{"key", key}}}};
   }
+  json changes = json::array({change});
+  if (transaction.beside) {
+    const auto& [beside_key, beside_value] = *transaction.beside;
+    changes.push_back({{"request_put", {{"key", to_base64(beside_key)}, {"value", to_base64(beside_value)}}}});
+  }
   json look{{"request_range", {{"key", key}}}};
-  json body{{"compare", json::array({compare})}, {"success", json::array({change})}, {"failure", json::array({look})}};
+  json body{{"compare", json::array({compare})}, {"success", changes}, {"failure", json::array({look})}};
   std::string text = body.dump();
 
   for (const std::string& endpoint : endpoints_by_preference()) {

@@ -12,6 +12,8 @@ namespace {
 
 constexpr std::string_view pools_prefix = "/zpair/pools/";
 
+constexpr std::string_view destroyed_prefix = "/zpair/destroyed/";
+
 std::string key_of(const std::string& pool) { return std::string(pools_prefix) + pool; }
 
 Result<record::Stored> stored_of(const KeyValue& kv) {
@@ -47,7 +49,7 @@ Task<Result<std::optional<record::Stored>>> EtcdStore::read(std::string pool, De
     if (!stored) co_return std::unexpected(stored.error());
     if (open == state.unresolved.end()) co_return std::optional(std::move(*stored));
 
-    State::Transaction touch{key_of(pool), mod_revision, found->front().value};
+    State::Transaction touch{key_of(pool), mod_revision, found->front().value, {}};
     State::TransactionAnswer touched = co_await state.transact(touch, deadline);
     if (touched.outcome == SwapAnswer::Outcome::applied) {
       state.unresolved[pool].erase(mod_revision);
@@ -78,7 +80,7 @@ Task<Result<std::vector<record::Stored>>> EtcdStore::list(Deadline deadline) {
 }
 
 Task<SwapAnswer> EtcdStore::swap(std::uint64_t expected_mod_revision, record::Record record, Deadline deadline) {
-  State::Transaction transaction{key_of(record.name), expected_mod_revision, record::to_json(record)};
+  State::Transaction transaction{key_of(record.name), expected_mod_revision, record::to_json(record), {}};
   State::TransactionAnswer answer = co_await state_->transact(transaction, deadline);
   if (answer.outcome == SwapAnswer::Outcome::applied) {
     co_return SwapAnswer{SwapAnswer::Outcome::applied, record::Stored{std::move(record), answer.revision}};
@@ -98,7 +100,11 @@ Task<SwapAnswer> EtcdStore::swap(std::uint64_t expected_mod_revision, record::Re
 }
 
 Task<SwapAnswer> EtcdStore::remove(std::string pool, std::uint64_t expected_mod_revision, Deadline deadline) {
-  State::Transaction transaction{key_of(pool), expected_mod_revision, std::nullopt};
+  State::Transaction transaction{key_of(pool), expected_mod_revision, std::nullopt, {}};
+  auto last = co_await state_->range(key_of(pool), false, deadline);
+  if (!last) co_return SwapAnswer{SwapAnswer::Outcome::unknown, {}};
+  const bool as_expected = !last->empty() && last->front().mod_revision == expected_mod_revision;
+  if (as_expected) transaction.beside = {std::string(destroyed_prefix) + pool, last->front().value};
   State::TransactionAnswer answer = co_await state_->transact(transaction, deadline);
   record::Stored gone;
   gone.record.name = pool;
@@ -111,6 +117,15 @@ Task<SwapAnswer> EtcdStore::remove(std::string pool, std::uint64_t expected_mod_
   }
   if (!answer.surely_not_sent) state_->unresolved[pool].insert(expected_mod_revision);
   co_return SwapAnswer{SwapAnswer::Outcome::unknown, {}};
+}
+
+Task<Result<std::optional<record::Record>>> EtcdStore::destroyed(std::string pool, Deadline deadline) {
+  auto found = co_await state_->range(std::string(destroyed_prefix) + pool, false, deadline);
+  if (!found) co_return std::unexpected(found.error());
+  if (found->empty()) co_return std::optional<record::Record>();
+  auto stored = stored_of(found->front());
+  if (!stored) co_return std::unexpected(stored.error());
+  co_return std::optional(std::move(stored->record));
 }
 
 void EtcdStore::watch(std::function<void(record::Stored)> changed) {

@@ -55,6 +55,7 @@ class EtcdStore final : public QuorumStore {
   block::Task<Result<std::vector<record::Stored>>> list(Deadline deadline) override;
   block::Task<SwapAnswer> swap(std::uint64_t expected_mod_revision, record::Record record, Deadline deadline) override;
   block::Task<SwapAnswer> remove(std::string pool, std::uint64_t expected_mod_revision, Deadline deadline) override;
+  block::Task<Result<std::optional<record::Record>>> destroyed(std::string pool, Deadline deadline) override;
   void watch(std::function<void(record::Stored)> changed) override;  // a removed pool: its name, and mod_revision 0
   block::Task<void> close() override;
 

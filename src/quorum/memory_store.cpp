@@ -24,7 +24,10 @@ SwapAnswer MemoryStore::change(std::string pool, std::uint64_t expected_mod_revi
   ++swap_count_;
   ++revision_;
   if (!record) {
-    if (found != records_.end()) records_.erase(found);
+    if (found != records_.end()) {
+      destroyed_[pool] = found->second.record;
+      records_.erase(found);
+    }
     record::Stored gone;
     gone.record.name = pool;
     tell(gone);
@@ -66,6 +69,17 @@ Task<SwapAnswer> MemoryStore::swap(std::uint64_t expected_mod_revision, record::
 
 Task<SwapAnswer> MemoryStore::remove(std::string pool, std::uint64_t expected_mod_revision, Deadline deadline) {
   co_return co_await decide(std::move(pool), expected_mod_revision, std::nullopt, deadline);
+}
+
+Task<Result<std::optional<record::Record>>> MemoryStore::destroyed(std::string pool, Deadline deadline) {
+  if (down_) {
+    if (deadline.at_ns != INT64_MAX) co_await Reactor::current().until(deadline.at_ns);
+    co_return fail(ErrorCode::timed_out, "no majority of the store answered");
+  }
+  co_await Reactor::current().yield();
+  auto found = destroyed_.find(pool);
+  if (found == destroyed_.end()) co_return std::optional<record::Record>();
+  co_return std::optional(found->second);
 }
 
 Task<Result<std::optional<record::Stored>>> MemoryStore::read(std::string pool, Deadline deadline) {

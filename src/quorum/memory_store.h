@@ -22,6 +22,7 @@ class MemoryStore final : public QuorumStore {
   block::Task<Result<std::vector<record::Stored>>> list(Deadline deadline) override;
   block::Task<SwapAnswer> swap(std::uint64_t expected_mod_revision, record::Record record, Deadline deadline) override;
   block::Task<SwapAnswer> remove(std::string pool, std::uint64_t expected_mod_revision, Deadline deadline) override;
+  block::Task<Result<std::optional<record::Record>>> destroyed(std::string pool, Deadline deadline) override;
   void watch(std::function<void(record::Stored)> changed) override;
   block::Task<void> close() override;
 
@@ -43,6 +44,7 @@ class MemoryStore final : public QuorumStore {
   void tell(record::Stored changed);
 
   std::map<std::string, record::Stored> records_;
+  std::map<std::string, record::Record> destroyed_;
   std::uint64_t revision_ = 1;
   std::uint64_t swap_count_ = 0;
   bool down_ = false;

@@ -37,8 +37,12 @@ class QuorumStore {
   virtual block::Task<SwapAnswer> swap(std::uint64_t expected_mod_revision, record::Record record,
                                        Deadline deadline) = 0;
 
-  // The same for the end of a pool (pool destroy): removes the key.
+  // The same for the end of a pool (pool destroy): removes the key, and remembers the last record as destroyed(pool).
   virtual block::Task<SwapAnswer> remove(std::string pool, std::uint64_t expected_mod_revision, Deadline deadline) = 0;
+
+  // The record of the pool of that name that was destroyed last; nullopt: none was. It tells a destroyed pool from one
+  // that a store without its memory does not know.
+  virtual block::Task<Result<std::optional<record::Record>>> destroyed(std::string pool, Deadline deadline) = 0;
 
   // `changed` runs on the reactor for every change of any record that this member learns of, in order of revision.
   // A hint: it may be late, and after an interruption it starts again with the newest values.

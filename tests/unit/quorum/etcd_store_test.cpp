@@ -182,6 +182,16 @@ TEST_F(EtcdStoreTest, list_and_remove) {
   auto gone = run(store->remove("list-1", one.stored.mod_revision, Deadline::in_ms(5000)));
   EXPECT_EQ(gone.outcome, Outcome::other);
   EXPECT_EQ(gone.stored.mod_revision, 0u);
+
+  auto destroyed = run(store->destroyed("list-1", Deadline::in_ms(5000)));
+  ASSERT_TRUE(destroyed && *destroyed) << "a node that was away must be able to tell a destroyed pool from a lost record";
+  EXPECT_EQ(**destroyed, one.stored.record);
+  auto never = run(store->destroyed("list-2", Deadline::in_ms(5000)));
+  ASSERT_TRUE(never);
+  EXPECT_EQ(*never, std::nullopt);
+  auto still = run(store->list(Deadline::in_ms(5000)));
+  ASSERT_TRUE(still);
+  EXPECT_EQ(std::ranges::count_if(*still, [](const auto& stored) { return stored.record.name == "list-1"; }), 0);
 }
 
 TEST_F(EtcdStoreTest, a_dead_own_member_costs_reads_and_swaps_nothing_but_the_next_try) {

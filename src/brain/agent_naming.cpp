@@ -93,12 +93,16 @@ std::string override_legs(const State& state, const Takeover& takeover, const st
 }  // namespace
 
 std::string lacking(const record::Record& record, const std::vector<LegId>& reached) {
+  constexpr std::size_t told_at_most = 3;   // a whole side is often gone: one line has to do
   std::string text;
+  std::size_t count = 0;
   for (std::size_t index = 0; index < record.mirrors.size(); ++index) {
     const record::Mirror& mirror = record.mirrors[index];
     if (!lacks(mirror, reached)) continue;
+    if (++count > told_at_most) continue;
     text += fmt::format("{}mirror-{} has no in-sync leg in reach ({})", text.empty() ? "" : "; ", index, lacks_what(mirror, reached));
   }
+  if (count > told_at_most) text += fmt::format("; and {} more", count - told_at_most);
   return text;
 }
 

@@ -67,7 +67,9 @@ void on(Turn& turn, const YieldAsked& event) {
   if (state.yielding == event.epoch) return;  // it drains already
   const bool yielded = !process_lives(state) && state.process_epoch == event.epoch && event.now_ns < state.yielded_until_ns && !state.gave_up;
   if (yielded && !state.takeover) return turn.order(AnswerYield{event.epoch, true, ""});  // the answer was lost
-  if (state.process != Process::running || state.process_epoch != event.epoch || state.process_phase != owner::Phase::serving) {
+  const bool lives = (state.process == Process::running || state.process == Process::starting) && state.process_epoch == event.epoch;
+  if (lives && state.process_phase < owner::Phase::serving) return;  // soon: it is asked again, for as long as the partner cares
+  if (!lives || state.process_phase != owner::Phase::serving) {
     return turn.order(AnswerYield{event.epoch, false, "the pool does not serve here"});
   }
   state.yielding = event.epoch;

@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::uint64_t smallest_drive_bytes = 64 << 20;  // OpenZFS's SPA_MINDEVSIZE
 constexpr std::int64_t serve_limit_ms = 60'000;
+constexpr std::int64_t settle_limit_ms = 10'000;
 constexpr std::int64_t volume_known_ms = 2000;  // the partner hears of a new volume with the next heartbeat
 
 Result<void> check_name(const std::string& name) {
@@ -410,6 +411,13 @@ Api::Answer Api::switchover(Asked asked) {
     co_return co_await call_partner("POST", "/v1/switchover", order, Impl::slow_ms);
   }
   Nanoseconds ordered_ns = boot_time_ns();
+  // Right after another change of owner: that one ends first.
+  const Deadline settles = Deadline::in_ms(settle_limit_ms);
+  while (agent != nullptr && !agent->process_serves() && agent->changes_owner() && !settles.passed()) {
+    co_await block::Reactor::current().after_ms(10);
+    agent = daemon_.find_pool(pool);
+  }
+  if (agent == nullptr) co_return fail(ErrorCode::not_found, "pool {} is gone", pool);
   if (!agent->process_serves()) {
     ZP_CO_TRY(done, co_await agent->switch_here(Deadline::in_ms(Impl::slow_ms)));
     (void)done;
@@ -443,6 +451,9 @@ Api::Answer Api::failback(Asked asked) {
   for (const std::string& name : names) {
     PoolAgent* agent = daemon_.find_pool(name);
     auto record = agent != nullptr ? agent->newest_record() : std::nullopt;
+    // Right after a switchover this node's copy may still name the former owner.
+    auto stored = co_await daemon_.store().read(name, Deadline::in_ms(Impl::quick_ms));
+    if (stored && *stored) record = (*stored)->record;
     if (!record || record->wanted == record::Wanted::exported || record->owner == record->home) continue;
     api::Request order{"POST", "/v1/switchover", {}, json{{"pool", name}, {"to", name_of(record->home)}}.dump()};
     ZP_CO_TRY(text, co_await switchover({std::move(order), asked.from}));

@@ -37,6 +37,7 @@ struct LocalLeg {
   Epoch kept_epoch;     // of the leg's fence file: the newest record that it was told
   Revision kept_rev;
   Epoch fence_epoch;    // the highest epoch that it was fenced at
+  Txg newest_txg{};     // of its newest uberblock; 0: unknown
   bool operator==(const LocalLeg&) const = default;
 };
 
@@ -74,7 +75,7 @@ struct PoolExited {                         // its pidfd said so; sent also when
   std::optional<owner::ExitReason> reason;  // nullopt: died
   std::string text;
 };
-struct LocalSurveyed { Nanoseconds now_ns; std::vector<LocalLeg> legs; Txg newest_txg; };  // answer to SurveyLocal
+struct LocalSurveyed { Nanoseconds now_ns; std::vector<LocalLeg> legs; };  // answer to SurveyLocal
 struct LocalDrivesClosed { Nanoseconds now_ns; Epoch epoch; };    // nothing of zpaird's, or of a dead process, is in flight on the node's drives of this pool
 struct LocalDrivesOpened { Nanoseconds now_ns; std::vector<LegId> failed; };  // zpaird holds them (lock got = drained), but for `failed`
 
@@ -150,7 +151,7 @@ struct Takeover {
   record::Stored base;                       // as read
   std::vector<LocalLeg> local_legs;
   bool local_asked = false, local_surveyed = false;
-  Txg newest_txg;
+  Txg newest_txg;                            // of the own legs that the record names: at most what the import will find
   std::uint64_t survey_id = 0;
   bool partner_asked = false, partner_answered = false;
   std::vector<LegId> partner_legs;           // to which its agent agreed
@@ -236,7 +237,7 @@ PartnerReport report(const State& state);
 // Rule 6: whether a promise to `epoch` would be given.
 bool may_promise(const State& state, Epoch epoch);
 
-// Rules 4 and 11: which mirrors have no in-sync leg among `reached`; empty: none lacks one.
+// Rules 4 and 11: which mirrors have no in-sync leg among `reached` (the first three of them); empty: none lacks one.
 // "mirror 3 has no in-sync leg in reach: in sync is nvme3@a (not reachable), nvme3@b is missing since txg 812"
 std::string lacking(const record::Record& record, const std::vector<LegId>& reached);
 

@@ -29,11 +29,8 @@ std::string lacks_what(const record::Mirror& mirror, const std::vector<LegId>& r
   return text;
 }
 
-// 1 + the newest uberblock txg on the node's own legs before the swap; unknown: everything.
-Txg since_of(const State& state, const Takeover& takeover) {
-  const bool some_here = !legs_here(takeover.base.record, takeover.local_legs, state.node).empty();
-  return some_here ? takeover.newest_txg.next() : Txg{1};
-}
+// 1 + the newest uberblock txg on the node's own named legs before the swap; unknown: everything.
+Txg since_of(const Takeover& takeover) { return takeover.newest_txg.next(); }
 
 std::vector<LegId> legs_in_reach(const State& state, const Takeover& takeover) {
   const record::Record& record = takeover.base.record;
@@ -151,10 +148,13 @@ Naming name_legs(State& state, const Takeover& takeover) {
     const bool lost = lacks(mirror, reached);
     for (record::Leg& leg : mirror.legs) {
       if (lost && anyway && leg.node == state.node) leg.in_sync = true;
+      // An import may find less than the former one had flushed on a leg that is off: txgs are then used again, and that
+      // leg lacks them in their new form (simulator, seed 0xb7a4a).
+      if (!leg.in_sync) leg.since = std::min(leg.since, since_of(takeover));
       if (!leg.in_sync || has(reached, leg.guid)) continue;
       leg.in_sync = false;
       leg.resyncing = false;
-      leg.since = since_of(state, takeover);
+      leg.since = since_of(takeover);
     }
   }
   return naming;

@@ -273,7 +273,11 @@ void takeover_surveyed(Turn& turn, const LocalSurveyed& event) {
   State& state = turn.state;
   if (!state.takeover || state.takeover->phase != Takeover::Phase::surveying || !state.takeover->local_asked) return;
   state.takeover->local_legs = event.legs;
-  state.takeover->newest_txg = event.newest_txg;
+  state.takeover->newest_txg = Txg{};
+  for (const LocalLeg& leg : event.legs) {   // a leg that is not named may hold newer txgs of a history that is gone
+    const record::Leg* recorded = record::find_leg(state.takeover->base.record, leg.leg);
+    if (recorded != nullptr && recorded->in_sync) state.takeover->newest_txg = std::max(state.takeover->newest_txg, leg.newest_txg);
+  }
   state.takeover->local_surveyed = true;
 }
 

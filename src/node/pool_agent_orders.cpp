@@ -28,12 +28,13 @@ block::Task<void> PoolAgent::survey_local() {
   struct Found {
     LegId leg;
     std::string drive;
+    Txg newest_txg;
   };
   std::vector<Found> found;
   auto collect = [&](const record::Record& record) {
     for (const record::Mirror& mirror : record.mirrors) {
       for (const record::Leg& leg : mirror.legs) {
-        if (leg.node == node_.config->node && node_.drives->present(leg.drive)) found.push_back({leg.guid, leg.drive});
+        if (leg.node == node_.config->node && node_.drives->present(leg.drive)) found.push_back({leg.guid, leg.drive, Txg{}});
       }
     }
   };
@@ -42,10 +43,7 @@ block::Task<void> PoolAgent::survey_local() {
   } else if (state_.stored) {
     collect(state_.stored->record);
   }
-  for (const Found& one : found) {
-    Txg txg = co_await node_.drives->newest_txg(one.drive);
-    surveyed.newest_txg = std::max(surveyed.newest_txg, txg);
-  }
+  for (Found& one : found) one.newest_txg = co_await node_.drives->newest_txg(one.drive);
   std::string folder = node_.folder->fence_folder();
   co_await node_.worker->run([&] {
     for (const Found& one : found) {
@@ -53,7 +51,7 @@ block::Task<void> PoolAgent::survey_local() {
       if (!file) continue;  // closed: not in reach
       auto contents = (*file)->contents();
       if (!contents) continue;
-      surveyed.legs.push_back({one.leg, contents->stored.epoch, contents->stored.rev, contents->epoch});
+      surveyed.legs.push_back({one.leg, contents->stored.epoch, contents->stored.rev, contents->epoch, one.newest_txg});
     }
   });
   surveyed.now_ns = boot_time_ns();

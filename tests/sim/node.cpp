@@ -101,14 +101,12 @@ void World::carry_out(NodeId id, agent::Action action) {
           [&](const agent::SurveyLocal&) {
             reply(ns_per_ms, 15 * ns_per_ms, [this, id]() -> agent::Event {
               std::vector<agent::LocalLeg> legs;
-              Txg newest;
               each_drive(id, [&](Drive& own) {
                 std::optional<LegId> leg = named_leg(own, id);
                 if (!leg || own.gone) return;
-                legs.push_back({*leg, own.kept_epoch, own.kept_rev, own.fence_epoch});
-                if (!own.uberblocks.empty()) newest = std::max(newest, own.uberblocks.rbegin()->txg);
+                legs.push_back({*leg, own.kept_epoch, own.kept_rev, own.fence_epoch, own.uberblocks.empty() ? Txg{} : own.uberblocks.rbegin()->txg});
               });
-              return agent::LocalSurveyed{clock(id), legs, newest};
+              return agent::LocalSurveyed{clock(id), legs};
             });
           },
           [&](const agent::CloseLocalDrives& order) {

@@ -263,7 +263,8 @@ class AgentBench : public Bench<AgentMachine, agent::Event, agent::Action> {
 
   std::vector<agent::LocalLeg> local_legs;
   std::vector<LegId> drives_failed;
-  Txg newest_txg{60};
+  Txg newest_txg{60};                                 // on each of the own legs, but for
+  std::map<LegId, Txg> newest_of;
   std::optional<std::vector<LegId>> partner_agrees;   // nullopt: no answer
   std::optional<agent::PartnerReport> partner;        // told with each tick
   bool owner_asks = false;                            // promise requests with each tick, at owner_epoch
@@ -313,7 +314,13 @@ class AgentBench : public Bench<AgentMachine, agent::Event, agent::Action> {
  protected:
   void answer(const agent::Action& action) override {
     using namespace agent;
-    if (std::get_if<SurveyLocal>(&action)) feed(LocalSurveyed{now_ns, local_legs, newest_txg});
+    if (std::get_if<SurveyLocal>(&action)) {
+      for (LocalLeg& leg : local_legs) {
+        if (!newest_of.contains(leg.leg)) leg.newest_txg = newest_txg;
+        else leg.newest_txg = newest_of[leg.leg];
+      }
+      feed(LocalSurveyed{now_ns, local_legs});
+    }
     if (auto* order = std::get_if<CloseLocalDrives>(&action)) feed(LocalDrivesClosed{now_ns, order->epoch});
     if (std::get_if<OpenLocalDrives>(&action)) feed(LocalDrivesOpened{now_ns, drives_failed});
     if (auto* order = std::get_if<KillPool>(&action)) feed(PoolExited{now_ns, order->epoch, std::nullopt, "killed"});

@@ -40,6 +40,34 @@ TEST_F(Rule4, legs_of_the_other_node_are_named_only_with_its_agents_word) {
   EXPECT_EQ(record::find_leg(store.record(), leg_id(1, node_b))->since, Txg{61}) << "1 + the newest uberblock on the own legs";
 }
 
+// Simulator, seed 0xb7a4a: the leg that was off had flushed a txg that the owner's own leg lost with its power.
+TEST_F(Rule4, an_import_lowers_since_to_what_it_will_find_itself) {
+  Record record = make_record(2);
+  take_off(record, leg_id(0, node_b), Txg{62});
+  take_off(record, leg_id(1, node_b), Txg{30});
+  agent.own(node_a, record);
+  agent.feed(PoolExited{agent.now_ns, Epoch{5}, std::nullopt, "SIGKILL"});
+  agent.pass_ms(1500);
+  ASSERT_EQ(store.record().epoch, Epoch{6});
+  EXPECT_EQ(record::find_leg(store.record(), leg_id(0, node_b))->since, Txg{61}) << "txg 61 will be written anew";
+  EXPECT_EQ(record::find_leg(store.record(), leg_id(1, node_b))->since, Txg{30});
+}
+
+TEST_F(Rule4, only_named_legs_say_what_an_import_will_find) {
+  Record record = make_record(2);
+  take_off(record, leg_id(1, node_a), Txg{20});
+  agent.newest_of[leg_id(1, node_a)] = Txg{90};   // of a history that is gone
+  agent.own(node_a, record);
+  agent.partner = PartnerReport{Vouch::none, {}, Epoch{5}};
+  agent.partner_agrees = std::vector{leg_id(1, node_b)};
+  agent.tick();
+  agent.feed(PoolExited{agent.now_ns, Epoch{5}, std::nullopt, "SIGKILL"});
+  agent.pass_ms(500);
+  ASSERT_EQ(store.record().epoch, Epoch{6});
+  EXPECT_EQ(record::find_leg(store.record(), leg_id(0, node_b))->since, Txg{61}) << "not 91";
+  EXPECT_EQ(agent.last<StartPool>().newest_txg, Txg{60});
+}
+
 TEST_F(Rule4, at_least_one_in_sync_leg_for_each_mirror_or_no_swap) {
   Record record = make_record(3);
   take_off(record, leg_id(2, node_b), Txg{812});

@@ -12,7 +12,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/ids.h"
@@ -98,11 +100,24 @@ class EtcdCluster {
     pids_[member] = 0;
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
-  void pause(std::size_t member) { ::kill(pids_[member], SIGSTOP); }
+  // Returns when every thread of it stands still: a signal alone is not yet a stop.
+  void pause(std::size_t member) {
+    ::kill(pids_[member], SIGSTOP);
+    while (!stands_still(pids_[member])) std::this_thread::yield();
+  }
   void resume(std::size_t member) { ::kill(pids_[member], SIGCONT); }
   bool runs(std::size_t member) const { return pids_[member] > 0; }
 
  private:
+  static bool stands_still(pid_t pid) {
+    for (const auto& thread : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
+      std::ifstream file(thread.path() / "stat");
+      std::string stat((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+      const std::size_t end_of_name = stat.rfind(')');
+      if (end_of_name != std::string::npos && stat.compare(end_of_name + 2, 1, "T") != 0) return false;
+    }
+    return true;
+  }
   static int free_port(std::vector<UniqueFd>& held) {
     UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_in address{};

@@ -19,7 +19,7 @@ def test_pool_destroyed_while_the_partner_is_away(pair):
     pair.kill("b")
     pair.wait_owner("tank-a", "a")
     wait_for("the shrink", lambda: pair.in_sync("tank-a", "b") == 0)
-    pair.zpair("pool", "destroy", "tank-a", "--force")
+    pair.zpair("pool", "destroy", "tank-a")
     check("tank-a" not in pair.zpair("pool", "list").stdout, "the pool is still there")
     pair.start("b")
     wait_for("node b to forget the pool", lambda: not (pair.dir / "b" / "state" / "records" / "tank-a.json").exists())

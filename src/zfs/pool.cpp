@@ -894,7 +894,7 @@ Txg Pool::last_synced_txg() const {
 std::vector<VolumeLog> Pool::volume_logs() const {
   std::vector<VolumeLog> logs;
   for (const auto& [name, volume] : handle_->open_volumes) {
-    logs.push_back(VolumeLog{volume->info.guid, zp_volume_sequence(volume->handle)});
+    logs.push_back(VolumeLog{volume->info.guid, volume->sequence()});
   }
   return logs;
 }

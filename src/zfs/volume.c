@@ -534,7 +534,7 @@ zp_volume_read(zp_volume *volume, const struct iovec *iov, uint64_t offset, uint
 	struct reading *read = malloc(sizeof (*read) + count * sizeof (read->blocks[0]));
 	boolean_t missed = B_FALSE;
 
-	*read = (struct reading) { done, context, request, { iov, 0 }, offset, size };
+	*read = (struct reading) { .done = done, .context = context, .request = request, .into = { iov, 0 }, .offset = offset, .size = size };
 	read->range = zfs_rangelock_enter(&volume->ranges, offset, size, RL_READER);
 	zio_t *arrival = zio_root(volume->os->os_spa, read_arrived, read, ZIO_FLAG_CANFAIL);
 	rw_enter(&data->dn_struct_rwlock, RW_READER);

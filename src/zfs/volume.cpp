@@ -193,23 +193,25 @@ Volume::Volume(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 Volume::~Volume() { ZP_ASSERT(state_->handle == nullptr, "a volume is closed before it ends"); }
 
-block::Geometry Volume::geometry() const { return block::Geometry{zp_volume_size(state_->handle), sector_bytes}; }
+block::Geometry Volume::geometry() const { return block::Geometry{state_->size_bytes(), sector_bytes}; }
 
 void Volume::submit(block::Request& request) { state_->submit(request); }
 
 const VolumeInfo& Volume::info() const {
-  state_->info.size_bytes = zp_volume_size(state_->handle);
+  state_->info.size_bytes = state_->size_bytes();
   return state_->info;
 }
 
-VolumeLog Volume::log() const { return VolumeLog{state_->info.guid, zp_volume_sequence(state_->handle)}; }
+VolumeLog Volume::log() const { return VolumeLog{state_->info.guid, state_->sequence()}; }
 
 block::Task<void> Volume::close() {
   if (state_->handle == nullptr) co_return;
   state_->closing = true;
   if (state_->in_flight > 0) co_await state_->idle.wait();
-  zp_volume* handle = state_->handle;
   State* state = state_.get();
+  state->info.size_bytes = state->size_bytes();
+  state->last_sequence = state->sequence();
+  zp_volume* handle = std::exchange(state->handle, nullptr);   // whoever asks meanwhile gets what was
   // The threads leave their loops a moment after their last answer.
   auto threads_left = [state] {
     for (;;) {
@@ -226,7 +228,6 @@ block::Task<void> Volume::close() {
     return true;
   };
   co_await state_->engine.blocking(close_handle);
-  state_->handle = nullptr;
   if (state_->on_closed) state_->on_closed();
 }
 

@@ -22,6 +22,7 @@ struct Volume::State {
   Engine& engine;
   zp_volume* handle = nullptr;
   VolumeInfo info;
+  std::uint64_t last_sequence = 0;   // when it began to close
   std::function<void()> on_closed;   // the pool's
 
   // Shared with the threads.
@@ -50,6 +51,8 @@ struct Volume::State {
   std::vector<block::Request*> immediate;     // flushes and refused requests, answered in the next turn
 
   explicit State(Engine& the_engine) : engine(the_engine) {}
+  std::uint64_t size_bytes() const { return handle != nullptr ? zp_volume_size(handle) : info.size_bytes; }
+  std::uint64_t sequence() const { return handle != nullptr ? zp_volume_sequence(handle) : last_sequence; }
   void submit(block::Request& request);
   void answer_done();
   void answer(block::Request& request);

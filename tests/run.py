@@ -18,10 +18,11 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SIM_SECONDS = 120           # ./dev test: about five minutes for the simulator in all
+SIM_SECONDS = int(os.environ.get("ZPAIR_SIM_SECONDS", "120"))           # ./dev test: about five minutes for the simulator in all
 MUTATION_SECONDS = 150
 SHORT_SIM_SECONDS = 20      # under a sanitizer
 SOAK_SECONDS = 3600
+SOAK_SCHEDULES = 1_000_000  # about 7 000 steps each
 # libzpool is a debug build of its own with its own allocator: sanitizers run everything outside it.
 WITHOUT_SANITIZER = {"zfs_test"}
 LOG_LINES = 40
@@ -110,11 +111,13 @@ def run_program(counts, what, command):
         counts.add(0, 1, 0)
 
 
-def run_sim(counts, preset, seconds, mutation_seconds):
+def run_sim(counts, preset, seconds, mutation_seconds, *bounds):
+    """`bounds`: more options of the random search. In the test's short time the mutations marked as rare may be missed."""
     sim = ROOT / "build" / preset / "tests" / "zpair_sim"
-    run_program(counts, f"simulator, random schedules ({preset})", [sim, "--seconds", seconds])
+    run_program(counts, f"simulator, random schedules ({preset})", [sim, "--seconds", seconds, *bounds])
     if mutation_seconds:
-        run_program(counts, f"simulator, every mutation is found ({preset})", [sim, "--mutations", "--seconds", mutation_seconds])
+        quick = [] if bounds else ["--quick"]
+        run_program(counts, f"simulator, every mutation is found ({preset})", [sim, "--mutations", "--seconds", mutation_seconds, *quick])
 
 
 def run_cluster(counts, *arguments):
@@ -179,7 +182,8 @@ def soak(counts, arguments):
         sys.exit(1)
     if what == "sim":
         if build("release", "zpair_sim"):
-            run_sim(counts, "release", seconds, seconds)
+            # Ends after so many schedules, or fails when the time does not give them.
+            run_sim(counts, "release", seconds, seconds, "--schedules", SOAK_SCHEDULES, "--at-least", SOAK_SCHEDULES)
     elif what == "sanitizers":
         for preset in ("asan", "tsan"):
             with_sanitizer(counts, preset, [], seconds // 2)

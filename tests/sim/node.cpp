@@ -278,7 +278,8 @@ void World::drives_move(NodeId id) {
     at.opening = false;
     std::vector<LegId> failed;
     each_drive(id, [&](Drive& own) {
-      if (own.gone) {
+      bool refuses = !own.open && !faults_over_ && random_.one_in(60);   // now and then a drive opens only the second time
+      if (own.gone || refuses) {
         own.open = false;
         if (std::optional<LegId> leg = named_leg(own, id)) failed.push_back(*leg);
       } else if (!own.open) {

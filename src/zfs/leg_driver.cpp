@@ -129,8 +129,6 @@ Leg& LegDriver::offer(const LegSpec& spec) {
   leg->device = spec.device;
   leg->failed = leg->stuck = leg->tainted = false;
   leg->completed_writes = leg->flushed_writes = 0;
-  leg->flushed_once = false;
-  leg->all_flushed = false;
   leg->seen_verifier.reset();
   leg->flushed_txg = Txg{};
   leg->size_bytes = spec.device->geometry().size_bytes;
@@ -273,11 +271,7 @@ void LegDriver::issue(LegIo& io) {
     request.buffers = std::span(&io.whole, 1);
   }
   request.on_done = on_device_done;
-  if (io.zp_leg_io::operation == ZP_WRITE) {
-    request.durable = io.of_log && zp_durable_log_writes != 0 && leg.plain_writes_at_device == 0 && leg.nothing_unflushed();
-    if (!request.durable) ++leg.plain_writes_at_device;
-  }
-  if (io.zp_leg_io::operation == ZP_FLUSH || request.durable) {
+  if (io.zp_leg_io::operation == ZP_FLUSH) {
     io.covered_writes = leg.completed_writes;
     io.covered_txg = pool_ != nullptr ? Txg{zp_pool_last_synced_txg(pool_)} : Txg{};
   }
@@ -293,7 +287,6 @@ void LegDriver::on_device_done(block::Request& request) {
   Leg& leg = *static_cast<Leg*>(io.leg);
   io.at_device = false;
   --leg.at_device_count;
-  if (io.zp_leg_io::operation == ZP_WRITE && !io.durable) --leg.plain_writes_at_device;
   if (io.zio == nullptr) {   // OpenZFS had its answer when the leg was failed
     zp_leg_io_free(&io);
     return;
@@ -347,10 +340,6 @@ void LegDriver::finish(LegIo& io) {
         leg.counters.read_bytes += io.zp_leg_io::size_bytes;
         break;
       case ZP_WRITE:
-        if (io.durable && leg.flushed_writes == leg.completed_writes) {
-          ++leg.flushed_writes;
-          if (leg.flushed_txg.value != 0) leg.flushed_txg = std::max(leg.flushed_txg, io.covered_txg);
-        }
         ++leg.completed_writes;
         ++leg.counters.write_count;
         leg.counters.write_bytes += io.zp_leg_io::size_bytes;
@@ -358,12 +347,10 @@ void LegDriver::finish(LegIo& io) {
       case ZP_FLUSH:
         ++leg.counters.flush_count;
         leg.flushed_writes = std::max(leg.flushed_writes, io.covered_writes);
-        leg.flushed_once = true;
         leg.flushed_txg = std::max(leg.flushed_txg, io.covered_txg);
         break;
       case ZP_TRIM: break;
     }
-    leg.tell_flushed();
     answer(io, 0);
     return;
   }
@@ -413,7 +400,6 @@ void LegDriver::answer(LegIo& io, int error) {
 
 void LegDriver::hold(LegIo& io, LegEvent::Kind kind) {
   Leg& leg = *static_cast<Leg*>(io.leg);
-  leg.tell_flushed();
   io.held = true;
   ++leg.held_count;
   tell(leg, kind, io.Request::operation, true);
@@ -440,7 +426,6 @@ void LegDriver::fail(LegId id) {
   leg->failed = true;
   leg->offered = false;
   leg->held_count = 0;
-  leg->tell_flushed();
   for (LegIoList* list : {&leg->writes, &leg->trims, &leg->reads}) {
     while (list->first != nullptr) answer(*list->first, ENXIO);
   }
@@ -473,7 +458,6 @@ block::Task<bool> LegDriver::flush_all(LegId id) {
   --leg->at_device_count;
   if (!outcome.ok() || leg->failed || leg->stuck || leg->tainted || !note_verifier(*leg, outcome.verifier)) co_return false;
   leg->flushed_writes = std::max(leg->flushed_writes, covered_writes);
-  leg->flushed_once = true;
   leg->flushed_txg = covered_txg;
   co_return true;
 }
@@ -553,7 +537,5 @@ void zp_leg_io_free(zp_leg_io* io) {
   zpair::zfs::Buffers::instance().give(io->buffer, io->size_bytes);
   delete static_cast<LegIo*>(io);
 }
-
-int zp_leg_all_flushed(void* leg) { return static_cast<Leg*>(leg)->all_flushed.load(std::memory_order_acquire); }
 
 void zp_leg_submit(zp_leg_io* io) { static_cast<Leg*>(io->leg)->driver->take(io); }

@@ -100,10 +100,7 @@ Task<void> erring_leg_is_held(World& world, const char* fault, block::Operation 
   co_await end_well(world, std::move(volume));
 }
 Task<void> erring_write(World& world) { co_await erring_leg_is_held(world, "write-errors on", block::Operation::write); }
-Task<void> erring_flush(World& world) {
-  REQUIRE_OK(set_tunable("zp_durable_log_writes", 0));   // else the write needs no flush
-  co_await erring_leg_is_held(world, "flush-errors on", block::Operation::flush);
-}
+Task<void> erring_flush(World& world) { co_await erring_leg_is_held(world, "flush-errors on", block::Operation::flush); }
 TEST(Driver, a_write_that_a_leg_of_the_ack_set_fails_is_held_until_the_leg_is_failed) {
   Folder folder;
   make_files(folder.path, one_mirror);
@@ -141,7 +138,6 @@ TEST(Driver, held_commands_go_on_when_the_leg_answers_again) {
 // "forgets nothing about a lost drive cache, because it never knew": the verifier.
 Task<void> lost_cache(World& world) {
   auto volume = co_await pool_with_volume(world, {.volatile_cache = true, .seed = 7, .commands = {}});
-  REQUIRE_OK(set_tunable("zp_durable_log_writes", 0));
   REQUIRE_OK(world.drive("b0").apply("flush-errors on"));   // writes complete, the flush does not
   PendingWrite write;
   block::TaskGroup group;

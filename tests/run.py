@@ -25,7 +25,7 @@ SHORT_SIM_SECONDS = 20      # under a sanitizer
 SOAK_SECONDS = 3600
 SOAK_SCHEDULES = 1_000_000  # about 7 000 steps each
 # libzpool is a debug build of its own with its own allocator: sanitizers run everything outside it.
-WITHOUT_SANITIZER = {"zfs_test"}
+WITHOUT_SANITIZER = {"zfs_test", "pool_test", "pool_legs_test"}
 LOG_LINES = 40
 HANGS_AFTER_SECONDS = 900   # a program that hangs must not hide what the others say
 

@@ -231,7 +231,7 @@ NodeConfig config_of(const SandboxLayout& layout, NodeId node) {
     config.paths.push_back(std::move(entry));
   }
   config.etcd_endpoints = etcd_endpoints(layout, own);
-  config.limits = {128, 64, 64};
+  config.limits = {128, 256, 64};   // MiB: two pools a node on a machine that carries the whole pair
   config.partner_wait_s = layout.options.partner_wait_s;
   config.fault = {true, layout.options.volatile_cache};
   return config;

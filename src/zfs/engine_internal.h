@@ -52,6 +52,7 @@ struct zp_leg_io {
   void* leg;
   enum zp_operation operation;
   uint64_t offset_bytes, size_bytes;
+  int in_labels;            // touches the leg's labels: ZFS addressed it to this leaf
   void* buffer;             // aligned for direct I/O; NULL for flush and trim
 };
 void* zp_leg_find(uint64_t guid, const char* path);       // NULL: not offered to ZFS

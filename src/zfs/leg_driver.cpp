@@ -250,6 +250,7 @@ void LegDriver::start(LegIo& io) {
   io.handed_over_ns = now_ns_;
   list_of(io).add(io);
   if (leg.failed) {
+    ZP_ASSERT(io.zp_leg_io::operation == ZP_READ || !leg.in_ack_set, "rule 2: a failed leg is in no ack set");
     answer(io, ENXIO);
   } else if (leg.stuck) {
     io.held = true;
@@ -356,8 +357,12 @@ void LegDriver::finish(LegIo& io) {
   }
   if (operation == ZP_READ) {
     ++leg.counters.read_error_count;
-    LegEvent::Kind kind = io.status == block::IoStatus::media_error ? LegEvent::Kind::media_error : LegEvent::Kind::error;
-    if (io.status == block::IoStatus::cancelled || (leg.in_ack_set && (importing_ || !another_leg_serves(leg)))) {
+    // Bad labels: ZFS closes a leg whose probe fails. So the owner shall take it off before, as long as another one serves.
+    const bool labels_of_ack_set = leg.in_ack_set && io.in_labels != 0;
+    const bool bad_place = io.status == block::IoStatus::media_error && !labels_of_ack_set;
+    LegEvent::Kind kind = bad_place ? LegEvent::Kind::media_error : LegEvent::Kind::error;
+    const bool must_hold = leg.in_ack_set && (importing_ || another_leg_serves(leg) == labels_of_ack_set);
+    if (io.status == block::IoStatus::cancelled || must_hold) {
       hold(io, kind);
     } else {
       tell(leg, kind, block::Operation::read, false);

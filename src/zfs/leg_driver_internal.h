@@ -4,7 +4,9 @@
 // Rule 2, per leg of the ack set: an error of a write, flush or trim is no answer; the command is held and the owner told. A
 // flush completes only if no completed write may have been lost since: the device's verifier is the one seen at every write
 // since the last flush. Reads: an error goes up, so that OpenZFS reads another leg and heals; it is held during an import, or
-// when no other leg of the mirror that is in the ack set answers. A leg outside the ack set passes its errors up.
+// when no other leg of the mirror that is in the ack set answers. A read of the labels is the other way round: held while
+// another leg serves, so that the owner takes the leg off before ZFS closes it; told of the last leg, as ZFS keeps four labels.
+// A leg outside the ack set passes its errors up.
 //
 // Flushed txg (for `since`): a flush covers every write that had completed when it was handed over, hence every txg that had
 // synced by then. When it completes, under an unchanged verifier, those txgs are flushed.

@@ -120,6 +120,14 @@ leg_io_start(zio_t *zio)
 	enum zp_operation operation;
 
 	if (vd->vdev_tsd == NULL) {
+		/*
+		 * OpenZFS closed the leg by itself, and nobody above would learn that its flush did not happen: neither the log's
+		 * commit nor the uberblock.  What is written without a flush in between goes through the gate.
+		 */
+		if (zio->io_type == ZIO_TYPE_FLUSH && zp_guid_in_ack_set(vd->vdev_guid))
+			zp_die("rule 2: OpenZFS has closed leg %llu (%s), which is in the ack set: its flush cannot be done. This process "
+			    "ends before anything is acknowledged over it.", (u_longlong_t)vd->vdev_guid,
+			    vd->vdev_path != NULL ? vd->vdev_path : "?");
 		zio->io_error = SET_ERROR(ENXIO);
 		zio_interrupt(zio);
 		return;
@@ -148,6 +156,8 @@ leg_io_start(zio_t *zio)
 	io->zio = zio;
 	io->leg = vd->vdev_tsd;
 	io->offset_bytes = operation == ZP_FLUSH ? 0 : zio->io_offset;
+	io->in_labels = operation != ZP_FLUSH && (VDEV_OFFSET_IS_LABEL(vd, zio->io_offset) ||
+	    VDEV_OFFSET_IS_LABEL(vd, zio->io_offset + zio->io_size - 1));
 	if (operation == ZP_WRITE)
 		abd_copy_to_buf(io->buffer, zio->io_abd, zio->io_size);
 	zp_leg_submit(io);

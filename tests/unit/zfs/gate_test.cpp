@@ -1,4 +1,6 @@
 // Rule 2 against the real engine: nothing is acknowledged short of the ack set, whatever OpenZFS makes of a leg.
+#include <algorithm>
+
 #include "scenario.h"
 
 namespace zpair::zfs::test {
@@ -49,11 +51,11 @@ TEST(Gate, its_self_test_passes_on_this_library) {
 Task<void> zfs_drops_a_leg(World& world) {
   auto volume = co_await pool_with_volume(world);
   std::fprintf(stderr, "before\n");
-  world.set_ack_set({"a0"});                       // so that the errors of b0 reach OpenZFS, which gives it up
+  world.set_ack_set({"a0"});  // so that the errors of b0 reach OpenZFS, which gives it up
   REQUIRE_OK(world.drive("b0").apply("write-errors on"));
   for (std::uint64_t i = 0; i < 20; ++i) {
     auto status = co_await write_blocks(*volume, i, 1, 2);
-    REQUIRE(status == block::IoStatus::ok);        // degraded, allowed
+    REQUIRE(status == block::IoStatus::ok);  // degraded, allowed
   }
   REQUIRE_OK(world.drive("b0").apply("clear"));
   std::fprintf(stderr, "degraded writes went on\n");
@@ -71,6 +73,40 @@ TEST(Gate, a_leg_that_zfs_gave_up_ends_the_process_before_an_acknowledgement) {
   EXPECT_NE(end.said.find("degraded writes went on"), std::string::npos) << end.said;
   EXPECT_NE(end.said.find("rule 2: a write of txg"), std::string::npos) << end.said;
   EXPECT_EQ(end.said.find("acknowledged short"), std::string::npos) << end.said;
+}
+
+// "drops a leg by itself", "throws flush errors away": the gate sees mirror writes only. A flush of a leg that OpenZFS has closed
+// would be dropped with a word to nobody, between a write and its acknowledgement, or before an uberblock.
+Task<void> zfs_closes_a_leg_of_a_quiet_pool(World& world) {
+  auto volume = co_await pool_with_volume(world);
+  world.set_ack_set({"a0"});
+  REQUIRE_OK(world.drive("b0").apply("write-errors on"));
+  for (bool dropped = false; !dropped;) {
+    auto written = co_await write_blocks(*volume, 0, 1, 2);
+    REQUIRE(written == block::IoStatus::ok);
+    auto status = co_await world.pool->status();
+    REQUIRE_OK(status);
+    for (auto& leg : status->legs) dropped = dropped || leg.state == LegState::faulted;
+  }
+  REQUIRE_OK(world.drive("b0").apply("clear"));
+  auto wait_for_txgs = [](World& its_world, std::uint64_t count) -> Task<void> {
+    Txg wanted{its_world.pool->last_synced_txg().value + count};
+    while (its_world.pool->last_synced_txg() < wanted) co_await its_world.reactor->after_ms(10);
+  };
+  co_await wait_for_txgs(world, 3);  // nothing is left to write but uberblocks: none goes to a mirror
+  std::fprintf(stderr, "quiet\n");
+  world.set_ack_set({"a0", "b0"});
+  co_await wait_for_txgs(world, 3);
+  std::fprintf(stderr, "synced without a flush\n");
+}
+TEST(Gate, a_flush_of_a_leg_that_zfs_closed_ends_the_process) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  End end = in_child(folder, zfs_closes_a_leg_of_a_quiet_pool);
+  EXPECT_TRUE(end.aborted()) << end.status << end.said;
+  EXPECT_NE(end.said.find("quiet"), std::string::npos) << end.said;
+  EXPECT_NE(end.said.find("its flush cannot be done"), std::string::npos) << end.said;
+  EXPECT_EQ(end.said.find("synced without a flush"), std::string::npos) << end.said;
 }
 
 // "throws flush errors away": for each command that a leg of the ack set fails, nothing is answered until the leg is failed.
@@ -99,8 +135,12 @@ Task<void> erring_leg_is_held(World& world, const char* fault, block::Operation 
   co_await group.close();
   co_await end_well(world, std::move(volume));
 }
-Task<void> erring_write(World& world) { co_await erring_leg_is_held(world, "write-errors on", block::Operation::write); }
-Task<void> erring_flush(World& world) { co_await erring_leg_is_held(world, "flush-errors on", block::Operation::flush); }
+Task<void> erring_write(World& world) {
+  co_await erring_leg_is_held(world, "write-errors on", block::Operation::write);
+}
+Task<void> erring_flush(World& world) {
+  co_await erring_leg_is_held(world, "flush-errors on", block::Operation::flush);
+}
 TEST(Driver, a_write_that_a_leg_of_the_ack_set_fails_is_held_until_the_leg_is_failed) {
   Folder folder;
   make_files(folder.path, one_mirror);
@@ -121,7 +161,7 @@ Task<void> held_and_tried_again(World& world) {
   co_await world.wait_for_event();
   REQUIRE_OK(world.drive("b0").apply("clear"));
   world.pool->retry_held(world.leg_of("b0"));
-  while (!write.answered) {                        // others may have been held meanwhile
+  while (!write.answered) {  // others may have been held meanwhile
     world.pool->retry_held(world.leg_of("b0"));
     co_await world.reactor->after_ms(1);
   }
@@ -138,13 +178,14 @@ TEST(Driver, held_commands_go_on_when_the_leg_answers_again) {
 // "forgets nothing about a lost drive cache, because it never knew": the verifier.
 Task<void> lost_cache(World& world) {
   auto volume = co_await pool_with_volume(world, {.volatile_cache = true, .seed = 7, .commands = {}});
-  REQUIRE_OK(world.drive("b0").apply("flush-errors on"));   // writes complete, the flush does not
+  REQUIRE_OK(world.drive("b0").apply("flush-errors on"));  // writes complete, the flush does not
   PendingWrite write;
   block::TaskGroup group;
   group.spawn(write_in_background(*volume, 5, 2, write));
-  while (world.events.empty() || world.events.back().operation != block::Operation::flush) co_await world.wait_for_event();
+  while (world.events.empty() || world.events.back().operation != block::Operation::flush)
+    co_await world.wait_for_event();
   REQUIRE_OK(world.drive("b0").apply("clear"));
-  world.drive("b0").power_cut();                            // the write is gone, and the drive answers again
+  world.drive("b0").power_cut();  // the write is gone, and the drive answers again
   world.pool->retry_held(world.leg_of("b0"));
   while (world.events.back().kind != LegEvent::Kind::verifier_changed) co_await world.wait_for_event();
   for (int i = 0; i < 200; ++i) co_await world.reactor->yield();
@@ -188,7 +229,7 @@ Task<void> lost_txg(World& world) {
   auto volume = co_await pool_with_volume(world, {.volatile_cache = true, .seed = 7, .commands = {}});
   LegId leg = world.leg_of("b0");
   REQUIRE_OK(world.drive("b0").apply("flush-errors on"));
-  struct Maker {   // a change that only a txg carries: no log block, whose flush would hold the txg before its writes
+  struct Maker {  // a change that only a txg carries: no log block, whose flush would hold the txg before its writes
     static Task<void> run(Pool& pool, block::Signal& done) {
       auto made = co_await pool.create_volume({.name = "vm2", .size_bytes = 8 << 20});
       REQUIRE_OK(made);
@@ -279,7 +320,7 @@ Task<void> bad_places(World& world) {
   world.make_pool();
   auto report = co_await world.pool->import_pool(spec);
   REQUIRE_OK(report);
-  REQUIRE_OK(world.drive("a0").apply("read-errors 4194304+200000000"));   // behind the first labels
+  REQUIRE_OK(world.drive("a0").apply("read-errors 4194304+200000000"));  // behind the first labels
   REQUIRE_OK(world.drive("b0").apply("read-errors 200000000+1000000"));
   auto volume = co_await world.pool->open_volume("vm1");
   REQUIRE_OK(volume);
@@ -300,6 +341,76 @@ TEST(Driver, a_bad_place_on_one_leg_is_read_from_the_other_and_counted) {
   make_files(folder.path, one_mirror);
   EXPECT_WELL(in_child(folder, make_and_export));
   EXPECT_WELL(in_child(folder, bad_places));
+}
+
+// "drops a leg by itself": OpenZFS probes a leg whose read failed by reading its labels, and closes it when they are bad too.
+// The probe is held instead, the writes go on meanwhile with every flush on both legs, and the owner takes the leg off.
+struct FlushedWriter {
+  std::uint64_t written = 0;
+  bool stop = false;
+  bool both = true;  // legs in the ack set
+};
+Task<void> write_and_count_flushes(World& world, Volume& volume, FlushedWriter& writer) {
+  auto flushes = [&world](const char* drive) { return world.pool->leg_health(world.leg_of(drive)).flush_count; };
+  while (!writer.stop) {
+    const bool both = writer.both;
+    const std::uint64_t before_a = flushes("a0"), before_b = flushes("b0");
+    auto status = co_await write_blocks(volume, 1024 + writer.written % 1024, 1, 2);
+    REQUIRE(status == block::IoStatus::ok);
+    REQUIRE(flushes("a0") > before_a);
+    REQUIRE(!both || !writer.both || flushes("b0") > before_b);
+    ++writer.written;
+  }
+}
+Task<void> read_all(Volume& volume, bool& done) {
+  auto wrong = co_await wrong_blocks(volume, 0, 16, 1);
+  REQUIRE(wrong == 0);
+  done = true;
+}
+Task<void> bad_labels(World& world) {
+  co_await world.open_drives(one_mirror);
+  auto spec = co_await world.import_spec(one_mirror);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  auto volume = co_await world.pool->open_volume("vm1");
+  REQUIRE_OK(volume);
+  LegId leg = world.leg_of("b0");
+  REQUIRE_OK(world.drive("a0").apply("slow 5"));  // so that b0 is read
+  REQUIRE_OK(world.drive("b0").apply("read-errors on"));
+  FlushedWriter writer;
+  block::TaskGroup group;
+  group.spawn(write_and_count_flushes(world, **volume, writer));
+  bool read = false;
+  group.spawn(read_all(**volume, read));
+  auto held_probe = [&world] {
+    return std::ranges::any_of(world.events, [](const LegEvent& event) { return event.held; });
+  };
+  while (!held_probe()) co_await world.wait_for_event();
+  for (const LegEvent& event : world.events) {  // the data is read from the other leg; held is the probe
+    REQUIRE(event.leg == leg && event.operation == block::Operation::read);
+    REQUIRE(event.held == (event.kind == LegEvent::Kind::error));
+  }
+  const std::uint64_t before = writer.written;
+  while (writer.written < before + 50) co_await world.reactor->after_ms(1);
+  auto dropped = co_await world.pool->legs_that_zfs_dropped();
+  REQUIRE_OK(dropped);
+  REQUIRE(dropped->empty());
+
+  writer.both = false;
+  world.set_ack_set({"a0"});
+  auto failed = co_await world.pool->fail_legs({leg});
+  REQUIRE_OK(failed);
+  while (!read) co_await world.reactor->after_ms(1);
+  writer.stop = true;
+  co_await group.close();
+  co_await end_well(world, std::move(*volume));
+}
+TEST(Driver, a_probe_that_would_close_a_leg_of_the_ack_set_is_held_and_every_write_is_flushed_on_both) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, make_and_export));
+  EXPECT_WELL(in_child(folder, bad_labels));
 }
 
 // "reads held, not failed, during import".

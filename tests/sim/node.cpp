@@ -47,12 +47,7 @@ void World::stop_agent(NodeId id) {
   ++at.agent_run;
   at.agent_inbox.clear();
   // Every connection to its target ends with it; what the kernel has already taken goes on.
-  for (auto& [pid, each] : processes_) {
-    if (each->node == id) continue;
-    for (Connection& connection : each->connections) {
-      if (connection.id != 0) ended_connections_.insert(connection.id);
-    }
-  }
+  for (TargetConnection& connection : target_connections_) connection.ended |= connection.at == id;
 }
 
 void World::to_agent(NodeId id, std::function<void()> call) {
@@ -307,9 +302,8 @@ void World::crash(NodeId id) {
     own.open = false;
     if (model(ModelMutation::fence_not_stored)) own.fence_epoch = {};
   });
-  for (auto& [connection, count] : connection_in_flight_) {
-    // The counts of connections to this node's target are gone with it; others are of the partner's target.
-    if (ended_connections_.contains(connection)) count = 0;
+  for (TargetConnection& connection : target_connections_) {
+    if (connection.at == id) connection.in_flight = 0;
   }
 }
 

@@ -53,7 +53,7 @@ void World::kill_process(std::uint64_t pid, std::optional<owner::ExitReason> rea
     // Its sockets close: the target hears of it, unless the path holds it back.
     if (connection.id == 0) continue;
     std::uint64_t old = connection.id;
-    send(at->node, connection.path, [this, old] { ended_connections_.insert(old); });
+    send(at->node, connection.path, [this, old] { target_connections_[old].ended = true; });
   }
   NodeId id = at->node;
   Epoch epoch = at->epoch;
@@ -343,7 +343,8 @@ void World::connect(std::uint64_t pid, int path) {
   NodeId to = partner_of(from);
   send(from, path, [this, pid, path, to] {
     to_agent(to, [this, pid, path, to] {
-      std::uint64_t id = ++last_connection_;
+      std::uint64_t id = target_connections_.size();
+      target_connections_.push_back({to});
       send(to, path, [this, pid, path, id] {
         to_process(pid, [this, pid, path, id] {
           Process* now = process(pid);
@@ -419,7 +420,7 @@ void World::path_watch(Process& at) {
     std::uint64_t id = connection.id;
     send(from, path, [this, pid, path, to, id] {
       to_agent(to, [this, pid, path, to, id] {
-        if (ended_connections_.contains(id)) {
+        if (target_connections_[id].ended) {
           send(to, path, [this, pid, path, id] { to_process(pid, [this, pid, path, id] { connection_ended(pid, path, id); }); });
           return;
         }
@@ -461,15 +462,15 @@ void World::quiesce(std::uint64_t pid, std::uint64_t old_connection, int through
   std::uint64_t over = through.id;
   send(from, through_path, [this, pid, old_connection, through_path, to, over] {
     to_agent(to, [this, pid, old_connection, through_path, to, over] {
-      if (ended_connections_.contains(over)) return;
-      ended_connections_.insert(old_connection);
+      if (target_connections_[over].ended) return;
+      target_connections_[old_connection].ended = true;
       quiesced_at_target(pid, old_connection, through_path, to);
     });
   });
 }
 
 void World::quiesced_at_target(std::uint64_t pid, std::uint64_t old_connection, int path, NodeId side) {
-  if (connection_in_flight_[old_connection] > 0) {
+  if (target_connections_[old_connection].in_flight > 0) {
     after(ns_per_ms, [this, pid, old_connection, path, side] { quiesced_at_target(pid, old_connection, path, side); });
     return;
   }

@@ -9,7 +9,7 @@ void World::execute(Command command, bool local, std::function<void(Answer, std:
   if (!node(command.side).up) return;
   if (!local) {
     if (!node(command.side).agent_alive) return;
-    if (ended_connections_.contains(command.connection) && !model(ModelMutation::ended_connection_accepted)) return;
+    if (target_connections_[command.connection].ended && !model(ModelMutation::ended_connection_accepted)) return;
     bool fenced = !at.open || at.fence_epoch != command.epoch || (at.fence_node != command.node);
     if (model(ModelMutation::host_id_per_node)) fenced = !at.open || at.fence_node != command.node;
     if (fenced || at.closed_to_writers) {
@@ -19,7 +19,7 @@ void World::execute(Command command, bool local, std::function<void(Answer, std:
     }
     ++at.in_flight_remote;
     ++at.in_flight_of[command.pid];
-    ++connection_in_flight_[command.connection];
+    ++target_connections_[command.connection].in_flight;
   } else {
     ++at.in_flight_local;
   }
@@ -36,7 +36,7 @@ void World::execute(Command command, bool local, std::function<void(Answer, std:
     } else {
       --done_at.in_flight_remote;
       if (--done_at.in_flight_of[command.pid] == 0) done_at.in_flight_of.erase(command.pid);
-      --connection_in_flight_[command.connection];
+      --target_connections_[command.connection].in_flight;
     }
     answer(error ? Answer::error : Answer::done, done_at.verifier);
     target_event(command.side);
@@ -97,7 +97,7 @@ void World::fence_remote(std::uint64_t pid, int number, std::uint64_t connection
   Epoch epoch = asker->epoch;
   NodeId from = asker->node;
   if (!node(side).up || !node(side).agent_alive) return;
-  if (ended_connections_.contains(connection)) return;
+  if (target_connections_[connection].ended) return;
   Drive& at = drive(number);
   if (!at.open || at.gone) {
     answer(false, std::max(at.fence_epoch, node(side).fenced_elsewhere));

@@ -152,6 +152,12 @@ struct Connection {                           // of one process to the partner's
   Nanoseconds heard_ns = 0;
 };
 
+struct TargetConnection {                     // the same, as the target sees it
+  NodeId at = NodeId::a;
+  bool ended = false;                         // for good: by the process, by a quiesce, by an end of the target
+  int in_flight = 0;
+};
+
 struct Process {
   std::uint64_t pid = 0;
   NodeId node = NodeId::a;
@@ -408,9 +414,7 @@ class World {
     Nanoseconds last_arrival_ns = 0;          // TCP keeps the order
   };
   std::array<std::array<Link, 2>, 2> links_;  // [path][from]
-  std::set<std::uint64_t> ended_connections_; // ended at the target
-  std::map<std::uint64_t, int> connection_in_flight_;
-  std::uint64_t last_connection_ = 0;
+  std::vector<TargetConnection> target_connections_{1};  // by id
 
   std::array<Node, 2> nodes_;
   std::deque<Drive> drives_;

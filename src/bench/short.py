@@ -82,7 +82,7 @@ def main():
     zpair = binaries / "zpair"
     sandbox = folder / "s"
     try:
-        run(zpair, "sandbox", "up", sandbox, "--pools", 1, "--volume-size", "512M", "--drive-size", "128M")
+        run(zpair, "sandbox", "up", sandbox, "--pools", 1, "--volume-size", "512M", "--drive-size", "128M", "--direct-paths")
         run(zpair, "sandbox", "down", sandbox)
         for drive in sorted((sandbox / "drives").glob("*/*")):
             fill_holes(drive)

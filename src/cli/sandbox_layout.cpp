@@ -106,6 +106,9 @@ Result<void> check_options(const SandboxOptions& options) {
   if (options.volumes > 0 && options.volume_size_bytes % (1 << 20) != 0) {
     return fail(ErrorCode::invalid, "--volume-size is {} bytes: give whole megabytes", options.volume_size_bytes);
   }
+  if (options.direct_paths && options.link_latency_ms != 0) {
+    return fail(ErrorCode::invalid, "--link-latency is what the switch adds: leave --direct-paths out");
+  }
   return {};
 }
 
@@ -178,7 +181,7 @@ Result<SandboxLayout> load_layout(const std::string& dir) {
     layout.complete = parsed.at("complete");
     const json& options = parsed.at("options");
     layout.options = {options.at("pools"),         options.at("mirrors"),           options.at("drive_size_bytes"), options.at("volumes"),
-                      options.at("volume_size_bytes"), options.at("volatile_cache"), options.at("link_latency_ms"), options.at("partner_wait_s")};
+                      options.at("volume_size_bytes"), options.at("volatile_cache"), options.at("link_latency_ms"), options.at("partner_wait_s"), options.value("direct_paths", false)};
     if (parsed.at("dir") != full) {
       return fail(ErrorCode::invalid, "the sandbox {} was made as {}: its drives are known by their place, move it back", full,
                   parsed.at("dir").get<std::string>());
@@ -206,7 +209,8 @@ Result<void> save_layout(const SandboxLayout& layout) {
                        {"volume_size_bytes", o.volume_size_bytes},
                        {"volatile_cache", o.volatile_cache},
                        {"link_latency_ms", o.link_latency_ms},
-                       {"partner_wait_s", o.partner_wait_s}}}};
+                       {"partner_wait_s", o.partner_wait_s},
+                       {"direct_paths", o.direct_paths}}}};
   return write_file(layout.file(), text.dump(2) + "\n");
 }
 
@@ -225,7 +229,7 @@ NodeConfig config_of(const SandboxLayout& layout, NodeId node) {
     PathConfig entry;
     entry.name = fmt::format("path{}", path);
     entry.listen = layout.address(path_host(path, own));
-    entry.partner = layout.address(path_host(path, other) + path_switch_host);
+    entry.partner = layout.address(path_host(path, other) + (layout.options.direct_paths ? 0 : path_switch_host));
     entry.agent_port = entry.partner_agent_port = layout.port;
     entry.nvme_port = entry.partner_nvme_port = static_cast<std::uint16_t>(layout.port + 1);
     config.paths.push_back(std::move(entry));
@@ -241,6 +245,7 @@ SwitchPlan switch_plan_of(const SandboxLayout& layout) {
   SwitchPlan plan{layout.switch_socket(), layout.dir, layout.options.link_latency_ms, {}};
   const auto place = [&](int host, int port) { return fmt::format("tcp:{}:{}", layout.address(host), port); };
   for (int path : {1, 2}) {
+    if (layout.options.direct_paths) break;
     for (std::string_view to : node_names) {
       const std::string_view from = to == "a" ? "b" : "a";
       const int host = path_host(path, to);

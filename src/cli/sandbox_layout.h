@@ -26,6 +26,7 @@ struct SandboxOptions {
   bool volatile_cache = false;
   std::int64_t link_latency_ms = 0;
   std::uint32_t partner_wait_s = 10;
+  bool direct_paths = false;                                   // the nodes speak to each other without the switch: nothing to cut, nothing to copy
 };
 
 struct SandboxLayout {

@@ -49,6 +49,7 @@ void add_up(CLI::App& sandbox, const std::shared_ptr<Words>& words, Chosen& chos
   up->add_flag("--volatile-cache", options.volatile_cache, "drives keep unflushed writes in memory: a kill is a power cut");
   up->add_option("--link-latency", options.link_latency_ms, "milliseconds added on the paths, each way")->capture_default_str();
   up->add_option("--partner-wait", options.partner_wait_s, "seconds that a starting node waits for its partner")->capture_default_str();
+  up->add_flag("--direct-paths", options.direct_paths, "paths without the switch, for measuring: they cannot be cut");
   up->callback([words, &chosen] { chosen = [words](const Globals&) { return sandbox_up(words->dir, words->options); }; });
 }
 

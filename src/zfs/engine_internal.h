@@ -172,6 +172,7 @@ struct zp_batch {
   uint64_t newest_txg;      // of its records
   uint64_t log_before;      // the log's sequence before its first record
 };
+void zp_volume_prefetch(zp_volume* volume, uint64_t offset_bytes, uint64_t size_bytes);
 void zp_batch_begin(zp_volume* volume, struct zp_batch* batch);
 int zp_volume_write(zp_volume* volume, struct zp_batch* batch, const struct iovec* iov, uint64_t offset_bytes,
                     uint64_t size_bytes);

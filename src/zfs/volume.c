@@ -619,6 +619,21 @@ zp_batch_begin(zp_volume *volume, struct zp_batch *batch)
 	batch->log_before = __atomic_load_n(&volume->zilog->zl_lr_seq, __ATOMIC_RELAXED);
 }
 
+/*
+ * A write of a part of a block waits for the rest of the block: so that the writes of a batch wait together and not one after
+ * the other, the reads of all of them start first.
+ */
+void
+zp_volume_prefetch(zp_volume *volume, uint64_t offset, uint64_t size)
+{
+	uint64_t end = offset + size, last = P2ALIGN_TYPED(end - 1, volume->block_size, uint64_t);
+
+	if (P2PHASE(offset, volume->block_size) != 0 || size < volume->block_size)
+		dmu_prefetch_by_dnode(volume->data, 0, offset, 1, ZIO_PRIORITY_SYNC_READ);
+	if (last > offset && P2PHASE(end, volume->block_size) != 0)
+		dmu_prefetch_by_dnode(volume->data, 0, last, 1, ZIO_PRIORITY_SYNC_READ);
+}
+
 int
 zp_volume_write(zp_volume *volume, struct zp_batch *batch, const struct iovec *iov, uint64_t offset, uint64_t size)
 {

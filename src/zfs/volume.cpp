@@ -155,6 +155,11 @@ void Volume::State::commit_batches() {
     }
     zp_batch written;
     zp_batch_begin(handle, &written);
+    if (batch.size() > 1) {
+      for (block::Request* request : batch) {
+        if (request->operation == block::Operation::write) zp_volume_prefetch(handle, request->offset_bytes, request->size_bytes);
+      }
+    }
     for (block::Request* request : batch) {
       int error = request->operation == block::Operation::write
                       ? zp_volume_write(handle, &written, request->buffers.data(), request->offset_bytes, request->size_bytes)

@@ -63,6 +63,17 @@ TEST_F(Layout, a_node_sees_its_partner_where_the_switch_stands) {
   EXPECT_EQ(served.size(), 2u * 2 * 2 + 3 * 2);
 }
 
+TEST_F(Layout, with_direct_paths_a_node_sees_its_partner_where_it_listens) {
+  options_.direct_paths = true;
+  auto planned = plan_sandbox(folder_ + "/s", options_);
+  ASSERT_TRUE(planned);
+  ASSERT_TRUE(write_sandbox(*planned));
+  auto layout = load_layout(folder_ + "/s");
+  ASSERT_TRUE(layout);
+  EXPECT_EQ(config_of(*layout, NodeId::a).paths[1].partner, config_of(*layout, NodeId::b).paths[1].listen);
+  for (const Forward& forward : switch_plan_of(*layout).forwards) EXPECT_EQ(forward.link, "store");
+}
+
 TEST_F(Layout, two_sandboxes_share_no_address) {
   auto one = plan_sandbox(folder_ + "/1", options_);
   auto two = plan_sandbox(folder_ + "/2", options_);
@@ -95,7 +106,8 @@ TEST_F(Layout, a_long_folder_gets_its_sockets_elsewhere) {
 
 TEST_F(Layout, options_that_make_no_pair_are_refused) {
   for (auto change : {+[](SandboxOptions& o) { o.pools = 0; }, +[](SandboxOptions& o) { o.mirrors = 100; },
-                      +[](SandboxOptions& o) { o.drive_size_bytes = 1 << 20; }, +[](SandboxOptions& o) { o.volume_size_bytes = 4097; }}) {
+                      +[](SandboxOptions& o) { o.drive_size_bytes = 1 << 20; }, +[](SandboxOptions& o) { o.volume_size_bytes = 4097; },
+                      +[](SandboxOptions& o) { o.direct_paths = true, o.link_latency_ms = 5; }}) {
     SandboxOptions options;
     change(options);
     auto layout = plan_sandbox(folder_ + "/s", options);

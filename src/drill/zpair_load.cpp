@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -38,8 +39,8 @@ struct Arguments {
   bool verify_only = false;
 };
 
-// Commands, one a line: `mark NAME` starts to measure an event (and ends the one before), `end` ends it, `stop` ends
-// the load.
+// Commands, one a line: `mark NAME` starts to measure an event (and ends the one before), `end` ends it, `operations`
+// prints how many the slowest volume has answered so far, `stop` ends the load.
 class Control {
  public:
   Result<void> open(const std::string& path) {
@@ -96,10 +97,15 @@ struct Program {
       for (auto& load : loads) open_events.push_back(load->begin_event(line.substr(mark.size())));
     } else if (line == "end") {
       end_event();
+    } else if (line == "operations") {
+      std::uint64_t fewest = UINT64_MAX;
+      for (auto& load : loads) fewest = std::min(fewest, load->operations());
+      std::printf("%llu\n", static_cast<unsigned long long>(fewest));
+      std::fflush(stdout);
     } else if (line == "stop") {
       ++stop_requests;
     } else {
-      std::fprintf(stderr, "zpair-load: unknown command '%s': mark NAME, end and stop are known\n", line.c_str());
+      std::fprintf(stderr, "zpair-load: unknown command '%s': mark NAME, end, operations and stop are known\n", line.c_str());
     }
   }
   void show_status() {
@@ -280,7 +286,7 @@ int main(int argc, char** argv) {
   run->add_option("--flush-every", arguments.load.flush_every, "writes of one writer between two flushes (0: none)");
   run->add_option("--seed", arguments.load.seed, "decides offsets and sizes");
   run->add_option("--control", arguments.control,
-                  "pipe for commands, made if needed ('-': standard input): mark NAME, end, stop");
+                  "pipe for commands, made if needed ('-': standard input): mark NAME, end, operations, stop");
   CLI::App* verify = app.add_subcommand("verify", "read the whole working set and check it against the state of a run");
   add_common(*verify);
   verify->add_option("--state", arguments.state, "what every block must hold")->required();

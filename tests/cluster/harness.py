@@ -64,13 +64,26 @@ class Load:
         self.log = open(folder / "load.log", "a")
         command = [BIN / "zpair-load", "run", *uris, "--state", stem.with_suffix(".state"), "--json", self.result_file,
                    "--writers", str(writers), "--working-set", working_set, "--rate", str(rate), "--control", "-"]
-        self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=self.log,
+        self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=self.log, text=True)
 
     def mark(self, name):
         """Ends the running measurement of the longest stall and starts one of this name."""
         self.process.stdin.write(f"mark {name}\n")
         self.process.stdin.flush()
+
+    def operations(self):
+        """How many operations each volume has answered at least; 0 until all of them are connected."""
+        self.process.stdin.write("operations\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        check(line, f"the load ended by itself, see {self.log.name}")
+        return int(line)
+
+    def goes_on(self, operations=300, seconds=60):
+        """Waits until every volume has answered this many more operations: I/O runs, or runs again."""
+        least = self.operations() + operations
+        wait_for(f"{operations} more operations on every volume", lambda: self.operations() >= least, seconds)
 
     def alive(self):
         return self.process.poll() is None
@@ -164,6 +177,25 @@ class Pair:
         return wait_for(f"{pool} served by {node}",
                         lambda: (lambda p: p if p["owner"] == node and p["state"] in ("online", "degraded") else None)(self.pool(pool)),
                         seconds)
+
+    def path_state(self, name):
+        return next(path["state"] for path in self.zpair_json("status")["paths"] if path["name"] == name)
+
+    def rev(self, pool):
+        return next(one["rev"] for one in self.zpair_json("status")["pools"] if one["name"] == pool)
+
+    def degrades_nothing(self, load, pool, disturb):
+        """Checks that disturb(), over within the hold window, leaves the record as it was; once more where this machine was too slow."""
+        for _ in range(8):
+            self.wait_in_sync()
+            rev, began = self.rev(pool), time.monotonic()
+            disturb()
+            seconds = time.monotonic() - began
+            load.goes_on()          # both legs took writes again, or the record was shrunk
+            if self.rev(pool) == rev:
+                return
+            check(seconds > 0.55, f"{seconds:.2f} s of silence degraded {pool}")
+        raise Failed(f"this machine takes {seconds:.2f} s for what has to be over in 0.55 s")
 
     def legs(self, pool="tank-a", node=None):
         return [leg for mirror in self.pool(pool)["mirrors"] for leg in mirror["legs"] if node in (None, leg["node"])]

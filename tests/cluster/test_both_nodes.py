@@ -63,13 +63,13 @@ def _during_switchover(pair, chance):
 def _killed(pair, moment, turns, seed):
     chance = random.Random(seed)
     load = pair.load("a", ["tank-a"])
-    time.sleep(1)
+    load.goes_on()
     for turn in range(turns):
         moment(pair, chance)
         _kill_both_and_start(pair)
         if moment in (_during_resync, _during_grow) and pair.pool("tank-a")["owner"] != "a":
             pair.zpair("failback", "tank-a")
-        time.sleep(0.5)
+        load.goes_on()
     load.finish()
 
 
@@ -113,7 +113,7 @@ del _test
 def test_both_return_five_seconds_apart(pair):
     """Both nodes die in sync and return 5 s apart: nothing resyncs, pools at home, nothing lost."""
     load = pair.load("a")
-    time.sleep(1)
+    load.goes_on()
     pair.kill("both")
     since_ms = time.time() * 1000
     pair.start("b")

@@ -34,20 +34,21 @@ def test_qemu_across_takeover_and_process_kill(pair):
     guest = Guest(pair, uris["vm1"])
     try:
         ours, qemus = pair.load_uris([uris["vm2"]]), pair.load_uris([guest.uri])
-        time.sleep(2)
+        for load in (ours, qemus):
+            load.goes_on()
         epoch = pair.pool("tank-a")["epoch"]
         for load in (ours, qemus):
             load.mark("process-kill")
         pair.kill("pool:tank-a")
         wait_for("a new epoch", lambda: pair.pool("tank-a")["epoch"] > epoch)
         pair.wait_owner("tank-a", "a")
-        time.sleep(2)
         for load in (ours, qemus):
+            load.goes_on()
             load.mark("takeover")
         pair.kill("a")
         pair.wait_owner("tank-a", "b")
-        time.sleep(2)
         for load in (ours, qemus):
+            load.goes_on()
             load.mark("after")
         through_qemu = qemus.finish()
         directly = stalls(ours.finish())
@@ -69,9 +70,9 @@ def test_relay_path_cut_with_writes_in_it(pair):
     load = pair.load("b", ["tank-a"], working_set="1M", writers=8)   # b does not own tank-a: every byte goes through its relay
     for turn in range(3):
         for path in ("path1", "path2"):
-            time.sleep(0.3)
+            load.goes_on()
             pair.cut(path)
-            time.sleep(1)          # the relay has gone over to the other path, and writes went on there
+            load.goes_on()         # the relay has gone over to the other path, and writes went on there
             pair.heal(path)        # what was held is delivered now
         pair.cut("paths")
         time.sleep(0.4)
@@ -83,11 +84,11 @@ def test_relay_path_cut_with_writes_in_it(pair):
 def test_relay_cut_over_a_takeover(pair):
     """Writes held in the relay's path while the ownership changes: delivered late to the former owner, they land nowhere."""
     load = pair.load("b", ["tank-a"], working_set="1M", writers=8)
-    time.sleep(1)
+    load.goes_on()
     pair.cut("paths")
     pair.kill("a")
     pair.wait_owner("tank-a", "b")
-    time.sleep(1)
+    load.goes_on()
     pair.start("a")
     pair.heal("paths")
     pair.wait_in_sync()
@@ -108,7 +109,7 @@ def _memory_mb(pid):
 def test_survivor_within_its_memory(pair):
     """The survivor carries both pools under load; its processes' memory stays within the limits of its config."""
     load = pair.load("b", working_set="48M")
-    time.sleep(1)
+    load.goes_on()
     pair.kill("a")
     pair.wait_owner("tank-a", "b")
     pair.wait_owner("tank-b", "b")
@@ -132,16 +133,16 @@ def test_survivor_within_its_memory(pair):
 def test_twenty_switchovers(pair):
     """20 switchovers and failbacks under load: nothing lost, nothing resyncs; the median stall against its goal of 0.7 s."""
     load = pair.load("a", ["tank-a"])
-    time.sleep(1)
+    load.goes_on()
     for turn in range(20):
         load.mark(f"switchover-{turn}")
         pair.zpair("switchover", "tank-a", "--to", "b")
         pair.wait_owner("tank-a", "b")
-        time.sleep(0.5)
+        load.goes_on()
         load.mark(f"failback-{turn}")
         pair.zpair("failback", "tank-a")
         pair.wait_owner("tank-a", "a")
-        time.sleep(0.5)
+        load.goes_on()
     check(pair.in_sync("tank-a", "b") == len(pair.legs("tank-a", "b")), "a planned move degraded the pool")
     seen = stalls(load.finish())
     for kind in ("switchover", "failback"):

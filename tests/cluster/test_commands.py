@@ -59,7 +59,7 @@ test_pools_and_volumes_come_and_go.options = {"pools": 1}
 def test_lost_redundancy_is_told(pair):
     """An event within a second of the loss of redundancy (after the hold window), and `status` says what one more failure would do."""
     load = pair.load("a", ["tank-a"])
-    time.sleep(1)
+    load.goes_on()
     pair.kill("b")
     dead_ms = time.time() * 1000
     event = wait_for("the event", lambda: next(

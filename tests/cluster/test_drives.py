@@ -1,6 +1,4 @@
 """Drives that err, lie dead, answer slowly, lose their cache, or are replaced."""
-import time
-
 from harness import check, wait_for
 
 
@@ -15,7 +13,7 @@ def _shrunk(pair, pool, drive):
 
 def _fault_shrinks_one_leg(pair, node, fault):
     load = pair.load("a", ["tank-a"])
-    time.sleep(1)
+    load.goes_on()
     drive = _one_leg(pair, "tank-a", node)["drive"]
     load.mark("fault")
     pair.sandbox("fault", f"{node}:{drive}", fault)
@@ -55,7 +53,7 @@ def test_lost_cache_is_noticed(pair):
     """A drive that loses completed but unflushed writes inside the hold window: noticed by its verifier, nothing lost."""
     load = pair.load("a", ["tank-a"])
     for turn in range(5):
-        time.sleep(0.7)
+        load.goes_on()
         for leg in pair.legs("tank-a", "b"):
             pair.sandbox("fault", f"b:{leg['drive']}", "lose-cache")
         pair.wait_in_sync()
@@ -63,7 +61,7 @@ def test_lost_cache_is_noticed(pair):
     pair.kill("a")
     pair.wait_owner("tank-a", "b")
     load2 = pair.load("b", ["tank-a"])
-    time.sleep(1)
+    load2.goes_on()
     load2.finish()
 
 
@@ -73,7 +71,7 @@ test_lost_cache_is_noticed.options = {"extra": ("--volatile-cache",)}
 def test_replace_under_load_then_node_kill(pair):
     """`drive replace` under load, then the other node killed: nothing lost."""
     load = pair.load("b", ["tank-a"])
-    time.sleep(1)
+    load.goes_on()
     old = _one_leg(pair, "tank-a", "b")
     new_file = pair.dir / "drives" / "b" / "spare"
     with open(new_file, "wb") as file:
@@ -83,14 +81,14 @@ def test_replace_under_load_then_node_kill(pair):
         leg["file"] == str(new_file) and leg["in_sync"] for leg in pair.legs("tank-a")), seconds=60)
     pair.kill("a")
     pair.wait_owner("tank-a", "b")
-    time.sleep(1)
+    load.goes_on()
     load.finish()
 
 
 def test_flipped_byte_is_healed(pair):
     """Bytes flipped on one leg: reads return good data, the leg is healed, status counts it."""
     load = pair.load("a", ["tank-a"])
-    time.sleep(3)
+    load.goes_on(1500)
     load.finish()
     leg = _one_leg(pair, "tank-a", "a")
     with open(leg["file"], "r+b") as file:     # past the labels, before the back labels
@@ -105,14 +103,14 @@ def test_flipped_byte_is_healed(pair):
         leg.get("checksum_errors", 0) > 0 for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a"
         for mirror in pool["mirrors"] for leg in mirror["legs"]), seconds=60)
     again = pair.load("a", ["tank-a"])
-    time.sleep(1)
+    again.goes_on()
     again.finish()
 
 
 def test_leg_with_read_errors(pair):
     """A leg with unreadable sectors: reads come from the other leg, the sectors are healed, counted, and nothing is shrunk."""
     load = pair.load("a", ["tank-a"], working_set="48M")
-    time.sleep(3)
+    load.goes_on(1500)
     load.finish()
     leg = _one_leg(pair, "tank-a", "a")
     ranges = ";".join(f"read-errors {offset}+65536" for offset in range(8 << 20, 200 << 20, 1 << 20))

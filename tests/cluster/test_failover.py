@@ -9,13 +9,13 @@ from harness import alive, check, stalls, wait_for
 def test_owner_node_killed(pair):
     """kill -9 of the owner node under load: the partner takes over by itself, nothing lost."""
     load = pair.load("b", ["tank-a"])
-    time.sleep(2)
+    load.goes_on()
     epoch = pair.pool("tank-a")["epoch"]
     load.mark("takeover")
     pair.kill("a")
     pool = pair.wait_owner("tank-a", "b")
     check(pool["epoch"] > epoch, f"epoch {pool['epoch']} after {epoch}")
-    time.sleep(2)
+    load.goes_on()
     load.mark("after")
     pair.start("a")
     pair.wait_in_sync()
@@ -34,7 +34,7 @@ def test_twenty_owner_kills(pair):
         load.mark(f"kill-{turn}")
         pair.kill(owner)
         pair.wait_owner("tank-a", other)
-        time.sleep(1)
+        load.goes_on()
         load.mark("between")
         pair.start(owner)
         pair.wait_in_sync()
@@ -57,26 +57,26 @@ test_twenty_owner_kills.options = {"pools": 1}
 def test_pool_process_killed(pair):
     """The owner's pool process dies: restart in place at a new epoch, nothing lost."""
     load = pair.load("a", ["tank-a"])
-    time.sleep(1)
+    load.goes_on()
     epoch = pair.pool("tank-a")["epoch"]
     load.mark("restart")
     pair.kill("pool:tank-a")
     wait_for("a new epoch on a", lambda: pair.pool("tank-a")["epoch"] > epoch and pair.pool("tank-a")["owner"] == "a")
     pair.wait_owner("tank-a", "a")
-    time.sleep(1)
+    load.goes_on()
     load.finish()
 
 
 def test_pool_process_hangs(pair):
     """The pool process alone is paused: its agent's watchdog kills it and restarts it in place."""
     load = pair.load("a", ["tank-a"])
-    time.sleep(1)
+    load.goes_on()
     epoch = pair.pool("tank-a")["epoch"]
     load.mark("hang")
     pair.pause("pool:tank-a")
     wait_for("a new epoch", lambda: pair.pool("tank-a")["epoch"] > epoch)
     pair.wait_owner("tank-a", "a")
-    time.sleep(1)
+    load.goes_on()
     seen = stalls(load.finish())["hang"]
     print(f"    stall {seen:.0f} ms (goal: 2000)")
     check(seen <= 4000, f"the watchdog took {seen} ms")
@@ -86,7 +86,8 @@ def test_whole_node_paused(pair):
     """Every process of the owner's node paused for 10 s: the partner takes over; resumed, the old process answers nothing."""
     there = pair.load("b", ["tank-a"], ["vm1"])
     here = pair.load("a", ["tank-a"], ["vm2"])   # its socket hangs with the node, then leads to the new owner
-    time.sleep(1)
+    there.goes_on()
+    here.goes_on()
     old = [process["pid"] for node in pair.status()["nodes"] if node["name"] == "a"
            for process in node["processes"] if process["name"].startswith("zpair-pool")]
     there.mark("takeover")
@@ -107,10 +108,10 @@ test_whole_node_paused.options = {"extra": ("--volumes", "2")}
 def test_zpaird_killed(pair):
     """zpaird of the owner's node killed: its pool process serves on at the same epoch."""
     load = pair.load("a", ["tank-a"])
-    time.sleep(1)
+    load.goes_on()
     before = pair.pool("tank-a")
     pair.kill("zpaird:a")
-    time.sleep(1)
+    load.goes_on()
     pair.start("zpaird:a")
     pair.wait_owner("tank-a", "a")
     check(pair.pool("tank-a")["epoch"] == before["epoch"], "the pool process was restarted")
@@ -120,16 +121,16 @@ def test_zpaird_killed(pair):
 def test_switchover_and_back(pair):
     """Planned switchover and failback under load: nothing lost, nothing resyncs."""
     load = pair.load("a", ["tank-a"])
-    time.sleep(1)
+    load.goes_on()
     for turn in range(3):
         load.mark(f"switchover-{turn}")
         pair.zpair("switchover", "tank-a", "--to", "b")
         pair.wait_owner("tank-a", "b")
-        time.sleep(1)
+        load.goes_on()
         load.mark(f"failback-{turn}")
         pair.zpair("failback", "tank-a")
         pair.wait_owner("tank-a", "a")
-        time.sleep(1)
+        load.goes_on()
     check(pair.in_sync("tank-a", "b") == len(pair.legs("tank-a", "b")), "a planned switchover must not degrade")
     print("   ", stalls(load.finish()))
 
@@ -137,11 +138,11 @@ def test_switchover_and_back(pair):
 def test_survivor_carries_both_pools(pair):
     """After a node's death the survivor serves both pools under load."""
     load = pair.load("b")
-    time.sleep(1)
+    load.goes_on()
     pair.kill("a")
     pair.wait_owner("tank-a", "b")
     pair.wait_owner("tank-b", "b")
-    time.sleep(3)
+    load.goes_on()
     load.finish()
 
 

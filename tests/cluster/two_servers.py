@@ -164,9 +164,6 @@ class TwoServers(Pair):
     def status(self):
         return self.zpair_json("status")
 
-    def path_state(self, name):
-        return next(path["state"] for path in self.status()["paths"] if path["name"] == name)
-
     def uris(self, node, *which):
         """The volumes' sockets as they are seen from outside of the host."""
         return [uri.replace("socket=/", f"socket=/proc/{self.hosts[node].pid}/root/") for uri in super().uris(node, *which)]

@@ -56,8 +56,6 @@ void World::take_request(std::uint64_t pid, int mirror, int block, std::uint64_t
   std::uint64_t& newest = at->client_connections[key];
   if (connection < newest && !model(ModelMutation::old_client_connection)) return;   // rule 10: a newer one has ended it
   newest = std::max(newest, connection);
-  auto m = static_cast<std::size_t>(mirror);
-  auto b = static_cast<std::size_t>(block);
   auto running = at->writes.find(key);
   if (running != at->writes.end()) {
     if (running->second.version.number == number && running->second.client_request != 0) running->second.client_request = request;

@@ -169,8 +169,8 @@ int run_plain(const Options& options, const Mutant& mutant) {
   Search found = search(mutant, options.seconds, options.schedules, options.first_seed, options.threads);
   const Stats& stats = found.stats;
   std::vector<std::string> never = print_coverage(stats);
-  fmt::print("{} schedules, {} steps, {} acknowledged writes, {} reads, {} imports, {} takeovers, {} shrinks, {} grows in {:.1f} s\n", stats.schedules,
-             stats.steps, stats.acks, stats.reads, stats.imports, stats.takeovers, stats.shrinks, stats.grows, found.took_seconds);
+  fmt::print("{} schedules, {} steps, {} acknowledged writes, {} reads, {} imports, {} takeovers, {} shrinks, {} grows, {} write-backs in {:.1f} s\n", stats.schedules,
+             stats.steps, stats.acks, stats.reads, stats.imports, stats.takeovers, stats.shrinks, stats.grows, stats.write_backs, found.took_seconds);
   if (found.broken.empty()) {
     for (const std::string& each : never) fmt::print("never happened: {}\n", each);
     fmt::print("no invariant was broken\n");

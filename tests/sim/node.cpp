@@ -20,6 +20,7 @@ void World::start_agent(NodeId id) {
   at.agent_alive = true;
   at.agent_paused = false;
   at.agent_inbox.clear();
+  at.store = std::make_shared<StoreClient>();
   ++at.agent_run;
   at.closing.reset();
   at.opening = false;
@@ -184,10 +185,10 @@ void World::carry_out(NodeId id, agent::Action action) {
             auto answer = [this, id, run](agent::Event event) {
               if (node(id).agent_run == run) feed(id, event);
             };
-            store_swap(id, order.expected_mod_revision, std::move(order.record), false, nullptr, answer);
+            store_swap(id, at.store, order.expected_mod_revision, std::move(order.record), false, nullptr, answer);
           },
           [&](const ReadRecord&) {
-            store_read(id, [this, id, run](std::optional<record::Stored> stored, bool ok) {
+            store_read(id, at.store, [this, id, run](std::optional<record::Stored> stored, bool ok) {
               if (node(id).agent_run != run) return;
               if (ok) {
                 feed(id, RecordRead{clock(id), stored});

@@ -204,7 +204,7 @@ void World::carry_out(Process& at, owner::Action action) {
                 if (Process* now = process(pid)) feed(*now, event);
               });
             };
-            store_swap(at.node, order.expected_mod_revision, std::move(order.record), false, answer, nullptr);
+            store_swap(at.node, at.store, order.expected_mod_revision, std::move(order.record), false, answer, nullptr);
           },
           [&](const RemoveRecord& order) {
             record::Record none;
@@ -214,10 +214,10 @@ void World::carry_out(Process& at, owner::Action action) {
                 if (Process* now = process(pid)) feed(*now, event);
               });
             };
-            store_swap(at.node, order.expected_mod_revision, none, true, answer, nullptr);
+            store_swap(at.node, at.store, order.expected_mod_revision, none, true, answer, nullptr);
           },
           [&](const ReadRecord&) {
-            store_read(at.node, [this, pid](std::optional<record::Stored> stored, bool ok) {
+            store_read(at.node, at.store, [this, pid](std::optional<record::Stored> stored, bool ok) {
               to_process(pid, [this, pid, stored, ok] {
                 Process* now = process(pid);
                 if (now == nullptr) return;

@@ -1,4 +1,6 @@
-// The quorum store: one linearizable key. Requests and answers take time, get lost, or arrive late.
+// The quorum store: one linearizable key. Requests and answers take time, get lost, or arrive late. And the client in front
+// of it (src/quorum): after a swap of unknown outcome its next read writes what it finds back unchanged, at a new revision,
+// before it answers, so that a late copy of that swap compares with a revision that has gone.
 #include "world_internal.h"
 
 namespace zpair::sim {
@@ -7,7 +9,7 @@ namespace {
 constexpr Nanoseconds swap_deadline_ns = 700 * ns_per_ms;
 }
 
-void World::store_swap(NodeId from, std::uint64_t expected, record::Record wanted, bool remove,
+void World::store_swap(NodeId from, std::shared_ptr<StoreClient> client, std::uint64_t expected, record::Record wanted, bool remove,
                        std::function<void(brain::owner::Event)> owner_answer, std::function<void(brain::agent::Event)> agent_answer) {
   struct Open {
     bool answered = false;
@@ -20,7 +22,10 @@ void World::store_swap(NodeId from, std::uint64_t expected, record::Record wante
     if (owner_answer) owner_answer(event);
     if (agent_answer) agent_answer(event);
   };
-  after(swap_deadline_ns, [this, from, op, answer] { answer(brain::SwapUnknown{clock(from), op}); });
+  after(swap_deadline_ns, [this, from, op, answer, open, client, expected] {
+    if (!open->answered) client->unresolved.insert(expected);
+    answer(brain::SwapUnknown{clock(from), op});
+  });
 
   Node& sender = node(from);
   Nanoseconds travel = random_.between(500, 4'000) * ns_per_us + std::exchange(sender.swap_delay_ns, 0);
@@ -61,18 +66,48 @@ void World::store_swap(NodeId from, std::uint64_t expected, record::Record wante
   });
 }
 
-void World::store_read(NodeId from, std::function<void(std::optional<record::Stored>, bool)> answer) {
-  auto answered = std::make_shared<bool>(false);
-  auto once = [answered, answer](std::optional<record::Stored> stored, bool ok) {
-    if (*answered) return;
-    *answered = true;
-    answer(std::move(stored), ok);
-  };
-  after(swap_deadline_ns, [once] { once(std::nullopt, false); });
-  after_random(500 * ns_per_us, 4 * ns_per_ms, [this, from, once] {
-    if (!store_serves(from)) return;
-    std::optional<record::Stored> stored = store_;
-    after(delay(), [once, stored] { once(stored, true); });
+void World::store_read(NodeId from, std::shared_ptr<StoreClient> client, std::function<void(std::optional<record::Stored>, bool)> answer) {
+  auto reading = std::make_shared<StoreRead>(StoreRead{from, std::move(client), std::move(answer)});
+  after(swap_deadline_ns, [reading] { reading->end(std::nullopt, false); });
+  store_look(reading);
+}
+
+void World::store_look(std::shared_ptr<StoreRead> reading) {
+  after_random(500 * ns_per_us, 4 * ns_per_ms, [this, reading] {
+    if (!store_serves(reading->from)) return;
+    std::optional<record::Stored> found = store_;
+    after(delay(), [this, reading, found] {
+      if (reading->ended) return;
+      std::uint64_t revision = found ? found->mod_revision : 0;
+      std::set<std::uint64_t>& unresolved = reading->client->unresolved;
+      std::erase_if(unresolved, [revision](std::uint64_t expected) { return expected != revision; });
+      if (!found || unresolved.empty()) return reading->end(found, true);
+      store_write_back(reading, *found);
+    });
+  });
+}
+
+void World::store_write_back(std::shared_ptr<StoreRead> reading, record::Stored found) {
+  Nanoseconds travel = random_.one_in(32) ? random_.between(50, 1'500) * ns_per_ms : random_.between(500, 4'000) * ns_per_us;
+  bool reply_lost = random_.one_in(16);
+  int restores = store_restores_;
+  after(travel, [this, reading, found, reply_lost, restores] {
+    if (!store_serves(reading->from) || restores != store_restores_) return;
+    bool applied = store_ && store_->mod_revision == found.mod_revision;
+    if (applied) {
+      ++stats_.write_backs;
+      store_->mod_revision = ++store_revision_;
+      store_history_.push_back(*store_);
+      tell("store: node {} writes epoch {} rev {} back unchanged", reading->from, found.record.epoch, found.record.rev);
+      store_changed();
+    }
+    if (reply_lost) return;
+    record::Stored stored{found.record, store_revision_};
+    after(delay(), [this, reading, found, stored, applied] {
+      if (!applied) return store_look(reading);
+      reading->client->unresolved.erase(found.mod_revision);
+      reading->end(stored, true);
+    });
   });
 }
 

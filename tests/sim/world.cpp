@@ -39,6 +39,7 @@ void Stats::add(const Stats& other) {
   takeovers += other.takeovers;
   grows += other.grows;
   shrinks += other.shrinks;
+  write_backs += other.write_backs;
 }
 
 World::World(const Plan& plan, brain::Mutation mutation, ModelMutation model_mutation, bool keep_story, Liveness liveness)

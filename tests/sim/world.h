@@ -53,7 +53,7 @@ struct Stats {
   std::array<std::uint64_t, std::variant_size_v<brain::owner::Event>> owner_events{};
   std::array<std::uint64_t, std::variant_size_v<brain::owner::Action>> owner_actions{};
   std::array<std::uint64_t, static_cast<std::size_t>(FaultKind::count_of_kinds)> faults{};
-  std::uint64_t schedules = 0, steps = 0, acks = 0, reads = 0, imports = 0, takeovers = 0, grows = 0, shrinks = 0;
+  std::uint64_t schedules = 0, steps = 0, acks = 0, reads = 0, imports = 0, takeovers = 0, grows = 0, shrinks = 0, write_backs = 0;
   void add(const Stats& other);
 };
 
@@ -152,6 +152,20 @@ struct Connection {                           // of one process to the partner's
   Nanoseconds heard_ns = 0;
 };
 
+struct StoreClient {                          // of one process, gone with it
+  std::set<std::uint64_t> unresolved;         // revisions that its swaps of unknown outcome compared with
+};
+
+struct StoreRead {
+  NodeId from = NodeId::a;
+  std::shared_ptr<StoreClient> client;
+  std::function<void(std::optional<record::Stored>, bool ok)> answer;
+  bool ended = false;
+  void end(std::optional<record::Stored> stored, bool ok) {
+    if (!std::exchange(ended, true)) answer(std::move(stored), ok);
+  }
+};
+
 struct TargetConnection {                     // the same, as the target sees it
   NodeId at = NodeId::a;
   bool ended = false;                         // for good: by the process, by a quiesce, by an end of the target
@@ -189,6 +203,7 @@ struct Process {
   std::set<int> fenced_drives;                // remote: the reservation is ours, taken again after a reconnect
   std::optional<std::pair<std::vector<LegId>, Txg>> resync;
   std::uint64_t resync_order = 0, resync_id = 0;
+  std::shared_ptr<StoreClient> store = std::make_shared<StoreClient>();   // shared with its requests under way
   record::Floor import_floor;
   bool claiming = false, replaying = false, drained = false;
   std::optional<Txg> pending_sync;            // a txg that waits for its writes
@@ -217,6 +232,7 @@ struct Node {
   Epoch fenced_elsewhere;
   Epoch survey_epoch;                         // of the newest SurveyAsked
   bool store_reachable = true;
+  std::shared_ptr<StoreClient> store = std::make_shared<StoreClient>();   // of its agent
   Nanoseconds swap_delay_ns = 0;
   bool lose_swap_reply = false;
   std::optional<Fault> at_grow;               // cut_at_grow waits for it
@@ -267,9 +283,11 @@ class World {
 
   // store.cpp
   bool store_serves(NodeId node) const { return store_up_ && nodes_[index(node)].store_reachable; }
-  void store_swap(NodeId node, std::uint64_t expected, record::Record wanted, bool remove, std::function<void(brain::owner::Event)> owner_answer,
+  void store_swap(NodeId node, std::shared_ptr<StoreClient> client, std::uint64_t expected, record::Record wanted, bool remove, std::function<void(brain::owner::Event)> owner_answer,
                   std::function<void(brain::agent::Event)> agent_answer);
-  void store_read(NodeId node, std::function<void(std::optional<record::Stored>, bool ok)> answer);
+  void store_read(NodeId node, std::shared_ptr<StoreClient> client, std::function<void(std::optional<record::Stored>, bool ok)> answer);
+  void store_look(std::shared_ptr<StoreRead> reading);
+  void store_write_back(std::shared_ptr<StoreRead> reading, record::Stored found);
   void store_changed();
 
   // target.cpp

@@ -46,6 +46,10 @@ zp_explain(struct zp_why *why, int error, const char *format, ...)
 	return (error);
 }
 
+#ifdef ZPAIR_MUTATIONS
+enum zp_mutation zp_active_mutation = ZP_MUTATION_NONE;
+#endif
+
 /* ---- start */
 
 static uint32_t host_id;

@@ -4,6 +4,7 @@
 #include "base/assert.h"
 #include "base/log.h"
 #include "zfs/leg_driver_internal.h"
+#include "zfs/mutation.h"
 
 namespace zpair::zfs {
 
@@ -297,7 +298,7 @@ void LegDriver::on_device_done(block::Request& request) {
 
 // False: writes that had completed but were not flushed may be lost.
 bool LegDriver::note_verifier(Leg& leg, Verifier verifier) {
-  if (leg.seen_verifier == verifier) return true;
+  if (leg.seen_verifier == verifier || zp_mutated(ZP_VERIFIER_IGNORED)) return true;
   bool nothing_unflushed = leg.flushed_writes == leg.completed_writes;
   bool first = !leg.seen_verifier.has_value();
   if (first || nothing_unflushed) {
@@ -361,7 +362,8 @@ void LegDriver::finish(LegIo& io) {
     const bool labels_of_ack_set = leg.in_ack_set && io.in_labels != 0;
     const bool bad_place = io.status == block::IoStatus::media_error && !labels_of_ack_set;
     LegEvent::Kind kind = bad_place ? LegEvent::Kind::media_error : LegEvent::Kind::error;
-    const bool must_hold = leg.in_ack_set && (importing_ || another_leg_serves(leg) == labels_of_ack_set);
+    const bool of_import = importing_ && !zp_mutated(ZP_READS_NOT_HELD);
+    const bool must_hold = leg.in_ack_set && (of_import || another_leg_serves(leg) == labels_of_ack_set);
     if (io.status == block::IoStatus::cancelled || must_hold) {
       hold(io, kind);
     } else {
@@ -371,7 +373,8 @@ void LegDriver::finish(LegIo& io) {
     return;
   }
   ++leg.counters.write_error_count;
-  if (leg.in_ack_set) {
+  const bool passed = operation == ZP_FLUSH ? zp_mutated(ZP_FLUSH_ERRORS_PASS) : zp_mutated(ZP_SHORT_WRITES_PASS);
+  if (leg.in_ack_set && !passed) {
     hold(io, LegEvent::Kind::error);
   } else {
     leg.tainted = true;

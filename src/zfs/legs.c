@@ -152,6 +152,10 @@ leg_io_start(zio_t *zio)
 	default:
 		zp_die("a leg got a command of type %d from OpenZFS", zio->io_type);
 	}
+	if (operation == ZP_FLUSH && zp_mutated(ZP_FLUSHES_ELIDED)) {
+		zio_interrupt(zio);
+		return;
+	}
 	struct zp_leg_io *io = zp_leg_io_new(operation, operation == ZP_FLUSH ? 0 : zio->io_size);
 	io->zio = zio;
 	io->leg = vd->vdev_tsd;
@@ -262,7 +266,7 @@ gate_done(zio_t *zio)
 				zp_die("rule 2: the gate cannot read libzpool's mirror map (child %d)", c);
 			if (child->mc_tried && child->mc_error == 0)
 				continue;
-			if (!leaf_must_hold_writes(child->mc_vd)) {
+			if (!leaf_must_hold_writes(child->mc_vd) || zp_mutated(ZP_SHORT_WRITES_PASS)) {
 				__atomic_fetch_add(&gate_allowed_shorts, 1, __ATOMIC_RELAXED);
 				continue;
 			}
@@ -388,7 +392,7 @@ zp_legs_offline(zp_pool *pool, const uint64_t *guids, int count, struct zp_why *
 			continue;
 		}
 		vd->vdev_offline = B_TRUE;
-		vd->vdev_tmpoffline = B_FALSE;
+		vd->vdev_tmpoffline = B_TRUE;
 		vdev_reopen(vd->vdev_top);
 		if (!vd->vdev_top->vdev_islog && vdev_is_dead(vd->vdev_top)) {
 			vd->vdev_offline = B_FALSE;
@@ -548,11 +552,18 @@ zp_legs_bring_back(zp_pool *pool, const uint64_t *guids, int count, uint64_t sin
 		return (error);
 
 	wait_for_no_scan(pool, resync);				/* 1: every log was replayed at the import */
-	error = seed(spa, guids, count, since, &seeded_txg, why);	/* 2 */
+	if (zp_mutated(ZP_SINCE_TOO_HIGH))
+		since = spa_last_synced_txg(spa) + 1;
+	if (!zp_mutated(ZP_RETURN_WITHOUT_SEED))
+		error = seed(spa, guids, count, since, &seeded_txg, why);	/* 2 */
 	if (error != 0)
 		return (error);
 	bring_online(spa, guids, count);			/* 3 */
 	txg_wait_synced(dp, 0);					/* 4: a txg that was opened after it has synced */
+	if (zp_mutated(ZP_GROW_BEFORE_RESYNC)) {
+		resync->accepted = 1;
+		return (0);
+	}
 	dsl_scan_restart_resilver(dp, 0);			/* 5 */
 	txg_wait_synced(dp, 0);
 	while (dsl_scan_resilvering(dp) || dsl_scan_resilver_scheduled(dp)) {
@@ -561,7 +572,8 @@ zp_legs_bring_back(zp_pool *pool, const uint64_t *guids, int count, uint64_t sin
 	}
 	txg_wait_synced(dp, 0);
 	report(pool, resync);
-	error = scan_covers(spa, since, seeded_txg, why);	/* 6 */
+	if (!zp_mutated(ZP_RETURN_WITHOUT_SEED))
+		error = scan_covers(spa, since, seeded_txg, why);	/* 6 */
 	if (error == 0)
 		error = legs_are_well(spa, guids, count, why);
 	resync->accepted = error == 0;

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "zfs/engine_internal.h"
 #include "zfs/leg_driver_internal.h"
+#include "zfs/mutation.h"
 #include "zfs/volume_internal.h"
 
 namespace zpair::zfs {
@@ -408,7 +409,7 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
     co_return fail(ErrorCode::refused, "pool {} was last used under ZFS host id {:#x}, which is none of our nodes: used outside zpair",
                    options_.name, best_host_id);
   }
-  if (best_txg < spec.floor_txg.value) {
+  if (best_txg < spec.floor_txg.value && !zp_mutated(ZP_FLOOR_IGNORED)) {
     if (spec.floor == ImportSpec::Floor::enforce) {
       co_return fail(ErrorCode::refused, "the newest uberblock of pool {} in reach is of txg {}, but txg {} is known to have synced",
                      options_.name, best_txg, spec.floor_txg);
@@ -483,6 +484,7 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
     return names;
   };
   std::vector<std::string> live = co_await engine_.blocking(find_live);
+  if (zp_mutated(ZP_LOGS_NOT_REPLAYED)) live.clear();
   std::optional<Error> refused;
   block::TaskGroup replays;
   for (const std::string& name : live) {

@@ -410,7 +410,7 @@ zp_volume_open(zp_pool *pool, const char *name, uint64_t floor_sequence, zp_volu
 	/*
 	 * The floor's record is in a txg that was imported whole, or among the claimed ones; else the log was cut short.
 	 */
-	if (floor_sequence >> 32 > pool->import_txg && pool->import_txg != 0 &&
+	if (floor_sequence >> 32 > pool->import_txg && pool->import_txg != 0 && !zp_mutated(ZP_FLOOR_IGNORED) &&
 	    (int32_t)((uint32_t)claimed_seq - (uint32_t)floor_sequence) < 0) {
 		error = zp_explain(why, EPERM, "rule 7: the log of volume %s ends at record %llu, but record %llu of txg %llu was "
 		    "committed", name, (u_longlong_t)(uint32_t)claimed_seq, (u_longlong_t)(uint32_t)floor_sequence,
@@ -716,7 +716,8 @@ zp_batch_commit(zp_volume *volume, struct zp_batch *batch)
 {
 	if (volume->zilog->zl_sync != ZFS_SYNC_ALWAYS)
 		zp_die("rule 2: volume %s has no sync=always any more", volume->name);
-	zil_commit(volume->zilog, DATA_OBJECT);
+	if (!zp_mutated(ZP_COMMIT_SKIPPED))
+		zil_commit(volume->zilog, DATA_OBJECT);
 	if (batch->newest_txg == 0)
 		return;
 	uint64_t sequence = batch->newest_txg << 32 | (uint32_t)(batch->log_before + 1);

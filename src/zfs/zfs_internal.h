@@ -38,6 +38,7 @@
 #include <zfeature_common.h>
 
 #include "zfs/engine_internal.h"
+#include "zfs/mutation.h"
 
 struct zp_pool {
 	spa_t *spa;	/* held open */

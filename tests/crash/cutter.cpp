@@ -40,12 +40,13 @@ Tally& Tally::operator+=(const Tally& other) {
   cuts += other.cuts;
   recoveries += other.recoveries;
   nested += other.nested;
-  during_resync += other.during_resync;
+  with_absent_leg += other.with_absent_leg;
   zdb_runs += other.zdb_runs;
   records_replayed += other.records_replayed;
   sectors_checked += other.sectors_checked;
-  resyncs += other.resyncs;
-  failures += other.failures;
+  grows += other.grows;
+  rolled_back += other.rolled_back;
+  refusals += other.refusals;
   return *this;
 }
 
@@ -58,10 +59,10 @@ Cutter::Cutter(CutOptions options) : options_(std::move(options)) {
 
 // ---- a life
 
-bool Cutter::spawn(const LifeOptions& options, const std::string& path) {
+bool Cutter::spawn(const LifeOptions& options) {
   *outcome_ = Outcome{};
   int pipe_fds[2];
-  if (::pipe(pipe_fds) != 0) return fail(path, "no pipe");
+  ZP_ASSERT(::pipe(pipe_fds) == 0, "there is a pipe for what a life says");
   std::fflush(nullptr);
   const pid_t child = ::fork();
   if (child == 0) {
@@ -70,6 +71,9 @@ bool Cutter::spawn(const LifeOptions& options, const std::string& path) {
     ::close(pipe_fds[0]);
     ::close(pipe_fds[1]);
     ::alarm(life_seconds_most);
+#ifdef ZPAIR_MUTATIONS
+    if (options_.mutation != nullptr) zp_active_mutation = options_.mutation->engine;
+#endif
     live(options);
   }
   ::close(pipe_fds[1]);
@@ -83,7 +87,8 @@ bool Cutter::spawn(const LifeOptions& options, const std::string& path) {
   ::waitpid(child, &status, 0);
   tally_.sectors_checked += outcome_->sectors_checked;
   tally_.records_replayed += outcome_->records_replayed;
-  tally_.resyncs += outcome_->grows;
+  tally_.grows += outcome_->grows;
+  tally_.refusals += outcome_->refusals;
   if (outcome_->end == Outcome::End::well && WIFEXITED(status) && WEXITSTATUS(status) == 0) return true;
   if (outcome_->end == Outcome::End::unfinished) {
     std::snprintf(outcome_->text, sizeof outcome_->text, "the process ended with %s %d",
@@ -93,7 +98,6 @@ bool Cutter::spawn(const LifeOptions& options, const std::string& path) {
 }
 
 bool Cutter::fail(const std::string& path, const std::string& what) {
-  ++tally_.failures;
   why_ = fmt::format("seed {:#x}, cut {}: {}", plan_.seed, path.empty() ? "(first life)" : path, what);
   if (!said_.empty()) why_ += fmt::format("\n  the process said:\n{}", said_);
   if (options_.keep.empty()) return false;
@@ -108,15 +112,15 @@ bool Cutter::fail(const std::string& path, const std::string& what) {
 
 bool Cutter::run(std::uint64_t seed, Clock::time_point give_up) {
   give_up_ = give_up;
-  plan_ = plan_of(seed, options_.trouble);
+  plan_ = plan_of(seed, trouble());
   images_.clear();
   for (unsigned leg = 0; leg < plan_.legs(); ++leg) images_.push_back(std::make_unique<Image>(plan_.leg_bytes));
   for (auto& tape : tapes_) tape->erase();
   History history;
   for (const Plan::Volume& volume : plan_.volumes) history.add_volume(volume.size_bytes);
   ++tally_.lives;
-  LifeOptions options{.plan = plan_, .tape = *tapes_[0], .images = images_, .history = history, .outcome = *outcome_, .seed = seed};
-  const bool well = spawn(options, "");
+  LifeOptions options{.plan = plan_, .tape = *tapes_[0], .images = images_, .history = history, .outcome = *outcome_, .seed = seed, .play = play()};
+  const bool well = spawn(options);
   if (!well && outcome_->end == Outcome::End::wrong) return fail("", outcome_->text);
   Reading reading{*tapes_[0], 0, std::vector<WriteCache>(plan_.legs()), std::move(history), {}};
   if (!walk(reading, 0, "", seed)) return false;
@@ -126,7 +130,7 @@ bool Cutter::run(std::uint64_t seed, Clock::time_point give_up) {
 
 bool Cutter::replay(std::uint64_t seed, const std::string& folder) {
   give_up_ = Clock::time_point::max();
-  plan_ = plan_of(seed, options_.trouble);
+  plan_ = plan_of(seed, trouble());
   for (unsigned leg = 0; leg < plan_.legs(); ++leg) images_.push_back(std::make_unique<Image>(plan_.leg_bytes));
   for (std::size_t depth = 0; depth < tapes_.size(); ++depth) {
     if (auto loaded = tapes_[depth]->load(fmt::format("{}/tape{}", folder, depth)); !loaded) return fail("", loaded.error().message);
@@ -224,7 +228,8 @@ bool Cutter::cut(Reading& reading, unsigned depth, const std::string& path, std:
   // As the record stood; with a swap open either way.
   std::uint8_t named = reading.record.in_sync;
   if (reading.record.asked && random.one_in(2)) named = *reading.record.asked;
-  if (named != plan_.all_mask()) ++tally_.during_resync;
+  if (play() == Play::record_ignored) named = plan_.all_mask();
+  if (named != plan_.all_mask()) ++tally_.with_absent_leg;
   bool good = true;
   std::vector<std::uint8_t> returns = {plan_.side_mask(0), plan_.side_mask(1), plan_.all_mask()};
   if (plan_.mirrors > 1) {   // one leg of each mirror, here and there
@@ -241,6 +246,10 @@ bool Cutter::cut(Reading& reading, unsigned depth, const std::string& path, std:
     tried.push_back(legs);
     const std::string own_path = path + "abcm"[i];
     if (wanted(own_path)) good = recover(reading, legs, depth, own_path, hash_of(seed, own_path));
+  }
+  const std::string rolled_path = path + "r";
+  if (good && depth == 0 && random.one_in(3) && wanted(rolled_path)) {
+    good = roll_back(reading, tried[random.below(tried.size())], rolled_path, hash_of(seed, rolled_path));
   }
   for (auto& image : images_) image->end_trial();
   return good;
@@ -259,21 +268,16 @@ bool Cutter::recover(Reading& reading, std::uint8_t legs, unsigned depth, const 
   Tape& tape = depth + 1 < tapes_.size() ? *tapes_[tape_index] : spare_tape;
   tape.erase();
   tape.identity() = tapes_[0]->identity();
-  LifeOptions options{.plan = plan, .tape = tape, .images = images_, .history = reading.history, .outcome = *outcome_, .seed = seed};
+  LifeOptions options{.plan = plan, .tape = tape, .images = images_, .history = reading.history, .outcome = *outcome_, .seed = seed, .play = play()};
   options.import = LifeOptions::Import{legs, reading.record, random.one_in(4) ? 20U : 0U};
   options.goes_on = goes_on;
-  options.returns = goes_on;
+  if (cut_again) options.returns = random.one_in(2) ? LifeOptions::Returns::before_volumes_open : LifeOptions::Returns::under_load;
   if (look) {
     std::string folder = "/dev/shm/zpair-crash-XXXXXX";
-    if (::mkdtemp(folder.data()) == nullptr) return fail(path, "no folder for zdb");
+    ZP_ASSERT(::mkdtemp(folder.data()) != nullptr, "there is a folder for zdb");
     options.export_to = folder;
   }
-  ++tally_.recoveries;
-  const bool well = spawn(options, path);
-  if (!well && outcome_->end != Outcome::End::unfinished) {
-    return fail(path, fmt::format("imported with {}: {}", legs_named(legs, plan_.legs()), story(reading, *outcome_)));
-  }
-  if (!well) return fail(path, fmt::format("imported with {}: {}", legs_named(legs, plan_.legs()), outcome_->text));
+  if (!judge(options, reading, path)) return false;
   if (look && !zdb(options.export_to, path)) return false;
   if (!cut_again) return true;
   // The tape of the recovery, from the drives as the cut left them.
@@ -285,6 +289,64 @@ bool Cutter::recover(Reading& reading, std::uint8_t legs, unsigned depth, const 
   const bool good = walk(again, depth + 1, path, seed);
   for (auto& image : images_) image->end_trial();
   return good;
+}
+
+bool Cutter::judge(const LifeOptions& options, const Reading& reading, const std::string& path) {
+  ++tally_.recoveries;
+  if (spawn(options)) return true;
+  return fail(path, fmt::format("imported with {}: {}", legs_named(options.import->legs, plan_.legs()), story(reading, *outcome_)));
+}
+
+bool Cutter::roll_back(Reading& reading, std::uint8_t legs, const std::string& path, std::uint64_t seed) {
+  using Kind = Event::Kind;
+  Random random(seed);
+  auto events = reading.tape.events();
+  std::size_t to = reading.at + random.below(std::min<std::size_t>(events.size() - reading.at, 4000));
+  // A floor names one record of a commit and not its last. So it proves a write when another of its volume was issued after the
+  // answer, and was answered before the floor was noted.
+  Record record = reading.record;
+  History history = reading.history;
+  struct Answered {
+    std::size_t at;
+    Event event;
+  };
+  std::vector<Answered> unproven, proven;
+  std::map<std::pair<std::uint8_t, std::uint32_t>, std::size_t> issued_at;
+  for (std::size_t i = reading.at; i < to; ++i) {
+    const Event& event = events[i];
+    if (event.kind == Kind::issued) {
+      issued_at[{event.leg, event.io}] = i;
+      history.note(event);
+    } else if (event.kind == Kind::answered) {
+      const auto issued = issued_at.find({event.leg, event.io});
+      std::erase_if(unproven, [&](const Answered& each) {
+        if (each.event.leg != event.leg || issued == issued_at.end() || each.at > issued->second) return false;
+        proven.push_back(each);
+        return true;
+      });
+      unproven.push_back({i, event});
+    } else if (event.kind == Kind::log_floor || event.kind == Kind::floor) {
+      record.note(event);
+      std::erase_if(proven, [&](const Answered& each) {
+        if (event.kind != Kind::log_floor || each.event.leg != event.leg) return false;
+        history.note(each.event);
+        return true;
+      });
+    } else if (event.kind == Kind::record_is || event.kind == Kind::record_asked) {
+      legs &= event.legs;   // what the record dropped meanwhile is not asked for
+    }
+  }
+  for (unsigned mirror = 0; mirror < plan_.mirrors; ++mirror) {
+    if ((legs >> (2 * mirror) & 3) == 0) return true;
+  }
+  ++tally_.rolled_back;
+  Plan plan = plan_;
+  plan.manners = {.immediate_percent = 100};
+  Tape tape;
+  tape.identity() = tapes_[0]->identity();
+  LifeOptions options{.plan = plan, .tape = tape, .images = images_, .history = std::move(history), .outcome = *outcome_, .seed = seed, .goes_on = false, .play = play()};
+  options.import = LifeOptions::Import{legs, record, 0, true};
+  return judge(options, reading, path);
 }
 
 bool Cutter::zdb(const std::string& folder, const std::string& path) {

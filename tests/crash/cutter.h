@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "life.h"
+#include "mutations.h"
 
 namespace zpair::crash {
 
@@ -19,14 +20,14 @@ struct CutOptions {
   unsigned nested_cuts = 3;         // of a recovery that is cut
   unsigned depth_most = 2;
   unsigned zdb_one_in = 40;         // recoveries that zdb looks at; 0: none
-  std::optional<Trouble> trouble;
+  const Mutation* mutation = nullptr;   // the engine or the owner that is judged has this plant
   std::string keep;                 // a folder: where a failure leaves its tapes
   std::string only;                 // this path alone (and what leads to it)
 };
 
 struct Tally {
-  std::uint64_t lives = 0, cuts = 0, recoveries = 0, nested = 0, during_resync = 0, zdb_runs = 0, records_replayed = 0, sectors_checked = 0,
-                resyncs = 0, failures = 0;
+  std::uint64_t lives = 0, cuts = 0, recoveries = 0, nested = 0, with_absent_leg = 0, zdb_runs = 0, records_replayed = 0, sectors_checked = 0,
+                grows = 0, rolled_back = 0, refusals = 0;
   Tally& operator+=(const Tally& other);
 };
 
@@ -55,12 +56,17 @@ class Cutter {
   bool walk(Reading& reading, unsigned depth, const std::string& path, std::uint64_t seed);
   bool cut(Reading& reading, unsigned depth, const std::string& path, std::uint64_t seed);
   bool recover(Reading& reading, std::uint8_t legs, unsigned depth, const std::string& path, std::uint64_t seed);
-  bool spawn(const LifeOptions& options, const std::string& path);   // false: it failed
+  // The drives as they are at the cut, while the partner knows of later commits: an import must see that, or lack nothing.
+  bool roll_back(Reading& reading, std::uint8_t legs, const std::string& path, std::uint64_t seed);
+  bool spawn(const LifeOptions& options);   // false: it failed
+  bool judge(const LifeOptions& options, const Reading& reading, const std::string& path);
   bool zdb(const std::string& folder, const std::string& path);
   bool fail(const std::string& path, const std::string& what);
   std::string story(const Reading& reading, const Outcome& outcome) const;
   bool wanted(const std::string& path) const;
   bool late() const { return Clock::now() >= give_up_; }
+  std::optional<Trouble> trouble() const { return options_.mutation != nullptr ? std::optional(options_.mutation->trouble) : std::nullopt; }
+  Play play() const { return options_.mutation != nullptr ? options_.mutation->play : Play::by_the_rules; }
 
   CutOptions options_;
   Plan plan_;

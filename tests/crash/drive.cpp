@@ -17,6 +17,7 @@ namespace zpair::crash {
 namespace {
 
 constexpr std::uint64_t sector_bytes = 512;
+constexpr std::uint64_t survey_bytes = 512 << 10;
 
 }  // namespace
 
@@ -220,7 +221,9 @@ void Drive::finish(Command command) {
   block::Request& request = *command.request;
   request.status = block::IoStatus::ok;
   if (request.operation == Operation::read) {
-    if (manners_.read_errors_one_in != 0 && random_.one_in(manners_.read_errors_one_in)) request.status = block::IoStatus::media_error;
+    // The survey of the labels, before an import, is refused by an error; it may be asked again, and is no read of OpenZFS's.
+    const bool survey = request.size_bytes >= survey_bytes;
+    if (manners_.read_errors_one_in != 0 && !survey && random_.one_in(manners_.read_errors_one_in)) request.status = block::IoStatus::media_error;
     std::uint64_t at = request.offset_bytes;
     for (const iovec& piece : request.buffers) {
       std::memcpy(piece.iov_base, image_.part(at, piece.iov_len).data(), piece.iov_len);

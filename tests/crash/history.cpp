@@ -58,13 +58,17 @@ void History::note(const Event& event) {
   Volume& volume = volumes_[event.leg];
   volume.last_sequence = std::max(volume.last_sequence, event.io);
   for (Sector& sector : std::span(volume.sectors).subspan(event.offset, event.size)) {
-    if (event.kind != Kind::answered) {
+    if (event.kind == Kind::issued) {
+      sector.unsure = sector.issued != sector.answered;
       sector.issued = event.io;
       sector.issued_zeroes = event.flag;
-    }
-    if (event.kind != Kind::issued) {
-      sector.answered = sector.issued;
-      sector.answered_zeroes = sector.issued_zeroes;
+    } else if (event.kind == Kind::found || event.io >= sector.answered) {
+      sector.answered = event.io;
+      sector.answered_zeroes = event.flag;
+      if (event.kind == Kind::answered && event.io != sector.issued) continue;
+      sector.issued = event.io;
+      sector.issued_zeroes = event.flag;
+      sector.unsure = false;
     }
   }
 }
@@ -76,6 +80,7 @@ History::Seen History::look(unsigned volume, std::uint64_t number, std::span<con
   if (seen == zeroes) {
     if (sector.answered_zeroes) return {.allowed = true, .zeroes = true, .sequence = sector.answered};
     if (sector.issued_zeroes) return {.allowed = true, .zeroes = true, .sequence = sector.issued};
+    if (sector.unsure) return {.allowed = true, .in_part = true};
     return {};
   }
   const auto sequence = static_cast<std::uint32_t>(seen[0]);
@@ -83,6 +88,7 @@ History::Seen History::look(unsigned volume, std::uint64_t number, std::span<con
   if (whole && ((sequence == sector.answered && !sector.answered_zeroes) || (sequence == sector.issued && !sector.issued_zeroes))) {
     return {.allowed = true, .sequence = sequence};
   }
+  if (sector.unsure && (!whole || (sequence > sector.answered && sequence <= sector.issued))) return {.allowed = true, .in_part = true};
   if (sector.issued != sector.answered) {   // nobody was told of it: some of it may be there
     const Words before = sector.answered_zeroes ? zeroes : words_of(volume, number, sector.answered);
     const Words after = sector.issued_zeroes ? zeroes : words_of(volume, number, sector.issued);

@@ -31,6 +31,7 @@ class History {
   struct Sector {
     std::uint32_t answered = 0, issued = 0;
     bool answered_zeroes = true, issued_zeroes = true;
+    bool unsure = false;               // several since `answered` may be there: any of them will do
     bool operator==(const Sector&) const = default;
   };
   struct Volume {

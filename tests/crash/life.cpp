@@ -79,6 +79,7 @@ class Life {
   zfs::LegSpec spec_of(unsigned leg, LegId guid);
   LegId guid_of(unsigned leg) const { return LegId{tape_.identity().leg_guids[leg]}; }
   std::vector<LegId> guids_of(std::uint8_t legs) const;
+  std::uint8_t absent() const { return static_cast<std::uint8_t>(plan_.all_mask() & ~record_); }
   void set_record(std::uint8_t legs, std::uint64_t since) {
     record_ = legs;
     since_ = since;
@@ -140,6 +141,10 @@ void Life::run() {
 Task<void> Life::live() {
   if (options_.import) {
     co_await import();
+    if (options_.returns == LifeOptions::Returns::before_volumes_open) {
+      co_await bring_back(absent());
+      co_await reactor_->after_ms(static_cast<std::int64_t>(random_.below(30)));
+    }
     co_await open_volumes();
     co_await check();
   } else {
@@ -214,6 +219,10 @@ Task<void> Life::import() {
   auto report = co_await pool_->import_pool(spec);
   importing_ = false;
   for (auto& drive : drives_) drive->read_errors(0);
+  if (!report && import.may_refuse && report.error().code == ErrorCode::refused) {
+    ++options_.outcome.refusals;
+    end(Outcome::End::well);
+  }
   if (!report) wrong(fmt::format("the import was refused: {}", report.error().message));
   options_.outcome.records_replayed = report->replayed_record_count;
 }
@@ -385,12 +394,16 @@ Task<void> Life::shrink(std::uint8_t legs) {
   const auto left = static_cast<std::uint8_t>(record_ & ~legs);
   std::uint64_t since = UINT64_MAX;
   for (LegId guid : guids_of(legs)) since = std::min(since, pool_->leg_health(guid).newest_flushed_txg.value + 1);
+  const auto fail_them = [](Life& self, std::uint8_t all_left, std::uint8_t failing) -> Task<void> {
+    self.pool_->set_ack_set(self.guids_of(all_left));
+    auto failed = co_await self.pool_->fail_legs(self.guids_of(failing));
+    if (!failed) self.tape_.note(failed.error().message);
+  };
+  if (options_.play == Play::fail_before_swap) co_await fail_them(*this, left, legs);
   tape_.add({.kind = Event::Kind::record_asked, .legs = left});
   co_await reactor_->after_ms(static_cast<std::int64_t>(random_.below(4)));
   set_record(left, since);
-  pool_->set_ack_set(guids_of(left));
-  auto failed = co_await pool_->fail_legs(guids_of(legs));
-  if (!failed) tape_.note(failed.error().message);
+  if (options_.play != Play::fail_before_swap) co_await fail_them(*this, left, legs);
   ++options_.outcome.shrinks;
   --troubles_;
   shrinking_ = false;
@@ -398,6 +411,7 @@ Task<void> Life::shrink(std::uint8_t legs) {
 
 // Rule 8.
 Task<void> Life::bring_back(std::uint8_t legs) {
+  if (legs == 0) co_return;
   ++troubles_;
   for (LegId guid : guids_of(legs)) {
     while (pool_->in_flight_count(guid) != 0) co_await reactor_->after_ms(1);
@@ -428,10 +442,9 @@ Task<void> Life::bring_back(std::uint8_t legs) {
 }
 
 Task<void> Life::meet_trouble() {
-  const std::uint8_t absent = static_cast<std::uint8_t>(plan_.all_mask() & ~record_);
-  if (absent != 0) {
+  if (absent() != 0) {
     co_await reactor_->after_ms(static_cast<std::int64_t>(random_.below(60)));
-    if (options_.returns) co_await bring_back(absent);
+    if (options_.returns == LifeOptions::Returns::under_load) co_await bring_back(absent());
   } else if (plan_.trouble != Trouble::none) {
     const std::uint8_t side = plan_.side_mask(plan_.trouble_side);
     while (operations_ < plan_.operations / 4) co_await reactor_->after_ms(1);

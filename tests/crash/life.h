@@ -22,7 +22,7 @@ struct Outcome {
   Finding findings[findings_most];
   char text[1024];                    // what else went wrong
   std::uint64_t sectors_checked = 0, records_replayed = 0, answers = 0;
-  std::uint32_t shrinks = 0, grows = 0;
+  std::uint32_t shrinks = 0, grows = 0, refusals = 0;
 };
 
 // The record as a cut finds it, and what the partner knows.
@@ -38,6 +38,13 @@ struct Record {
   void note(const Event& event);
 };
 
+// How the owner is played: mutations of the record's part.
+enum class Play : std::uint8_t {
+  by_the_rules,
+  fail_before_swap,   // a leg is failed before the record drops it
+  record_ignored,     // an import takes legs that the record does not name (the cutter's part)
+};
+
 struct LifeOptions {
   const Plan& plan;
   Tape& tape;
@@ -49,10 +56,13 @@ struct LifeOptions {
     std::uint8_t legs;                // exactly these
     Record record;
     std::uint32_t read_errors_one_in = 0;
+    bool may_refuse = false;          // the drives are older than the floor: to refuse is right
   };
   std::optional<Import> import = {};  // else the pool is created
   bool goes_on = true;                // under load, after the check
-  bool returns = false;               // the absent legs are brought back
+  enum class Returns : std::uint8_t { never, under_load, before_volumes_open };
+  Returns returns = Returns::never;   // of the legs that are absent
+  Play play = Play::by_the_rules;
   std::string export_to = {};         // a folder for the drives of the exported pool, for zdb
 };
 

@@ -392,7 +392,7 @@ zp_legs_offline(zp_pool *pool, const uint64_t *guids, int count, struct zp_why *
 			continue;
 		}
 		vd->vdev_offline = B_TRUE;
-		vd->vdev_tmpoffline = B_TRUE;
+		vd->vdev_tmpoffline = B_FALSE;
 		vdev_reopen(vd->vdev_top);
 		if (!vd->vdev_top->vdev_islog && vdev_is_dead(vd->vdev_top)) {
 			vd->vdev_offline = B_FALSE;

@@ -193,7 +193,8 @@ struct LegView {
   bool order_open = false;                   // FenceLeg or QuiesceLeg is on its way
   Nanoseconds retry_at_ns = 0;
   Nanoseconds ready_since_ns = 0;
-  std::vector<Nanoseconds> shrunk_at_ns;     // within limits.back_off_memory_ns
+  bool own_fault = false;                    // it was taken off for errors or slowness of its own, not for its node's or paths' silence
+  std::vector<Nanoseconds> shrunk_at_ns;     // ... within limits.back_off_memory_ns
   Nanoseconds back_off_ns = 0;
   Nanoseconds not_before_ns = 0;             // end of the back-off
 };

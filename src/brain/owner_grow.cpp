@@ -263,6 +263,7 @@ void grown(Turn& turn) {
     LegView& view = view_of(state, leg);
     view.standing = Standing::named;
     view.off_why.clear();
+    view.own_fault = false;
     turn.report(fmt::format("{} is in sync", label_of(state, leg)));
   }
   if (returning.attach) change_resynced(turn);

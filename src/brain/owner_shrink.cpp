@@ -179,15 +179,19 @@ void open_shrink(Turn& turn, const std::vector<Verdict>& off) {
     leg.in_sync = false;
     leg.resyncing = false;
     leg.since = since_of(state, verdict.leg);
-    view_of(state, verdict.leg).off_why = verdict.why;
+    LegView& view = view_of(state, verdict.leg);
+    view.off_why = verdict.why;
+    view.own_fault = verdict.cause == Cause::erred || verdict.cause == Cause::slow;
   }
   open_swap(turn, Purpose::shrink, std::move(wanted));
 }
 
+// A drive that errs again and again returns ever later. Where a node or its paths came and went, its drives are not to blame.
 void remember_shrink(State& state, LegView& view, Nanoseconds now_ns) {
+  view.retry_at_ns = now_ns + state.limits.look_again_ns;
+  if (!view.own_fault) return;
   std::erase_if(view.shrunk_at_ns, [&](Nanoseconds at_ns) { return now_ns - at_ns > state.limits.back_off_memory_ns; });
   view.shrunk_at_ns.push_back(now_ns);
-  view.retry_at_ns = now_ns + state.limits.look_again_ns;
   if (view.shrunk_at_ns.size() < 2) {
     view.back_off_ns = 0;
     return;

@@ -83,6 +83,7 @@ std::string redundancy(const owner::State& state) {
 struct Missing {
   std::vector<LegId> legs;
   std::optional<NodeId> whole_side;   // every leg of this node, none of which answers
+  bool drives_at_fault = false;       // one erred or was slow, or does not answer where its node does
   Txg since;                          // the smallest
 };
 
@@ -90,6 +91,10 @@ Missing missing(const owner::State& state) {
   Missing found;
   int of_node[2] = {0, 0};
   int of_side[2] = {0, 0};
+  bool answers[2] = {false, false};   // some leg of the node does
+  for (const auto& [leg, view] : state.legs) {
+    if (view.pulse.reachable) answers[static_cast<int>(view.node)] = true;
+  }
   bool any_answers = false;
   for (const record::Mirror& mirror : state.stored.record.mirrors) {
     for (const record::Leg& leg : mirror.legs) {
@@ -99,7 +104,10 @@ Missing missing(const owner::State& state) {
       found.since = found.legs.empty() ? leg.since : std::min(found.since, leg.since);
       found.legs.push_back(leg.guid);
       const auto view = state.legs.find(leg.guid);
-      any_answers = any_answers || (view != state.legs.end() && view->second.pulse.reachable);
+      if (view == state.legs.end()) continue;
+      any_answers = any_answers || view->second.pulse.reachable;
+      const bool drive_silent = !view->second.pulse.reachable && answers[static_cast<int>(leg.node)];
+      found.drives_at_fault = found.drives_at_fault || view->second.own_fault || drive_silent;
     }
   }
   for (NodeId node : {NodeId::a, NodeId::b}) {
@@ -115,6 +123,7 @@ std::string action_for(const owner::State& state) {
   const Missing away = missing(state);
   if (away.legs.empty()) return "";
   if (away.whole_side) return fmt::format("Start node {} or mend the paths to it; resync follows by itself.", *away.whole_side);
+  if (!away.drives_at_fault) return "Wait: resync follows by itself.";
   return "Mend or replace the drives that are named (zpair drive replace); resync follows by itself.";
 }
 

@@ -80,6 +80,29 @@ def test_partner_returns_and_resyncs_little(pair):
 test_partner_returns_and_resyncs_little.options = {"pools": 1}
 
 
+def test_partner_dies_again_and_again(pair):
+    """The partner dies three times within a minute: its legs return at once each time, and `status` blames no drive."""
+    load = pair.load("a", ["tank-a"])
+    for _ in range(3):
+        load.goes_on()
+        pair.kill("b")
+        _wait_degraded(pair, "tank-a", "b")
+        pair.start("b")
+
+        def back():
+            pool = next(pool for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a")
+            check("Mend or replace" not in (pool["action"] or ""), f"blames a drive: {pool['action']}")
+            legs = [leg for mirror in pool["mirrors"] for leg in mirror["legs"] if leg["node"] == "b"]
+            check(not any("backing off" in leg["why"] for leg in legs), f"backs off: {legs[0]['why']}")
+            return all(leg["in_sync"] for leg in legs)
+
+        wait_for("b's legs in sync", back, seconds=60)
+    load.finish()
+
+
+test_partner_dies_again_and_again.options = {"pools": 1}
+
+
 def test_zpaird_of_the_partner_restarted(pair):
     """zpaird of the partner killed and restarted at once: its legs are back within the hold window, nothing shrunk."""
     load = pair.load("a", ["tank-a"])

@@ -217,6 +217,18 @@ TEST_F(Rule8, a_leg_shrunk_twice_in_ten_minutes_backs_off) {
   EXPECT_TRUE(is_in_sync());
 }
 
+TEST_F(Rule8, a_leg_whose_node_dies_again_and_again_returns_at_once) {
+  owner.serve(make_record(1));
+  for (int death = 0; death < 4; ++death) {
+    owner.silent.insert(leg_id(0, node_b));
+    owner.pass_ms(1000);
+    ASSERT_FALSE(in_sync(store.record(), leg_id(0, node_b)));
+    owner.silent.clear();
+    owner.pass_ms(2000);
+    EXPECT_TRUE(in_sync(store.record(), leg_id(0, node_b))) << "death " << death << ": its drive has done nothing wrong";
+  }
+}
+
 TEST_F(Rule8, a_diverged_side_comes_back_as_new_legs_by_full_resync) {
   serve_alone(2);
   owner.foreign_txg_count = 2;

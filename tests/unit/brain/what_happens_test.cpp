@@ -317,6 +317,22 @@ TEST_F(WhatHappens, cold_start__no_import_while_the_owner_serves_elsewhere_or_th
   EXPECT_EQ(other_store.record().wanted, record::Wanted::serving);
 }
 
+// The node knows the pool for less than the window after which an owner counts as silent.
+TEST_F(WhatHappens, import_right_after_export__is_not_refused) {
+  agent.start(node_a, make_record(1), Epoch{5});
+  agent.beat(Epoch{5});
+  Record exported = make_record(1);
+  exported.wanted = record::Wanted::exported;
+  exported.rev = exported.rev.next();
+  store.put(exported);
+  agent.feed(RecordSeen{agent.now_ns, *store.stored});
+  agent.feed(agent::PoolExited{agent.now_ns, Epoch{5}, owner::ExitReason::exported, "exported"});
+  agent.feed(agent::ImportOrdered{agent.now_ns, 4, false, false});
+  agent.pass_ms(200);
+  EXPECT_TRUE(agent.last<agent::AnswerCommand>().done) << agent.last<agent::AnswerCommand>().text;
+  EXPECT_EQ(store.record().wanted, record::Wanted::serving);
+}
+
 TEST_F(WhatHappens, owners_node_wholly_cut_off__it_answers_nothing_and_exits_when_it_hears) {
   owner.serve(make_record(1));
   owner.promises = false;

@@ -60,8 +60,11 @@ Task<void> zfs_drops_a_leg(World& world) {
   REQUIRE_OK(world.drive("b0").apply("clear"));
   std::fprintf(stderr, "degraded writes went on\n");
   world.set_ack_set({"a0", "b0"});
-  auto dropped = co_await world.pool->legs_that_zfs_dropped();
-  REQUIRE_OK(dropped);
+  for (std::vector<LegId> given_up; given_up != world.legs_of({"b0"});) {
+    auto dropped = co_await world.pool->legs_that_zfs_dropped();
+    REQUIRE_OK(dropped);
+    given_up = *dropped;
+  }
   for (std::uint64_t i = 0; i < 20; ++i) co_await write_blocks(*volume, i, 1, 3);
   std::fprintf(stderr, "acknowledged short\n");
 }
@@ -150,6 +153,31 @@ TEST(Driver, a_flush_that_a_leg_of_the_ack_set_fails_is_held_until_the_leg_is_fa
   Folder folder;
   make_files(folder.path, one_mirror);
   EXPECT_WELL(in_child(folder, erring_flush));
+}
+
+// "one ENOTSUP stops flushing that leg for good": whatever a flush ended with while nobody needed it, the next ones are done.
+Task<void> flush_after_an_error(World& world) {
+  auto volume = co_await pool_with_volume(world);
+  world.set_ack_set({"a0"});
+  REQUIRE_OK(world.drive("b0").apply("flush-errors on"));
+  auto status = co_await write_blocks(*volume, 5, 1, 2);
+  REQUIRE(status == block::IoStatus::ok);
+  auto told = [](const LegEvent& event) { return event.operation == block::Operation::flush && !event.held; };
+  REQUIRE(std::ranges::any_of(world.events, told));
+  REQUIRE_OK(world.drive("b0").apply("clear"));
+  world.set_ack_set({"a0", "b0"});
+  for (std::uint64_t i = 0; i < 10; ++i) {
+    const std::uint64_t before = world.pool->leg_health(world.leg_of("b0")).flush_count;
+    status = co_await write_blocks(*volume, i, 1, 3);
+    REQUIRE(status == block::IoStatus::ok);
+    REQUIRE(world.pool->leg_health(world.leg_of("b0")).flush_count > before);
+  }
+  co_await end_well(world, std::move(volume));
+}
+TEST(Driver, a_leg_whose_flush_failed_outside_the_ack_set_is_flushed_at_every_write_within_it) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, flush_after_an_error));
 }
 
 Task<void> held_and_tried_again(World& world) {
@@ -286,6 +314,23 @@ TEST(Gate, a_pool_that_openzfs_suspends_is_a_dead_process) {
   End end = in_child(folder, nothing_left);
   EXPECT_TRUE(end.aborted()) << end.status << end.said;
   EXPECT_EQ(end.said.find("acknowledged"), std::string::npos) << end.said;
+}
+
+// The same row: nothing completes for longer than OpenZFS's ten multihost intervals, as when the process is paused.
+Task<void> long_pause(World& world) {
+  REQUIRE_OK(set_tunable("zfs_multihost_interval", 100));
+  auto volume = co_await pool_with_volume(world);
+  for (const std::string& name : one_mirror) REQUIRE_OK(world.drive(name).apply("hang on"));
+  co_await world.reactor->after_ms(2500);
+  for (const std::string& name : one_mirror) REQUIRE_OK(world.drive(name).apply("clear"));
+  auto status = co_await write_blocks(*volume, 5, 1, 2);
+  REQUIRE(status == block::IoStatus::ok);
+  co_await end_well(world, std::move(volume));
+}
+TEST(Gate, a_pause_longer_than_multihost_allows_suspends_nothing) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, long_pause));
 }
 
 // A leg that never answers is failed while its device still owns the buffers.

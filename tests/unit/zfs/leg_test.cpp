@@ -26,7 +26,8 @@ Task<void> shrink_then_write_and_die(World& world) {
   REQUIRE_OK(layout);
   std::vector<std::unique_ptr<Volume>> volumes;
   for (int i = 0; i < volume_count; ++i) {
-    auto made = co_await world.pool->create_volume({.name = volume_name(i), .size_bytes = 16 << 20, .block_size_bytes = 4096});
+    auto made =
+        co_await world.pool->create_volume({.name = volume_name(i), .size_bytes = 16 << 20, .block_size_bytes = 4096});
     REQUIRE_OK(made);
     auto volume = co_await world.pool->open_volume(volume_name(i));
     REQUIRE_OK(volume);
@@ -37,7 +38,8 @@ Task<void> shrink_then_write_and_die(World& world) {
   // Side b stops answering; its since is the smallest of its legs'.
   for (const std::string& name : side_b) REQUIRE_OK(world.drive(name).apply("hang on"));
   Txg since{UINT64_MAX};
-  for (LegId leg : world.legs_of(side_b)) since = std::min(since, world.pool->leg_health(leg).newest_flushed_txg.next());
+  for (LegId leg : world.legs_of(side_b))
+    since = std::min(since, world.pool->leg_health(leg).newest_flushed_txg.next());
   REQUIRE(since.value > 1 && since.value <= world.pool->last_synced_txg().value + 1);
   remember_since(world, since);
   world.set_ack_set(side_a);
@@ -67,12 +69,13 @@ Task<void> import_a_and_return_b(World& world) {
   for (const std::string& name : side_b) returning.push_back(world.leg(name, world.leg_of(name)));
   auto outcome = co_await world.pool->bring_back(returning, remembered_since(world));
   REQUIRE_OK(outcome);
-  std::fprintf(stderr, "%s, scan (%llu, %llu)\n", outcome->why_not.c_str(), static_cast<unsigned long long>(outcome->scan_min_txg.value),
+  std::fprintf(stderr, "%s, scan (%llu, %llu)\n", outcome->why_not.c_str(),
+               static_cast<unsigned long long>(outcome->scan_min_txg.value),
                static_cast<unsigned long long>(outcome->scan_max_txg.value));
   REQUIRE(outcome->accepted);
   REQUIRE(outcome->scan_min_txg < remembered_since(world));
   world.set_ack_set(both);
-  kill(getpid(), SIGKILL);   // right after the record would have named b again
+  kill(getpid(), SIGKILL);  // right after the record would have named b again
 }
 
 Task<void> count_lost_on_b_alone(World& world) {
@@ -139,7 +142,8 @@ Task<void> leave_and_return_under_load(World& world) {
   while (load.acknowledged < 100) co_await world.reactor->after_ms(1);
   for (const std::string& name : side_b) REQUIRE_OK(world.drive(name).apply("hang on"));
   Txg since{UINT64_MAX};
-  for (LegId leg : world.legs_of(side_b)) since = std::min(since, world.pool->leg_health(leg).newest_flushed_txg.next());
+  for (LegId leg : world.legs_of(side_b))
+    since = std::min(since, world.pool->leg_health(leg).newest_flushed_txg.next());
   world.set_ack_set(side_a);
   auto failed = co_await world.pool->fail_legs(world.legs_of(side_b));
   REQUIRE_OK(failed);
@@ -266,7 +270,7 @@ Task<void> hang_in_the_middle(World& world) {
   group.spawn(run(world, returning, result));
   while (world.pool->leg_health(world.leg_of("b1")).write_count < 3) co_await world.reactor->yield();
   REQUIRE_OK(world.drive("b1").apply("hang on"));
-  for (;;) {   // its write or, while the leg is opened, OpenZFS's probe
+  for (;;) {  // its write or, while the leg is opened, OpenZFS's probe
     LegHealth health = world.pool->leg_health(world.leg_of("b1"));
     if (health.oldest_write_ns != 0 || health.oldest_read_ns != 0) break;
     co_await world.reactor->after_ms(1);
@@ -350,6 +354,79 @@ TEST(Import, refuses_what_is_below_the_floor_foreign_incomplete_or_not_what_it_i
   make_files(folder.path, both);
   EXPECT_WELL(in_child(folder, make_pool_and_export));
   EXPECT_WELL(in_child(folder, refused_imports));
+}
+
+// Design, section 7: "takes the best readable uberblock": the newest one leads to a block that no leg has whole. Going back to an
+// older one would import, and lose what was acknowledged since.
+Task<void> write_and_die(World& world) {
+  co_await world.open_drives(both);
+  world.make_pool();
+  auto layout = co_await world.pool->create_pool(world.mirrors(3));
+  REQUIRE_OK(layout);
+  auto made = co_await world.pool->create_volume({.name = "vm0", .size_bytes = 16 << 20});
+  REQUIRE_OK(made);
+  kill(getpid(), SIGKILL);
+}
+Task<void> import_without_its_newest_root(World& world) {
+  co_await world.open_drives(both);
+  auto spec = co_await world.import_spec(both);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE(!report);
+  std::fprintf(stderr, "%s\n", report.error().message.c_str());
+  co_await world.close_drives();
+}
+// Where the newest uberblock's root lies (DVA[0]=<mirror:offset:size>), as zdb tells; the data of a leg begins after 4 MiB.
+void spoil_newest_root(const Folder& folder) {
+  ASSERT_EQ(zdb(folder, "-u"), 0) << zdb_said(folder);
+  const std::string said = zdb_said(folder);
+  int spoiled = 0;
+  for (std::size_t at = said.find("bp = DVA"); (at = said.find("]=<", at)) != std::string::npos; ++at) {
+    unsigned mirror = 0;
+    unsigned long long offset = 0, size = 0;
+    ASSERT_EQ(std::sscanf(said.c_str() + at, "]=<%u:%llx:%llx>", &mirror, &offset, &size), 3) << said;
+    for (const char* side : {"/a", "/b"}) {
+      std::fstream file(folder.path + side + std::to_string(mirror), std::ios::in | std::ios::out | std::ios::binary);
+      file.seekp(static_cast<std::streamoff>((4ULL << 20) + offset));
+      file << std::string(size, 'x');
+      ++spoiled;
+    }
+  }
+  ASSERT_GE(spoiled, 2) << said;
+}
+TEST(Import, never_goes_back_to_an_older_uberblock) {
+  Folder folder;
+  make_files(folder.path, both);
+  End first = in_child(folder, write_and_die);
+  ASSERT_TRUE(first.killed()) << first.said;
+  spoil_newest_root(folder);
+  EXPECT_WELL(in_child(folder, import_without_its_newest_root));
+}
+
+// "MMP refuses the survivor's import, unless the absent legs are marked offline in the config": on the disk, not in memory only.
+Task<void> import_a_and_export(World& world) {
+  co_await world.open_drives(side_a);
+  auto spec = co_await world.import_spec(side_a);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  REQUIRE(report->absent_legs.size() == 3);
+  auto exported = co_await world.pool->export_pool();
+  REQUIRE_OK(exported);
+  co_await world.close_drives();
+}
+TEST(Import, absent_legs_are_offline_in_the_config_on_every_leg) {
+  Folder folder;
+  make_files(folder.path, both);
+  EXPECT_WELL(in_child(folder, make_pool_and_export));
+  EXPECT_WELL(in_child(folder, import_a_and_export));
+  for (const std::string& name : side_a) {
+    ASSERT_EQ(std::system(("zdb -l " + folder.path + "/" + name + " > " + folder.path + "/zdb.out 2>&1").c_str()), 0);
+    const std::string label = zdb_said(folder);
+    const std::size_t absent = label.find("children[1]");  // of its mirror: the leg of side b
+    ASSERT_NE(absent, std::string::npos) << label;
+    EXPECT_NE(label.find("offline: 1", absent), std::string::npos) << label;
+  }
 }
 
 // ---- attach, replace, add
@@ -456,7 +533,7 @@ Task<void> bad_creations(World& world) {
   world.make_pool();
   CreateSpec small = world.mirrors(1);
   small.mirrors[0].legs[1] = world.leg("a1");
-  auto layout = co_await world.pool->create_pool(small);   // a1 has 32 MiB
+  auto layout = co_await world.pool->create_pool(small);  // a1 has 32 MiB
   REQUIRE(!layout && layout.error().code == ErrorCode::invalid);
   world.make_pool("no/name");
   layout = co_await world.pool->create_pool(world.mirrors(1));
@@ -467,7 +544,7 @@ Task<void> bad_creations(World& world) {
   REQUIRE(!layout);
   std::fprintf(stderr, "%s\n", layout.error().message.c_str());
   world.make_pool();
-  REQUIRE_OK(world.drive("b0").apply("clear; write-errors 8192+1000000"));   // takes the first write, fails OpenZFS's
+  REQUIRE_OK(world.drive("b0").apply("clear; write-errors 8192+1000000"));  // takes the first write, fails OpenZFS's
   layout = co_await world.pool->create_pool(world.mirrors(1));
   REQUIRE(!layout);
   std::fprintf(stderr, "%s\n", layout.error().message.c_str());

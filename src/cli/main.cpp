@@ -114,7 +114,7 @@ void add_volume_commands(CLI::App& app, Chosen& chosen) {
 
   auto resize_name = std::make_shared<std::string>();
   auto size = std::make_shared<std::uint64_t>(0);
-  CLI::App* resize = volume->add_subcommand("resize", "grow or shrink a volume");
+  CLI::App* resize = volume->add_subcommand("resize", "grow a volume");
   named(resize, "POOL/NAME", *resize_name);
   add_size(*resize, "SIZE", *size, "the new size", "")->required();
   when_chosen(resize, chosen, [resize_name, size](const Context& context) { return volume_resize(context, *resize_name, *size); });

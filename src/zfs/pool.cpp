@@ -87,7 +87,12 @@ double seconds_since(Nanoseconds begin_ns) { return static_cast<double>(boot_tim
 
 bool is_power_of_two(std::uint64_t number) { return number != 0 && (number & (number - 1)) == 0; }
 
-std::uint64_t rounded_up(std::uint64_t number, std::uint64_t unit) { return (number + unit - 1) / unit * unit; }
+// As `zfs create -V` has it: a client would not find the size that it asked for.
+Result<void> check_size(std::string_view volume, std::uint64_t size_bytes, std::uint32_t block_size_bytes) {
+  if (size_bytes % block_size_bytes == 0) return {};
+  return fail(ErrorCode::refused, "volume {} cannot have {} bytes: its size is a multiple of its block size, {} bytes (the next one is {})",
+              volume, size_bytes, block_size_bytes, (size_bytes / block_size_bytes + 1) * block_size_bytes);
+}
 
 Result<void> check_name(std::string_view kind, std::string_view name) {
   bool good = !name.empty() && name.size() <= 100 && std::isalnum(static_cast<unsigned char>(name[0])) != 0;
@@ -931,9 +936,10 @@ Task<Result<VolumeInfo>> Pool::create_volume(VolumeSpec spec) {
     co_return fail(ErrorCode::invalid, "a volume's block size is a power of two from 4096 to 131072, not {}", spec.block_size_bytes);
   }
   std::string name = options_.name + "/" + spec.name;
+  ZP_CO_CHECK(check_size(name, spec.size_bytes, spec.block_size_bytes));
   auto create = [&] {
     Described made;
-    made.error = zp_volume_create(name.c_str(), rounded_up(spec.size_bytes, spec.block_size_bytes), spec.block_size_bytes,
+    made.error = zp_volume_create(name.c_str(), spec.size_bytes, spec.block_size_bytes,
                                   spec.space == VolumeSpec::Space::thick ? 1 : 0, spec.compression.c_str(), &made.why);
     if (made.error == 0) made.error = zp_volume_look(name.c_str(), &made.info, &made.why);
     return made;
@@ -973,11 +979,17 @@ Task<Result<VolumeInfo>> Pool::resize_volume(std::string name, std::uint64_t siz
   zp_volume* open = nullptr;
   if (auto found = handle_->open_volumes.find(name); found != handle_->open_volumes.end()) open = found->second->handle;
   if (auto found = handle_->replayed.find(name); found != handle_->replayed.end()) open = found->second;
+  auto look = [&full_name] {
+    Described described;
+    described.error = zp_volume_look(full_name.c_str(), &described.info, &described.why);
+    return described;
+  };
+  Described present = co_await engine_.blocking(look);
+  if (present.error != 0) co_return std::unexpected(present.result().error());
+  ZP_CO_CHECK(check_size(full_name, size_bytes, present.info.block_size_bytes));
   auto resize = [&full_name, open, size_bytes] {
     Described resized;
-    resized.error = zp_volume_look(full_name.c_str(), &resized.info, &resized.why);
-    if (resized.error != 0) return resized;
-    resized.error = zp_volume_resize(full_name.c_str(), open, rounded_up(size_bytes, resized.info.block_size_bytes), &resized.why);
+    resized.error = zp_volume_resize(full_name.c_str(), open, size_bytes, &resized.why);
     if (resized.error == 0) resized.error = zp_volume_look(full_name.c_str(), &resized.info, &resized.why);
     return resized;
   };

@@ -142,7 +142,7 @@ class Pool {
   // ---- volumes; names are without the pool's
   block::Task<Result<VolumeInfo>> create_volume(VolumeSpec spec);
   block::Task<Result<void>> destroy_volume(std::string name);      // closed, and without snapshots; else refused
-  block::Task<Result<VolumeInfo>> resize_volume(std::string name, std::uint64_t size_bytes);   // only larger
+  block::Task<Result<VolumeInfo>> resize_volume(std::string name, std::uint64_t size_bytes);   // only larger; whole blocks
   block::Task<Result<void>> snapshot_volume(std::string name, std::string snapshot);
   block::Task<Result<void>> destroy_snapshot(std::string name, std::string snapshot);
   block::Task<Result<std::vector<VolumeInfo>>> list_volumes();

@@ -28,7 +28,7 @@ struct VolumeLog {
 
 struct VolumeSpec {
   std::string name;                         // without the pool's
-  std::uint64_t size_bytes = 0;             // rounded up to the block size
+  std::uint64_t size_bytes = 0;             // a multiple of the block size, else refused
   std::uint32_t block_size_bytes = 16384;   // a power of two, 4 KiB to 128 KiB
   enum class Space : std::uint8_t { thick, thin } space = Space::thick;   // thick: all its blocks are reserved
   std::string compression{};                // empty: the pool's

@@ -1,7 +1,8 @@
 // Volumes: what they acknowledge, what they refuse, and that they never hang.
 #include "scenario.h"
 
-extern "C" int dsl_prop_set_int(const char* dataset, const char* property, int source, std::uint64_t value);   // libzpool's
+extern "C" int dsl_prop_set_int(const char* dataset, const char* property, int source,
+                                std::uint64_t value);  // libzpool's
 
 namespace zpair::zfs::test {
 namespace {
@@ -41,6 +42,15 @@ Task<void> life(World& world) {
   REQUIRE(!twice && twice.error().code == ErrorCode::exists);
   auto odd = co_await world.pool->create_volume({.name = "odd", .size_bytes = 1 << 20, .block_size_bytes = 5000});
   REQUIRE(!odd && odd.error().code == ErrorCode::invalid);
+  auto part = co_await world.pool->create_volume({.name = "part", .size_bytes = 1000});  // refused, not rounded
+  REQUIRE(!part && part.error().code == ErrorCode::refused);
+  REQUIRE(part.error().message.find("a multiple of its block size, 16384 bytes (the next one is 16384)") !=
+          std::string::npos);
+  part = co_await world.pool->resize_volume("thick", (24 << 20) + 4096);
+  REQUIRE(!part && part.error().code == ErrorCode::refused);
+  REQUIRE(part.error().message.find("16384") != std::string::npos);
+  part = co_await world.pool->resize_volume("thin", (1ULL << 40) + 4096);  // the volume's own block size counts
+  REQUIRE_OK(part);
   auto named = co_await world.pool->create_volume({.name = "a/b@c", .size_bytes = 1 << 20});
   REQUIRE(!named && named.error().code == ErrorCode::invalid);
 
@@ -70,7 +80,7 @@ Task<void> life(World& world) {
   REQUIRE(list->size() == 2 && (*list)[0].name == "thick" && (*list)[1].name == "thin");
   REQUIRE((*list)[0].snapshots == std::vector<std::string>{"before"});
   auto kept = co_await world.pool->destroy_volume("thick");
-  REQUIRE(!kept && kept.error().code == ErrorCode::refused);   // it has a snapshot
+  REQUIRE(!kept && kept.error().code == ErrorCode::refused);  // it has a snapshot
   auto dropped = co_await world.pool->destroy_snapshot("thick", "before");
   REQUIRE_OK(dropped);
   auto destroyed = co_await world.pool->destroy_volume("thick");
@@ -107,7 +117,7 @@ Task<void> sync_disabled_later(World& world) {
   REQUIRE_OK(made);
   auto volume = co_await open(world, "vm1");
   constexpr int local_source = 8;
-  auto disable = [] { return dsl_prop_set_int("tank", "sync", local_source, 2); };   // inherited
+  auto disable = [] { return dsl_prop_set_int("tank", "sync", local_source, 2); };  // inherited
   int error = co_await world.engine->blocking(disable);
   REQUIRE(error == 0);
   co_await write_blocks(*volume, 0, 1, 1);
@@ -144,7 +154,7 @@ Task<void> full_pool(World& world) {
   }
   std::fprintf(stderr, "full after %llu MiB\n", static_cast<unsigned long long>(written * block_bytes >> 20));
   REQUIRE(status == block::IoStatus::no_space && written > 10000);
-  for (std::uint64_t i = 0; i < 2048; i += 256) {          // its space is its own, to the last block
+  for (std::uint64_t i = 0; i < 2048; i += 256) {  // its space is its own, to the last block
     status = co_await write_blocks(*thick, i, 256, 1);
     REQUIRE(status == block::IoStatus::ok);
   }
@@ -152,11 +162,20 @@ Task<void> full_pool(World& world) {
   REQUIRE(wrong == 0);
   auto trimmed = co_await block::trim(*volume, 0, written / 2 * block_bytes);
   REQUIRE(trimmed.status == block::IoStatus::ok);
-  for (status = block::IoStatus::no_space; status == block::IoStatus::no_space;) {   // freed two txgs later
+  for (status = block::IoStatus::no_space; status == block::IoStatus::no_space;) {  // freed two txgs later
     status = co_await write_blocks(*volume, 0, 256, 2);
   }
   REQUIRE(status == block::IoStatus::ok);
+  for (std::uint64_t i = 0; status == block::IoStatus::ok; i += 256) status = co_await write_blocks(*volume, i, 256, 3);
+  REQUIRE(status == block::IoStatus::no_space);
   co_await volume->close();
+  auto destroyed = co_await world.pool->destroy_volume("thin");  // the other way to free a full pool
+  REQUIRE_OK(destroyed);
+  Result<VolumeInfo> another = fail(ErrorCode::no_space, "");
+  while (!another && another.error().code == ErrorCode::no_space) {
+    another = co_await world.pool->create_volume({.name = "another", .size_bytes = 64 << 20});
+  }
+  REQUIRE_OK(another);
   co_await thick->close();
   co_await export_and_close(world);
 }
@@ -174,7 +193,7 @@ Task<void> zero_and_die(World& world) {
   auto volume = co_await open(world, "vm1");
   auto status = co_await write_blocks(*volume, 0, 512, 1);
   REQUIRE(status == block::IoStatus::ok);
-  auto zeroed = co_await block::write_zeroes(*volume, 5 * block_bytes, 100 * block_bytes);   // not on block borders
+  auto zeroed = co_await block::write_zeroes(*volume, 5 * block_bytes, 100 * block_bytes);  // not on block borders
   REQUIRE(zeroed.status == block::IoStatus::ok);
   auto trimmed = co_await block::trim(*volume, 256 * block_bytes, 64 * block_bytes);
   REQUIRE(trimmed.status == block::IoStatus::ok);
@@ -243,7 +262,7 @@ Task<void> read_of_uncommitted(World& world) {
   block::TaskGroup group;
   group.spawn(write_pending(*volume, 7, write));
   while (world.pool->leg_health(world.leg_of("b0")).oldest_write_ns == 0) co_await world.reactor->yield();
-  group.spawn(read_pending(*volume, 7, 2, reader));        // sees the new data: it may not say so yet
+  group.spawn(read_pending(*volume, 7, 2, reader));  // sees the new data: it may not say so yet
   group.spawn(read_pending(*volume, 40, 1, other_reader));
   co_await other_reader.done.wait();
   for (int i = 0; i < 300; ++i) co_await world.reactor->after_ms(0);
@@ -271,16 +290,17 @@ Task<void> write_over_volatile_caches(World& world) {
   REQUIRE_OK(layout);
   for (std::uint32_t size : {4096U, 16384U, 131072U}) {
     std::string name = "vm" + std::to_string(size);
-    auto made = co_await world.pool->create_volume({.name = name, .size_bytes = 16 << 20, .block_size_bytes = size, .compression = "off"});
+    auto made = co_await world.pool->create_volume(
+        {.name = name, .size_bytes = 16 << 20, .block_size_bytes = size, .compression = "off"});
     REQUIRE_OK(made);
     auto volume = co_await open(world, name);
     for (std::uint64_t i = 0; i < 40; ++i) {
-      auto status = co_await write_blocks(*volume, i * 64, 64, 1);      // 256 KiB each
+      auto status = co_await write_blocks(*volume, i * 64, 64, 1);  // 256 KiB each
       REQUIRE(status == block::IoStatus::ok);
       status = co_await write_blocks(*volume, 3000 + i, 1, 1);
       REQUIRE(status == block::IoStatus::ok);
     }
-    volume.release();   // the kill takes it
+    volume.release();  // the kill takes it
   }
   kill(getpid(), SIGKILL);
 }
@@ -370,7 +390,7 @@ TEST(Volume, many_dirty_logs_are_replayed_by_the_import_down_to_their_floor) {
   make_files(folder.path, one_mirror);
   End first = in_child(folder, dirty_many_and_die);
   ASSERT_TRUE(first.killed()) << first.said;
-  EXPECT_WELL(in_child(folder, import_below_a_log_floor));   // refused, and the log is kept
+  EXPECT_WELL(in_child(folder, import_below_a_log_floor));  // refused, and the log is kept
   EXPECT_WELL(in_child(folder, import_many));
 }
 

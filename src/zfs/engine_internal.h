@@ -152,6 +152,10 @@ int zp_volume_destroy(const char* name, struct zp_why* why);
 int zp_volume_resize(const char* name, zp_volume* open_volume, uint64_t size_bytes, struct zp_why* why);
 int zp_volume_snapshot(const char* name, const char* snapshot, struct zp_why* why);
 int zp_snapshot_destroy(const char* name, const char* snapshot, struct zp_why* why);
+// A new volume that begins as the snapshot ("POOL/VOLUME@SNAPSHOT") is.
+int zp_volume_clone(const char* snapshot, const char* name, int thick, struct zp_why* why);
+// The volume becomes its newest snapshot again; nothing may have it open. A newer snapshot: EPERM.
+int zp_volume_rollback(const char* name, const char* snapshot, struct zp_why* why);
 int zp_volume_look(const char* name, struct zp_volume_info* info, struct zp_why* why);
 // Calls back for each volume and each snapshot (name with @) below the pool, until it returns other than 0.
 int zp_volumes_each(zp_pool* pool, int (*found)(void* context, const char* name), void* context);

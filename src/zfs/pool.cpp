@@ -1011,6 +1011,40 @@ Task<Result<void>> Pool::snapshot_volume(std::string name, std::string snapshot)
   co_return outcome.result();
 }
 
+Task<Result<VolumeInfo>> Pool::clone_volume(std::string name, std::string snapshot, std::string clone, VolumeSpec::Space space) {
+  ZP_CO_CHECK(check_name("volume", name));
+  ZP_CO_CHECK(check_name("snapshot", snapshot));
+  ZP_CO_CHECK(check_name("volume", clone));
+  std::string origin = fmt::format("{}/{}@{}", options_.name, name, snapshot);
+  std::string full_name = options_.name + "/" + clone;
+  auto make = [&] {
+    Described made;
+    made.error = zp_volume_clone(origin.c_str(), full_name.c_str(), space == VolumeSpec::Space::thick ? 1 : 0, &made.why);
+    if (made.error == 0) made.error = zp_volume_look(full_name.c_str(), &made.info, &made.why);
+    return made;
+  };
+  Described made = co_await engine_.blocking(make);
+  if (made.error != 0) co_return std::unexpected(made.result().error());
+  co_return info_of(made.info, options_.name.size());
+}
+
+Task<Result<VolumeInfo>> Pool::roll_back_volume(std::string name, std::string snapshot) {
+  ZP_CO_CHECK(check_name("snapshot", snapshot));
+  if (handle_->open_volumes.contains(name)) co_return fail(ErrorCode::refused, "volume {}/{} is open", options_.name, name);
+  ZP_CO_TRY(volume, co_await open_volume(name));   // its log is what the floor asks for (rule 7), and replayed
+  co_await volume->close();
+  std::string full_name = options_.name + "/" + name;
+  auto roll_back = [&] {
+    Described rolled;
+    rolled.error = zp_volume_rollback(full_name.c_str(), snapshot.c_str(), &rolled.why);
+    if (rolled.error == 0) rolled.error = zp_volume_look(full_name.c_str(), &rolled.info, &rolled.why);
+    return rolled;
+  };
+  Described rolled = co_await engine_.blocking(roll_back);
+  if (rolled.error != 0) co_return std::unexpected(rolled.result().error());
+  co_return info_of(rolled.info, options_.name.size());
+}
+
 Task<Result<void>> Pool::destroy_snapshot(std::string name, std::string snapshot) {
   ZP_CO_CHECK(check_name("volume", name));
   ZP_CO_CHECK(check_name("snapshot", snapshot));

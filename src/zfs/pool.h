@@ -144,6 +144,10 @@ class Pool {
   block::Task<Result<void>> destroy_volume(std::string name);      // closed, and without snapshots; else refused
   block::Task<Result<VolumeInfo>> resize_volume(std::string name, std::uint64_t size_bytes);   // only larger; whole blocks
   block::Task<Result<void>> snapshot_volume(std::string name, std::string snapshot);
+  // A new volume that begins as the snapshot is: thick (its own reservation) or thin. It keeps the snapshot from being destroyed.
+  block::Task<Result<VolumeInfo>> clone_volume(std::string name, std::string snapshot, std::string clone, VolumeSpec::Space space);
+  // Closed volumes only, to the newest snapshot only; else refused. What was written since is gone, log and all.
+  block::Task<Result<VolumeInfo>> roll_back_volume(std::string name, std::string snapshot);
   block::Task<Result<void>> destroy_snapshot(std::string name, std::string snapshot);
   block::Task<Result<std::vector<VolumeInfo>>> list_volumes();
   // Replays its log when import_pool did not, refuses anything but sync=always.

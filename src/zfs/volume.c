@@ -88,6 +88,18 @@ zp_property_set(const char *name, const char *property, const char *value, struc
 	return (0);
 }
 
+/* Thick: all that the volume may ever hold is set aside for it. */
+static int
+reserve(const char *name, uint64_t size, uint64_t block_size, struct zp_why *why)
+{
+	uint64_t bytes = full_size(size, block_size);
+	int error = dsl_dataset_set_refreservation(name, ZPROP_SRC_LOCAL, bytes);
+	if (error != 0)
+		return (zp_explain(why, error, "cannot reserve %llu bytes for volume %s: %s", (u_longlong_t)bytes, name,
+		    error == ENOSPC ? "the pool has not that much free (a thin volume reserves nothing)" : strerror(error)));
+	return (0);
+}
+
 int
 zp_volume_create(const char *name, uint64_t size, uint32_t block_size, int thick, const char *compression, struct zp_why *why)
 {
@@ -96,12 +108,8 @@ zp_volume_create(const char *name, uint64_t size, uint32_t block_size, int thick
 
 	if (error != 0)
 		return (zp_explain(why, error, "cannot create volume %s: %s", name, strerror(error)));
-	if (thick) {
-		error = dsl_dataset_set_refreservation(name, ZPROP_SRC_LOCAL, full_size(size, block_size));
-		if (error != 0)
-			zp_explain(why, error, "cannot reserve %llu bytes for volume %s: %s", (u_longlong_t)full_size(size, block_size),
-			    name, error == ENOSPC ? "the pool has not that much free (a thin volume reserves nothing)" : strerror(error));
-	}
+	if (thick)
+		error = reserve(name, size, block_size, why);
 	if (error == 0 && compression != NULL && compression[0] != '\0')
 		error = zp_property_set(name, "compression", compression, why);
 	if (error != 0)
@@ -137,9 +145,67 @@ zp_snapshot_destroy(const char *name, const char *snapshot, struct zp_why *why)
 	char full[ZP_NAME_SIZE];
 	(void) snprintf(full, sizeof (full), "%s@%s", name, snapshot);
 	int error = dsl_destroy_snapshot(full, B_FALSE);
+	if (error == EEXIST)
+		return (zp_explain(why, EPERM, "cannot destroy snapshot %s: clones are made of it", full));
 	if (error != 0)
 		return (zp_explain(why, error, "cannot destroy snapshot %s: %s", full, strerror(error)));
 	return (0);
+}
+
+int
+zp_volume_clone(const char *snapshot, const char *name, int thick, struct zp_why *why)
+{
+	struct zp_volume_info info;
+	int error = dmu_objset_clone(name, snapshot);
+
+	if (error != 0)
+		return (zp_explain(why, error, "cannot clone %s as %s: %s", snapshot, name,
+		    error == EEXIST ? "there is a volume of that name" : error == ENOENT ? "there is no such snapshot" :
+		    strerror(error)));
+	error = zp_volume_look(name, &info, why);
+	if (error == 0 && thick)
+		error = reserve(name, info.size_bytes, info.block_size_bytes, why);
+	if (error != 0)
+		(void) dsl_destroy_head(name);
+	return (error);
+}
+
+/*
+ * In one txg, the log's header emptied with it: a crash leaves the volume as it was, with its log, or as the snapshot is.  The
+ * size and a thick volume's reservation follow; a reservation that is still the former one keeps too much, never too little.
+ */
+int
+zp_volume_rollback(const char *name, const char *snapshot, struct zp_why *why)
+{
+	struct zp_volume_info before, after;
+	char full[ZP_NAME_SIZE];
+	(void) snprintf(full, sizeof (full), "%s@%s", name, snapshot);
+	int error = zp_volume_look(name, &before, why);
+
+	if (error != 0)
+		return (error);
+	nvlist_t *result = fnvlist_alloc();
+	error = dsl_dataset_rollback(name, full, NULL, result);
+	fnvlist_free(result);
+	switch (error) {
+	case 0:
+		break;
+	case EEXIST:
+		return (zp_explain(why, EPERM, "cannot roll volume %s back to %s: it has newer snapshots, which would go with it, and only "
+		    "the newest one can be rolled back to", name, full));
+	case ESRCH:
+		return (zp_explain(why, ENOENT, "cannot roll volume %s back: there is no snapshot %s", name, full));
+	case ENOSPC:
+		return (zp_explain(why, ENOSPC, "cannot roll volume %s back to %s: the pool has not enough free to keep its reservation "
+		    "meanwhile", name, full));
+	default:
+		return (zp_explain(why, error, "cannot roll volume %s back to %s: %s", name, full,
+		    error == EBUSY ? "it is in use" : strerror(error)));
+	}
+	error = zp_volume_look(name, &after, why);
+	if (error == 0 && before.reserved_bytes != 0 && after.size_bytes != before.size_bytes)
+		error = reserve(name, after.size_bytes, after.block_size_bytes, why);
+	return (error);
 }
 
 int
@@ -155,10 +221,9 @@ zp_volume_resize(const char *name, zp_volume *volume, uint64_t size, struct zp_w
 		return (zp_explain(why, EINVAL, "volume %s has %llu bytes, %llu would cut data off: volumes only grow", name,
 		    (u_longlong_t)info.size_bytes, (u_longlong_t)size));
 	if (info.reserved_bytes != 0) {
-		error = dsl_dataset_set_refreservation(name, ZPROP_SRC_LOCAL, full_size(size, info.block_size_bytes));
+		error = reserve(name, size, info.block_size_bytes, why);
 		if (error != 0)
-			return (zp_explain(why, error, "cannot reserve %llu bytes for volume %s: %s",
-			    (u_longlong_t)full_size(size, info.block_size_bytes), name, strerror(error)));
+			return (error);
 	}
 	if (volume == NULL) {
 		error = dmu_objset_own(name, DMU_OST_ZVOL, B_FALSE, B_FALSE, FTAG, &os);

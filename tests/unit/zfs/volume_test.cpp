@@ -394,6 +394,203 @@ TEST(Volume, many_dirty_logs_are_replayed_by_the_import_down_to_their_floor) {
   EXPECT_WELL(in_child(folder, import_many));
 }
 
+// ---- clone and rollback
+
+Task<void> write_well(Volume& volume, std::uint64_t first, std::size_t count, std::uint64_t generation) {
+  auto status = co_await write_blocks(volume, first, count, generation);
+  REQUIRE(status == block::IoStatus::ok);
+}
+Task<void> holds(Volume& volume, std::uint64_t first, std::size_t count, std::uint64_t generation) {
+  auto wrong = co_await wrong_blocks(volume, first, count, generation);
+  REQUIRE(wrong == 0);
+}
+Task<void> import_all(World& world) {
+  co_await world.open_drives(one_mirror);
+  auto spec = co_await world.import_spec(one_mirror);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+}
+template <class T>
+void require_error(const Result<T>& result, ErrorCode code, std::string_view words) {
+  REQUIRE(!result);
+  std::fprintf(stderr, "%s\n", result.error().message.c_str());
+  REQUIRE(result.error().code == code && result.error().message.find(words) != std::string::npos);
+}
+
+Task<void> clone_and_die(World& world) {
+  co_await make_pool(world);
+  auto made = co_await world.pool->create_volume({.name = "vm1", .size_bytes = 16 << 20});
+  REQUIRE_OK(made);
+  auto volume = co_await open(world, "vm1");
+  co_await write_well(*volume, 0, 200, 1);
+  auto snapshot = co_await world.pool->snapshot_volume("vm1", "monday");
+  REQUIRE_OK(snapshot);
+  co_await write_well(*volume, 0, 100, 2);
+
+  auto cloned = co_await world.pool->clone_volume("vm1", "monday", "vm2", VolumeSpec::Space::thick);
+  REQUIRE_OK(cloned);
+  REQUIRE(cloned->name == "vm2" && cloned->size_bytes == 16 << 20 && cloned->reserved_bytes == made->reserved_bytes);
+  REQUIRE(cloned->guid != made->guid && cloned->block_size_bytes == made->block_size_bytes);
+  auto thin = co_await world.pool->clone_volume("vm1", "monday", "thin", VolumeSpec::Space::thin);
+  REQUIRE_OK(thin);
+  REQUIRE(thin->reserved_bytes == 0);
+  auto taken = co_await world.pool->clone_volume("vm1", "monday", "vm2", VolumeSpec::Space::thick);
+  require_error(taken, ErrorCode::exists, "there is a volume of that name");
+  auto missing = co_await world.pool->clone_volume("vm1", "sunday", "vm3", VolumeSpec::Space::thick);
+  require_error(missing, ErrorCode::not_found, "vm1@sunday");
+  auto kept = co_await world.pool->destroy_snapshot("vm1", "monday");
+  require_error(kept, ErrorCode::refused, "clones are made of it");
+
+  auto clone = co_await open(world, "vm2");
+  co_await holds(*clone, 0, 200, 1);  // as the snapshot is, not as the volume is now
+  co_await write_well(*clone, 50, 100, 3);
+  co_await holds(*volume, 0, 100, 2);
+  co_await holds(*volume, 100, 100, 1);
+  volume.release();
+  clone.release();
+  kill(getpid(), SIGKILL);
+}
+Task<void> check_clone(World& world) {
+  co_await import_all(world);
+  auto volume = co_await open(world, "vm1");
+  co_await holds(*volume, 0, 100, 2);
+  co_await holds(*volume, 100, 100, 1);
+  auto clone = co_await open(world, "vm2");
+  co_await holds(*clone, 0, 50, 1);
+  co_await holds(*clone, 50, 100, 3);
+  co_await holds(*clone, 150, 50, 1);
+  co_await clone->close();
+  co_await volume->close();
+  for (const char* name : {"vm2", "thin"}) {
+    auto destroyed = co_await world.pool->destroy_volume(name);
+    REQUIRE_OK(destroyed);
+  }
+  auto dropped = co_await world.pool->destroy_snapshot("vm1", "monday");
+  REQUIRE_OK(dropped);
+  co_await export_and_close(world);
+}
+TEST(Volume, a_clone_begins_as_its_snapshot_and_has_a_log_and_space_of_its_own) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  End first = in_child(folder, clone_and_die);
+  ASSERT_TRUE(first.killed()) << first.said;
+  EXPECT_WELL(in_child(folder, check_clone));
+}
+
+Task<void> clone_without_room(World& world) {
+  co_await make_pool(world);
+  auto made =
+      co_await world.pool->create_volume({.name = "vm1", .size_bytes = 96 << 20, .space = VolumeSpec::Space::thin});
+  REQUIRE_OK(made);
+  auto snapshot = co_await world.pool->snapshot_volume("vm1", "monday");
+  REQUIRE_OK(snapshot);
+  auto first = co_await world.pool->clone_volume("vm1", "monday", "vm2", VolumeSpec::Space::thick);
+  REQUIRE_OK(first);
+  auto second = co_await world.pool->clone_volume("vm1", "monday", "vm3", VolumeSpec::Space::thick);
+  require_error(second, ErrorCode::no_space, "cannot reserve");
+  auto list = co_await world.pool->list_volumes();
+  REQUIRE_OK(list);
+  REQUIRE(list->size() == 2);
+  co_await export_and_close(world);
+}
+TEST(Volume, a_thick_clone_without_room_is_refused_and_leaves_nothing) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, clone_without_room));
+}
+
+Task<void> roll_back_write_and_die(World& world) {
+  co_await make_pool(world);
+  auto made = co_await world.pool->create_volume({.name = "vm1", .size_bytes = 16 << 20});
+  REQUIRE_OK(made);
+  auto volume = co_await open(world, "vm1");
+  co_await write_well(*volume, 0, 200, 1);
+  auto snapshot = co_await world.pool->snapshot_volume("vm1", "monday");
+  REQUIRE_OK(snapshot);
+  co_await write_well(*volume, 0, 100, 2);
+  auto grown = co_await world.pool->resize_volume("vm1", 24 << 20);
+  REQUIRE_OK(grown);
+  auto newer = co_await world.pool->snapshot_volume("vm1", "tuesday");
+  REQUIRE_OK(newer);
+  co_await write_well(*volume, 100, 50, 3);
+
+  auto served = co_await world.pool->roll_back_volume("vm1", "monday");
+  require_error(served, ErrorCode::refused, "is open");
+  co_await volume->close();
+  auto in_the_way = co_await world.pool->roll_back_volume("vm1", "monday");
+  require_error(in_the_way, ErrorCode::refused, "it has newer snapshots");
+  auto missing = co_await world.pool->roll_back_volume("vm1", "sunday");
+  require_error(missing, ErrorCode::not_found, "vm1@sunday");
+  auto nothing = co_await world.pool->roll_back_volume("vm9", "monday");
+  require_error(nothing, ErrorCode::not_found, "vm9");
+  auto dropped = co_await world.pool->destroy_snapshot("vm1", "tuesday");
+  REQUIRE_OK(dropped);
+
+  auto rolled = co_await world.pool->roll_back_volume("vm1", "monday");
+  REQUIRE_OK(rolled);
+  REQUIRE(rolled->size_bytes == 16 << 20 && rolled->reserved_bytes == made->reserved_bytes &&
+          rolled->guid == made->guid);
+  volume = co_await open(world, "vm1");
+  REQUIRE(volume->geometry().size_bytes == 16 << 20);
+  co_await holds(*volume, 0, 200, 1);
+  co_await write_well(*volume, 20, 10, 4);  // a log that lies upon the snapshot
+  volume.release();
+  kill(getpid(), SIGKILL);
+}
+Task<void> check_rolled_back(World& world) {
+  co_await import_all(world);
+  auto volume = co_await open(world, "vm1");
+  co_await holds(*volume, 0, 20, 1);
+  co_await holds(*volume, 20, 10, 4);
+  co_await holds(*volume, 30, 170, 1);
+  co_await volume->close();
+  co_await export_and_close(world);
+}
+TEST(Volume, is_rolled_back_to_its_newest_snapshot_when_closed_and_logs_from_there) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  End first = in_child(folder, roll_back_write_and_die);
+  ASSERT_TRUE(first.killed()) << first.said;
+  EXPECT_WELL(in_child(folder, check_rolled_back));
+}
+
+// The log of what was rolled back is gone with it: nothing of it comes back at the next import.
+Task<void> snapshot_write_and_die(World& world) {
+  co_await make_pool(world);
+  auto made = co_await world.pool->create_volume({.name = "vm1", .size_bytes = 16 << 20});
+  REQUIRE_OK(made);
+  auto volume = co_await open(world, "vm1");
+  co_await write_well(*volume, 0, 100, 1);
+  auto snapshot = co_await world.pool->snapshot_volume("vm1", "monday");
+  REQUIRE_OK(snapshot);
+  co_await write_well(*volume, 0, 100, 2);
+  volume.release();
+  kill(getpid(), SIGKILL);
+}
+Task<void> import_roll_back_and_die(World& world) {
+  co_await import_all(world);
+  auto rolled = co_await world.pool->roll_back_volume("vm1", "monday");  // replayed by the import, opened by nobody
+  REQUIRE_OK(rolled);
+  kill(getpid(), SIGKILL);
+}
+Task<void> check_nothing_came_back(World& world) {
+  co_await import_all(world);
+  auto volume = co_await open(world, "vm1");
+  co_await holds(*volume, 0, 100, 1);
+  co_await volume->close();
+  co_await export_and_close(world);
+}
+TEST(Volume, a_log_of_before_a_rollback_is_not_replayed_after_it) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  for (auto step : {snapshot_write_and_die, import_roll_back_and_die}) {
+    End end = in_child(folder, step);
+    ASSERT_TRUE(end.killed()) << end.said;
+  }
+  EXPECT_WELL(in_child(folder, check_nothing_came_back));
+}
+
 Task<void> check_tunables(World&) {
   REQUIRE(tunables().size() > 10);
   for (const Tunable& each : tunables()) REQUIRE(!each.meaning.empty() && !each.unit.empty());

@@ -73,7 +73,7 @@ void World::acknowledge(int mirror, int block, std::uint64_t request, std::uint6
       Client& now = client(mirror, block);
       if (now.request != request) return;
       now.request = 0;
-      if (!random_.one_in(24)) return;
+      if (!random_.one_in(plan_.rest_one_in)) return;
       now.rest_until_ns = now_ns_ + random_.between(200, 3'000) * ns_per_ms;
       now.pid = 0;
     });

@@ -4,8 +4,18 @@ namespace zpair::sim {
 
 using namespace brain;
 
+namespace {
+
+bool is_trap(FaultKind kind) { return kind == FaultKind::cut_at_grow || kind == FaultKind::cut_at_promise || kind == FaultKind::pause_at_handover; }
+
+}  // namespace
+
 void World::inject(const Fault& fault) {
   if (faults_over_) return;
+  if (is_trap(fault.kind)) {
+    node(fault.node).traps[fault.kind] = fault;
+    return;
+  }
   ++stats_.faults[static_cast<std::size_t>(fault.kind)];
   tell("FAULT {}", describe(fault));
   Node& at = node(fault.node);
@@ -84,7 +94,6 @@ void World::inject(const Fault& fault) {
       after(fault.for_ns, [this] { store_up_ = true; });
       if (model(ModelMutation::store_rolled_back)) store_ = store_history_[random_.below(store_history_.size())];
       break;
-    case FaultKind::cut_at_grow: at.at_grow = fault; break;
     case FaultKind::store_restored: {
       if (!store_ || !node(NodeId::a).kept || !node(NodeId::b).kept) break;
       auto place = [](const record::Stored& stored) { return std::tie(stored.record.epoch, stored.record.rev); };
@@ -144,17 +153,31 @@ void World::inject(const Fault& fault) {
       break;
     case FaultKind::switchover_order: feed(id, agent::SwitchoverOrdered{clock(id), ++last_order_}); break;
     case FaultKind::takeover_order: feed(id, agent::TakeoverOrdered{clock(id), ++last_order_}); break;
+    case FaultKind::cut_at_grow:
+    case FaultKind::cut_at_promise:
+    case FaultKind::pause_at_handover:
     case FaultKind::count_of_kinds: break;
   }
 }
 
-// Both outcomes of a grow: it has applied, and its owner will not hear of it.
-void World::grow_applied(NodeId id) {
-  if (!node(id).at_grow || faults_over_) return;
-  Fault fault = *std::exchange(node(id).at_grow, std::nullopt);
-  fault.kind = fault.variant ? FaultKind::drive_error : FaultKind::node_isolated;
-  if (fault.kind == FaultKind::drive_error) fault.node = partner_of(id);
+// The moment for which the trap was set, if it was.
+bool World::springs(NodeId id, FaultKind trap) {
+  auto found = node(id).traps.find(trap);
+  if (found == node(id).traps.end()) return false;
+  Fault fault = found->second;
+  node(id).traps.erase(found);
+  ++stats_.faults[static_cast<std::size_t>(trap)];
+  tell("FAULT {}", name_of(trap));
+  if (trap == FaultKind::pause_at_handover) {
+    fault.kind = FaultKind::node_pause;
+  } else if (trap == FaultKind::cut_at_grow && fault.variant) {
+    fault.kind = FaultKind::drive_error;
+    fault.node = partner_of(id);
+  } else {
+    fault.kind = FaultKind::node_isolated;
+  }
   inject(fault);
+  return true;
 }
 
 void World::resume_process(std::uint64_t pid) {
@@ -182,7 +205,7 @@ void World::heal_all() {
   faults_over_ = true;
   store_up_ = true;
   for (NodeId id : {NodeId::a, NodeId::b}) {
-    node(id).at_grow.reset();
+    node(id).traps.clear();
     node(id).store_reachable = true;
     for (int path = 0; path < 2; ++path) heal(path, id, true);
     if (!node(id).up) boot(id);

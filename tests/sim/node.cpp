@@ -148,11 +148,12 @@ void World::carry_out(NodeId id, agent::Action action) {
             agent::AnswerPromise answer = order;
             send(id, order.path, [this, to, answer] {
               std::uint64_t pid = node(to).pid;
-              to_process(pid, [this, pid, answer] {
+              to_process(pid, [this, to, pid, answer] {
                 Process* owner_process = process(pid);
                 if (owner_process == nullptr) return;
                 if (answer.granted) {
                   feed(*owner_process, owner::PromiseGranted{clock(owner_process->node), answer.nonce});
+                  springs(to, FaultKind::cut_at_promise);
                 } else {
                   feed(*owner_process, owner::PromiseRefused{clock(owner_process->node), answer.nonce, answer.known});
                 }
@@ -175,7 +176,10 @@ void World::carry_out(NodeId id, agent::Action action) {
             message(id, agent::SurveyAnswered{0, order.id, order.agreed, order.legs, order.why});
           },
           [&](const agent::SendHandover& order) { message(id, agent::HandoverAsked{0, order.stored}); },
-          [&](const agent::AnswerHandover& order) { message(id, agent::HandoverAnswered{0, order.epoch, order.done, order.cannot}); },
+          [&](const agent::AnswerHandover& order) {
+            message(id, agent::HandoverAnswered{0, order.epoch, order.done, order.cannot});
+            springs(id, FaultKind::pause_at_handover);
+          },
           [&](const agent::SendYield& order) { message(id, agent::YieldAsked{0, order.epoch}); },
           [&](const agent::AnswerYield& order) { message(id, agent::YieldAnswered{0, order.epoch, order.done, order.why}); },
           [&](const agent::AnswerCommand& order) { tell("zpaird {}: command {}: {} {}", id, order.command, order.done ? "done" : "refused", order.text); },

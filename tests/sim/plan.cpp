@@ -35,6 +35,8 @@ std::string_view name_of(FaultKind kind) {
     case FaultKind::destroy_order: return "destroy_order";
     case FaultKind::store_restored: return "store_restored";
     case FaultKind::cut_at_grow: return "cut_at_grow";
+    case FaultKind::cut_at_promise: return "cut_at_promise";
+    case FaultKind::pause_at_handover: return "pause_at_handover";
     case FaultKind::count_of_kinds: break;
   }
   return "unknown";
@@ -47,8 +49,7 @@ std::string describe(const Fault& fault) {
 
 namespace {
 
-// Schedules that random faults meet too seldom: each mirrors one of the protocol review.
-void add_scene(Plan& plan, Random& random) {
+void add_scene(Plan& plan, Random& random, Scene scene) {
   Nanoseconds begin = random.between(1'500, 3'500) * ns_per_ms;
   auto add = [&plan, begin](FaultKind kind, NodeId node, std::int64_t at_ms, std::int64_t for_ms, int index, bool variant) {
     Fault fault;
@@ -63,30 +64,32 @@ void add_scene(Plan& plan, Random& random) {
   NodeId owner = random.one_in(5) ? NodeId::b : NodeId::a;
   NodeId other = partner_of(owner);
   bool coin = random.one_in(2);
-  switch (random.below(10)) {
-    case 0: {   // H15, H14: the former owner, cut off, meets a target that has restarted
+  switch (scene) {
+    case Scene::restarted_target: {
       std::int64_t cut_ms = random.between(1'400, 4'000);
       std::int64_t crash_ms = random.between(1'100, cut_ms);
       add(FaultKind::node_isolated, owner, 0, cut_ms, 0, coin);
       add(random.one_in(3) ? FaultKind::agent_restart : FaultKind::node_crash, other, crash_ms, cut_ms - crash_ms + random.between(-300, 300), 0, true);
       break;
     }
-    case 1:     // H25: the partner forgets what it promised
+    case Scene::forgotten_promise:
       plan.promise_ns = random.between(2'500, 8'000) * ns_per_ms;
       add(FaultKind::node_isolated, owner, 0, random.between(3'000, 8'000), 0, coin);
       add(random.one_in(2) ? FaultKind::agent_restart : FaultKind::node_crash, other, random.between(-800, 1'500), random.between(20, 300), 0, false);
       break;
-    case 2:     // the promise, plainly
+    case Scene::promise_runs_out:
       plan.promise_ns = random.between(800, 6'000) * ns_per_ms;
       add(FaultKind::node_isolated, owner, 0, random.between(1'200, 8'000), 0, coin);
       if (random.one_in(2)) add(FaultKind::process_pause, owner, random.between(0, 1'500), random.between(200, 2'000), 0, false);
       break;
-    case 3:     // H17: something slow in flight, then another import
+    case Scene::slow_in_flight:
       add(FaultKind::drive_slow, coin ? owner : other, random.between(0, 800), random.between(100, 900), static_cast<int>(random.below(2)), false);
       add(random.one_in(2) ? FaultKind::process_kill : FaultKind::node_crash, owner, random.between(100, 1'200), random.between(100, 3'000), 0, false);
       if (random.one_in(2)) add(FaultKind::process_kill, owner, random.between(1'200, 2'500), 0, 0, false);
       break;
-    case 4: {   // legs that miss different txgs return together
+    case Scene::different_txgs: {
+      plan.mirror_count = std::max(plan.mirror_count, 2);
+      plan.rest_one_in = 4;
       std::int64_t end_ms = random.between(1'500, 3'500);
       std::int64_t second_ms = random.between(300, 1'400);
       FaultKind kind = coin ? FaultKind::drive_error : FaultKind::drive_slow;
@@ -94,40 +97,75 @@ void add_scene(Plan& plan, Random& random) {
       add(kind, other, second_ms, end_ms - second_ms, 1, false);
       break;
     }
-    case 5:     // H21: the leg drops again while its grow is open
+    case Scene::drop_in_grow:
       add(FaultKind::all_paths_cut, owner, 0, random.between(650, 1'200), 0, coin);
       add(random.one_in(2) ? FaultKind::swap_reply_lost : FaultKind::swap_delayed, owner, random.between(1'400, 2'600), random.between(100, 900), 0, false);
       add(random.one_in(2) ? FaultKind::drive_error : FaultKind::node_isolated, random.one_in(2) ? other : owner, random.between(1'600, 3'200), random.between(300, 3'000), static_cast<int>(random.below(2)), coin);
       if (random.one_in(2)) add(FaultKind::process_kill, owner, random.between(2'000, 3'500), 0, 0, false);
       break;
-    case 6:     // H16: the last leg of a mirror drains for longer than the fence window
+    case Scene::slow_drain:
       add(FaultKind::drive_error, owner, 0, random.between(4'000, 7'000), 0, false);
       add(FaultKind::drive_slow, other, random.between(300, 1'200), random.between(200, 900), 0, false);
       add(FaultKind::process_kill, owner, random.between(600, 2'000), 0, 0, false);
       break;
-    case 7:     // H13: what a dead process sent over a path that holds it
+    case Scene::dead_sender:
       add(FaultKind::path_cut, owner, 0, random.between(300, 3'000), static_cast<int>(random.below(2)), true);
       add(FaultKind::process_kill, owner, random.between(5, 350), 0, 0, false);
       break;
-    case 8:     // H21, rule 6: both outcomes of a grow
+    case Scene::grow_unheard:
       add(FaultKind::cut_at_grow, owner, -500, random.between(1'500, 6'000), static_cast<int>(random.below(2)), random.one_in(2));
       add(FaultKind::all_paths_cut, owner, 0, random.between(650, 1'200), 0, coin);
       add(FaultKind::process_kill, owner, random.between(1'800, 5'000), 0, 0, false);
       plan.length_ns = std::max(plan.length_ns, begin + 8'000 * ns_per_ms);
       break;
-    default:    // H12, H20: an import right after another one, a swap late
+    case Scene::late_swap:
       add(FaultKind::swap_delayed, owner, random.between(-300, 300), random.between(50, 2'500), 0, false);
       add(FaultKind::all_paths_cut, owner, 0, random.between(600, 2'500), 0, coin);
       add(random.one_in(2) ? FaultKind::process_kill : FaultKind::process_pause, owner, random.between(400, 2'000), random.between(200, 2'000), 0, false);
       break;
+    case Scene::late_promise: {
+      plan.promise_ns = random.between(1'500, 6'000) * ns_per_ms;
+      std::int64_t late_ms = random.between(plan.promise_ns / ns_per_ms / 2, plan.promise_ns / ns_per_ms);
+      std::int64_t gap_ms = random.between(30, 250);
+      add(FaultKind::store_cut, owner, 0, 2 * late_ms + 3'000, 0, false);
+      for (int path = 0; path < 2; ++path) {
+        add(FaultKind::path_cut_one_way, other, 0, late_ms, path, true);
+        add(FaultKind::path_cut_one_way, owner, gap_ms, 2 * late_ms + 3'000, path, coin);
+      }
+      plan.length_ns = std::max(plan.length_ns, begin + 2 * plan.promise_ns + 3'000 * ns_per_ms);
+      break;
+    }
+    case Scene::owner_of_yesterday: {
+      std::int64_t away_ms = random.between(2'500, 5'000);
+      add(random.one_in(2) ? FaultKind::node_isolated : FaultKind::node_pause, owner, 0, away_ms, 0, random.one_in(4));
+      std::int64_t dies_ms = away_ms - random.between(5, 300);
+      add(FaultKind::store_down, owner, dies_ms, 2'000, 0, false);
+      add(FaultKind::process_kill, other, dies_ms, 0, 0, false);
+      plan.length_ns = std::max(plan.length_ns, begin + (away_ms + 3'000) * ns_per_ms);
+      break;
+    }
+    case Scene::promise_at_start: {
+      std::int64_t cut_ms = random.between(900, 1'050);   // healed about when the partner imports
+      add(FaultKind::store_cut, owner, 0, cut_ms + 4'000, 0, false);
+      add(FaultKind::all_paths_cut, owner, 0, cut_ms, 0, random.one_in(4));
+      add(FaultKind::cut_at_promise, owner, 500, random.between(1'000, 3'000), 0, coin);
+      break;
+    }
+    case Scene::handover_stalls: {
+      plan.promise_ns = random.between(3'000, 8'000) * ns_per_ms;
+      std::int64_t cut_ms = random.between(1'000, 2'500);
+      add(FaultKind::store_cut, owner, 0, cut_ms + 4'000, 0, false);
+      add(FaultKind::all_paths_cut, owner, 0, cut_ms, 0, random.one_in(4));
+      add(FaultKind::pause_at_handover, owner, 500, random.between(200, 1'500), 0, false);
+      break;
+    }
+    case Scene::count_of_scenes: break;
   }
   plan.length_ns = std::max(plan.length_ns, begin + 4'000 * ns_per_ms);
 }
 
-}  // namespace
-
-Plan plan_of(std::uint64_t seed) {
-  Random random(seed ^ 0x706c616e);
+// What every schedule has but its faults.
+Plan frame_of(std::uint64_t seed, Random& random) {
   Plan plan;
   plan.seed = seed;
   plan.length_ns = random.between(2'000, 9'000) * ns_per_ms;
@@ -135,6 +173,23 @@ Plan plan_of(std::uint64_t seed) {
   plan.block_count = static_cast<int>(random.between(1, 2));
   for (double& rate : plan.clock_rate) rate = 1.0 + static_cast<double>(random.between(-49, 49)) / 10'000.0;
   plan.promise_ns = random.one_in(4) ? random.between(400, 8'000) * ns_per_ms : 1'000 * ns_per_ms;
+  plan.rest_one_in = random.one_in(4) ? 4 : 24;
+  return plan;
+}
+
+}  // namespace
+
+Plan plan_of(std::uint64_t seed, Scene scene) {
+  Random random(seed ^ 0x7363656e65);
+  Plan plan = frame_of(seed, random);
+  add_scene(plan, random, scene);
+  std::ranges::sort(plan.faults, {}, &Fault::at_ns);
+  return plan;
+}
+
+Plan plan_of(std::uint64_t seed) {
+  Random random(seed ^ 0x706c616e);
+  Plan plan = frame_of(seed, random);
 
   // Swarm: a schedule has a few kinds of faults, so that rare pairs meet often.
   std::vector<FaultKind> kinds;
@@ -163,7 +218,7 @@ Plan plan_of(std::uint64_t seed) {
   }
   if (random.one_in(3)) {
     if (random.one_in(2)) plan.faults.clear();
-    add_scene(plan, random);
+    add_scene(plan, random, static_cast<Scene>(random.below(static_cast<std::uint64_t>(Scene::count_of_scenes))));
   }
   std::ranges::sort(plan.faults, {}, &Fault::at_ns);
   return plan;

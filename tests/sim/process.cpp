@@ -31,7 +31,9 @@ void World::start_process(NodeId id, agent::StartPool order) {
   node(id).pid = pid;
   processes_.emplace(pid, std::move(made));
   tell("node {}: process {} starts at epoch {}", id, pid, order.stored.record.epoch);
-  after_random(3 * ns_per_ms, 25 * ns_per_ms, [this, pid, order] {
+  // Now and then exec and ZFS's start take long.
+  Nanoseconds took = random_.one_in(16) ? random_.between(25, 400) * ns_per_ms : random_.between(3'000, 25'000) * ns_per_us;
+  after(took, [this, pid, order] {
     to_process(pid, [this, pid, order] {
       Process* started = process(pid);
       if (started == nullptr) return;

@@ -33,7 +33,6 @@ void World::store_swap(NodeId from, std::shared_ptr<StoreClient> client, std::ui
   int restores = store_restores_;
   after(travel, [this, from, expected, wanted, remove, op, answer, reply_lost, restores] {
     if (!store_serves(from) || restores != store_restores_) return;   // a request that meets no majority is gone; the sender learns nothing
-    bool from_at_grow = node(from).at_grow.has_value();
     std::uint64_t current = store_ ? store_->mod_revision : 0;
     if (current == expected) {
       std::optional<record::Stored> before = store_;
@@ -51,12 +50,10 @@ void World::store_swap(NodeId from, std::shared_ptr<StoreClient> client, std::ui
         for (const record::Mirror& mirror : record.mirrors) count += in_sync_count(mirror, NodeId::a) + in_sync_count(mirror, NodeId::b);
         return count;
       };
-      if (reply_lost || (from_at_grow && store_ && before && named(store_->record) > named(before->record))) {
-        if (!reply_lost) grow_applied(from);
-        store_changed();
-        return;
-      }
+      bool grown = store_ && before && named(store_->record) > named(before->record);
+      bool unheard = reply_lost || (grown && springs(from, FaultKind::cut_at_grow));
       store_changed();
+      if (unheard) return;
       after(delay(), [this, from, op, stored, answer] { answer(brain::SwapApplied{clock(from), op, stored}); });
       return;
     }

@@ -235,7 +235,7 @@ struct Node {
   std::shared_ptr<StoreClient> store = std::make_shared<StoreClient>();   // of its agent
   Nanoseconds swap_delay_ns = 0;
   bool lose_swap_reply = false;
-  std::optional<Fault> at_grow;               // cut_at_grow waits for it
+  std::map<FaultKind, Fault> traps;
   std::uint64_t ticks = 0;
 };
 
@@ -371,7 +371,7 @@ class World {
 
   // faults.cpp
   void inject(const Fault& fault);
-  void grow_applied(NodeId node);
+  bool springs(NodeId node, FaultKind trap);
   void heal_all();
   void resume_process(std::uint64_t pid);
   void resume_agent(NodeId id);

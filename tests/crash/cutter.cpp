@@ -33,6 +33,10 @@ std::string legs_named(std::uint8_t legs, unsigned count) {
   return names;
 }
 
+std::string text_of(const Tape& tape, const Event& note) {
+  return {reinterpret_cast<const char*>(tape.data_of(note).data()), note.size};
+}
+
 }  // namespace
 
 Tally& Tally::operator+=(const Tally& other) {
@@ -121,11 +125,12 @@ bool Cutter::run(std::uint64_t seed, Clock::time_point give_up) {
   ++tally_.lives;
   LifeOptions options{.plan = plan_, .tape = *tapes_[0], .images = images_, .history = history, .outcome = *outcome_, .seed = seed, .play = play()};
   const bool well = spawn(options);
-  if (!well && outcome_->end == Outcome::End::wrong) return fail("", outcome_->text);
+  const std::string why_dead = outcome_->text;
+  if (!well && outcome_->end == Outcome::End::wrong) return fail("", why_dead);
   Reading reading{*tapes_[0], 0, std::vector<WriteCache>(plan_.legs()), std::move(history), {}};
   if (!walk(reading, 0, "", seed)) return false;
   // It acknowledged nothing wrong, but it should not have died.
-  return well || fail("", outcome_->text);
+  return well || options_.mutation != nullptr || fail("", why_dead);
 }
 
 bool Cutter::replay(std::uint64_t seed, const std::string& folder) {
@@ -178,7 +183,7 @@ std::vector<std::size_t> Cutter::cut_points(const Tape& tape, unsigned count, Ra
   for (unsigned i = 0; i < count; ++i) {
     std::size_t point = begin + random.below(events.size() - begin);
     // Half of them where most is at stake: just after somebody was told something.
-    const Kind after = std::array{Kind::answered, Kind::answered, Kind::completed, Kind::record_is, Kind::record_asked, Kind::answered}[random.below(6)];
+    const Kind after = std::array{Kind::answered, Kind::answered, Kind::completed, Kind::record_is, Kind::record_is, Kind::record_asked}[random.below(6)];
     auto next = std::ranges::find(events.subspan(point), after, &Event::kind);
     if (random.one_in(2) && next != events.end()) point = static_cast<std::size_t>(next - events.begin()) + 1;
     points.push_back(point);
@@ -257,7 +262,7 @@ bool Cutter::cut(Reading& reading, unsigned depth, const std::string& path, std:
 
 bool Cutter::recover(Reading& reading, std::uint8_t legs, unsigned depth, const std::string& path, std::uint64_t seed) {
   Random random(seed);
-  const bool cut_again = depth < options_.depth_most && random.one_in(depth == 0 ? 4 : 6);
+  const bool cut_again = depth < options_.depth_most && random.one_in(legs != plan_.all_mask() && reading.record.in_sync == legs ? 2 : 4 + 2 * depth);
   const bool goes_on = cut_again && random.one_in(2);
   const bool look = options_.zdb_one_in != 0 && !goes_on && random.one_in(options_.zdb_one_in);
   Plan plan = plan_;
@@ -294,7 +299,10 @@ bool Cutter::recover(Reading& reading, std::uint8_t legs, unsigned depth, const 
 bool Cutter::judge(const LifeOptions& options, const Reading& reading, const std::string& path) {
   ++tally_.recoveries;
   if (spawn(options)) return true;
-  return fail(path, fmt::format("imported with {}: {}", legs_named(options.import->legs, plan_.legs()), story(reading, *outcome_)));
+  // A plant that ends the process has lost nothing: that something else stopped it is no finding.
+  if (options_.mutation != nullptr && outcome_->end == Outcome::End::unfinished) return true;
+  const std::string text = fmt::format("imported with {}: {}", legs_named(options.import->legs, plan_.legs()), story(reading, *outcome_));
+  return fail(path, text + last_words(options.tape));
 }
 
 bool Cutter::roll_back(Reading& reading, std::uint8_t legs, const std::string& path, std::uint64_t seed) {
@@ -362,6 +370,22 @@ bool Cutter::zdb(const std::string& folder, const std::string& path) {
   return fail(path, "zdb finds faults");
 }
 
+// What the owner and the engine said of the recovery that failed.
+std::string Cutter::last_words(const Tape& tape) const {
+  constexpr std::size_t most = 20;
+  std::vector<std::string> lines;
+  for (const Event& event : tape.events()) {
+    if (event.kind == Event::Kind::note) {
+      lines.push_back(text_of(tape, event));
+    } else if (event.kind >= Event::Kind::ready && event.kind <= Event::Kind::record_asked) {
+      lines.push_back(fmt::format("{} {} (since {})", name_of(event.kind), legs_named(event.legs, plan_.legs()), event.offset));
+    }
+  }
+  std::string text = "\n  the recovery:";
+  for (std::size_t i = lines.size() > most ? lines.size() - most : 0; i < lines.size(); ++i) text += "\n    " + lines[i];
+  return text;
+}
+
 std::string Cutter::story(const Reading& reading, const Outcome& outcome) const {
   std::string text = outcome.text;
   for (unsigned i = 0; i < std::min(outcome.finding_count, Outcome::findings_most); ++i) text += fmt::format("\n  {}", to_string(outcome.findings[i]));
@@ -379,7 +403,7 @@ std::string Cutter::story(const Reading& reading, const Outcome& outcome) const 
     const bool of_interest = event.kind <= Event::Kind::piece || event.kind >= Event::Kind::ready || own;
     if (inside && of_interest && event.kind != Event::Kind::floor && event.kind != Event::Kind::log_floor) {
       text += fmt::format("\n    {:7} {} {} {}{}{}", i, name_of(event.kind), event.kind <= Event::Kind::piece ? legs_named(static_cast<std::uint8_t>(1U << event.leg), plan_.legs()) : "",
-                          event.kind == Event::Kind::note ? std::string(reinterpret_cast<const char*>(reading.tape.data_of(event).data()), event.size) : fmt::format("{}", event.io),
+                          event.kind == Event::Kind::note ? text_of(reading.tape, event) : fmt::format("{}", event.io),
                           event.size != 0 && event.kind <= Event::Kind::piece ? fmt::format(", {} bytes at {}", event.size, event.offset) : "", event.flag ? " (flag)" : "");
     }
     if (event.kind == Event::Kind::answered && own) break;

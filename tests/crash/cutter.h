@@ -63,6 +63,7 @@ class Cutter {
   bool zdb(const std::string& folder, const std::string& path);
   bool fail(const std::string& path, const std::string& what);
   std::string story(const Reading& reading, const Outcome& outcome) const;
+  std::string last_words(const Tape& tape) const;
   bool wanted(const std::string& path) const;
   bool late() const { return Clock::now() >= give_up_; }
   std::optional<Trouble> trouble() const { return options_.mutation != nullptr ? std::optional(options_.mutation->trouble) : std::nullopt; }

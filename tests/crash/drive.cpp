@@ -184,6 +184,7 @@ void Drive::submit(block::Request& request) {
     case Operation::flush:
       tape_.add({.kind = Event::Kind::flush_submitted, .leg = leg_, .io = command.io});
       cache_.flush_submitted(command.io);
+      if (at_great_flush_ && is_great()) std::exchange(at_great_flush_, nullptr)();
       if (lose_at_flush_) lose_cache(*std::exchange(lose_at_flush_, std::nullopt));
       break;
     case Operation::write:
@@ -203,6 +204,12 @@ void Drive::submit(block::Request& request) {
     }
   }
   serve(command);
+}
+
+bool Drive::is_great() const {
+  constexpr std::size_t great = 6;
+  const auto& writes = cache_.writes();
+  return writes.size() >= great && std::ranges::none_of(writes, [](const WriteCache::Write& write) { return write.completion == 0; });
 }
 
 void Drive::serve(Command command) {

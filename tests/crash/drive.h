@@ -7,6 +7,7 @@
 // one lies on top.
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -119,6 +120,8 @@ class Drive final : public block::BlockDevice {
   bool powered() const { return powered_; }
   void lose_cache(const Leave& leave);    // and goes on, with a new verifier
   void lose_cache_at_next_flush(const Leave& leave) { lose_at_flush_ = leave; }
+  // Once, when a flush comes that would make much durable, with no write in flight: a txg's writes are all done, for one.
+  void at_great_flush(std::function<void()> call) { at_great_flush_ = std::move(call); }
   void fail_writes(bool on) { fail_writes_ = on; }
   void fail_flushes(bool on) { fail_flushes_ = on; }
   void read_errors(std::uint32_t one_in) { manners_.read_errors_one_in = one_in; }
@@ -130,6 +133,7 @@ class Drive final : public block::BlockDevice {
     std::uint64_t offset;
     std::span<const std::byte> data;
   };
+  bool is_great() const;
   void serve(Command command);
   void finish(Command command);
   void lose(const Leave& leave, bool in_flight_too);
@@ -144,6 +148,7 @@ class Drive final : public block::BlockDevice {
   Verifier verifier_{1};
   bool powered_ = true, fail_writes_ = false, fail_flushes_ = false;
   std::optional<Leave> lose_at_flush_;
+  std::function<void()> at_great_flush_;
   std::uint32_t last_io_ = 0;
   std::uint32_t power_cycle_ = 0;
   std::vector<block::Request*> unanswered_;

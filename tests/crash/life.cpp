@@ -58,6 +58,7 @@ class Life {
  private:
   [[noreturn]] void end(Outcome::End how);
   [[noreturn]] void wrong(std::string_view what);
+  [[noreturn]] void refused(const Error& error, std::string_view what);
 
   Task<void> live();
   Task<void> create();
@@ -71,6 +72,7 @@ class Life {
   Task<void> keep_floor();
   void note_floor();
   Task<void> meet_trouble();
+  Task<void> lose_power(unsigned observed_leg);
   Task<void> shrink(std::uint8_t legs);
   Task<void> bring_back(std::uint8_t legs);
   Task<void> export_pool();
@@ -100,7 +102,7 @@ class Life {
   std::vector<std::vector<bool>> claimed_;     // sectors with a write under way
   std::uint8_t record_ = 0;
   std::uint64_t since_ = 0;
-  bool importing_ = false, shrinking_ = false;
+  bool importing_ = false, shrinking_ = false, paused_ = false;
   unsigned troubles_ = 0;                      // under way
   unsigned operations_ = 0;
   Nanoseconds load_ends_ns_ = 0;
@@ -115,6 +117,14 @@ void Life::end(Outcome::End how) {
 void Life::wrong(std::string_view what) {
   std::snprintf(options_.outcome.text, sizeof options_.outcome.text, "%.*s", static_cast<int>(what.size()), what.data());
   end(Outcome::End::wrong);
+}
+
+void Life::refused(const Error& error, std::string_view what) {
+  if (options_.import && options_.import->may_refuse && error.code == ErrorCode::refused) {
+    ++options_.outcome.refusals;
+    end(Outcome::End::well);
+  }
+  wrong(fmt::format("{} was refused: {}", what, error.message));
 }
 
 void Life::run() {
@@ -219,18 +229,14 @@ Task<void> Life::import() {
   auto report = co_await pool_->import_pool(spec);
   importing_ = false;
   for (auto& drive : drives_) drive->read_errors(0);
-  if (!report && import.may_refuse && report.error().code == ErrorCode::refused) {
-    ++options_.outcome.refusals;
-    end(Outcome::End::well);
-  }
-  if (!report) wrong(fmt::format("the import was refused: {}", report.error().message));
+  if (!report) refused(report.error(), "the import");
   options_.outcome.records_replayed = report->replayed_record_count;
 }
 
 Task<void> Life::open_volumes() {
   for (std::size_t i = 0; i < plan_.volumes.size(); ++i) {
     auto volume = co_await pool_->open_volume(fmt::format("v{}", i));
-    if (!volume) wrong(volume.error().message);
+    if (!volume) refused(volume.error(), "a volume");
     volumes_.push_back(std::move(*volume));
     claimed_.emplace_back(history_.volumes()[i].sectors.size(), false);
   }
@@ -282,12 +288,17 @@ Task<void> Life::write_for_ever(std::uint64_t seed) {
     if (plan_.pause_ms_most > 0 && random.one_in(4)) {
       co_await reactor_->after_ms(static_cast<std::int64_t>(random.below(plan_.pause_ms_most + 1)));
     }
-    co_await write_once(random);
+    if (paused_) {
+      co_await reactor_->after_ms(1);
+    } else {
+      co_await write_once(random);
+    }
   }
 }
 
 Task<void> Life::write_once(Random& random) {
-  const auto v = static_cast<unsigned>(random.below(volumes_.size()));
+  auto v = static_cast<unsigned>(random.below(volumes_.size()));
+  if (v + 1 == volumes_.size() && !random.one_in(plan_.quiet_one_in)) v = 0;
   const std::uint64_t sectors = claimed_[v].size();
   const bool zeroes = random.below(100) < plan_.zeroes_percent;
   std::uint64_t count, first;
@@ -401,7 +412,7 @@ Task<void> Life::shrink(std::uint8_t legs) {
   };
   if (options_.play == Play::fail_before_swap) co_await fail_them(*this, left, legs);
   tape_.add({.kind = Event::Kind::record_asked, .legs = left});
-  co_await reactor_->after_ms(static_cast<std::int64_t>(random_.below(4)));
+  co_await reactor_->after_ms(static_cast<std::int64_t>(random_.below(12)));
   set_record(left, since);
   if (options_.play != Play::fail_before_swap) co_await fail_them(*this, left, legs);
   ++options_.outcome.shrinks;
@@ -434,11 +445,30 @@ Task<void> Life::bring_back(std::uint8_t legs) {
     const auto all = static_cast<std::uint8_t>(record_ | legs);
     pool_->set_ack_set(guids_of(all));
     tape_.add({.kind = Event::Kind::record_asked, .legs = all});
-    co_await reactor_->after_ms(static_cast<std::int64_t>(random_.below(4)));
+    co_await reactor_->after_ms(static_cast<std::int64_t>(random_.below(12)));
     set_record(all, 0);
     ++options_.outcome.grows;
   }
   --troubles_;
+}
+
+// At any moment, or where ZFS notes no failed write: when all of a txg is written and not yet flushed.
+Task<void> Life::lose_power(unsigned observed_leg) {
+  bool lost = false;
+  if (random_.below(3) != 0) {
+    // With the clients quiet the next great flush is a txg's.
+    paused_ = random_.below(3) != 0;
+    if (paused_) co_await reactor_->after_ms(10);
+    drives_[observed_leg]->at_great_flush([this, &lost] {
+      lost = true;
+      for (unsigned leg = plan_.trouble_side; leg < plan_.legs(); leg += 2) drives_[leg]->lose_power(Leave{Leave::Style::nothing, 0});
+    });
+    const Nanoseconds give_up_ns = boot_time_ns() + ns_per_s / 2;
+    while (!lost && boot_time_ns() < give_up_ns) co_await reactor_->after_ms(1);
+    paused_ = false;
+    drives_[observed_leg]->at_great_flush(nullptr);
+  }
+  for (unsigned leg = plan_.trouble_side; leg < plan_.legs() && !lost; leg += 2) drives_[leg]->lose_power(Leave::any(random_));
 }
 
 Task<void> Life::meet_trouble() {
@@ -451,7 +481,7 @@ Task<void> Life::meet_trouble() {
     const unsigned one = plan_.trouble_side + 2 * static_cast<unsigned>(random_.below(plan_.mirrors));
     switch (plan_.trouble) {
       case Trouble::power:
-        for (unsigned leg = plan_.trouble_side; leg < plan_.legs(); leg += 2) drives_[leg]->lose_power(Leave::any(random_));
+        co_await lose_power(one);
         co_await reactor_->after_ms(static_cast<std::int64_t>(5 + random_.below(20)));
         shrinking_ = true;
         co_await shrink(side);

@@ -33,6 +33,7 @@ Plan plan_of(std::uint64_t seed, std::optional<Trouble> trouble) {
   plan.operations = static_cast<unsigned>(random.between(60, 400));
   plan.large_percent = static_cast<unsigned>(random.between(0, 100));
   plan.zeroes_percent = static_cast<unsigned>(random.between(0, 12));
+  if (plan.volumes.size() > 1) plan.quiet_one_in = static_cast<unsigned>(random.between(1, 40));
   plan.pause_ms_most = static_cast<unsigned>(random.between(0, 4));
   plan.sync_ms = static_cast<unsigned>(random.between(10, 150));
   plan.manners.immediate_percent = static_cast<std::uint32_t>(random.between(0, 100));

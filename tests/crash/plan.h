@@ -32,6 +32,7 @@ struct Plan {
   unsigned operations = 300;
   unsigned large_percent = 60;      // of the writes: whole blocks up to 128 KiB; the others are as small as a sector
   unsigned zeroes_percent = 6;      // of the operations
+  unsigned quiet_one_in = 1;        // the last volume gets one write of so many: its log's next block is older than `since`
   unsigned pause_ms_most = 2;       // a writer's, now and then
   unsigned sync_ms = 60;            // about so often a snapshot or a resize makes a txg sync
   DriveManners manners;

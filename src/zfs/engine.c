@@ -130,7 +130,8 @@ zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 	spa_config_path = cache_file;		/* never /etc/zfs/zpool.cache; and cachefile=none, so it is not written */
 	zfs_flags = 0;				/* the library's assertions stay on, its self-verification is too slow */
 	zfs_arc_min = MIN(options->arc_bytes / 2, 32ULL << 20);
-	zfs_arc_max = MAX(options->arc_bytes, 64ULL << 20);
+	/* Dirty data lives in the ARC, and writers are stopped (for a whole txg) when it takes half of it: room for both. */
+	zfs_arc_max = MAX(options->arc_bytes, 64ULL << 20) + options->dirty_bytes;
 	zfs_dirty_data_max = zfs_dirty_data_max_max = MAX(options->dirty_bytes, 16ULL << 20);
 	/*
 	 * A txg is pushed when its own log gets longer than 15 % of this, and writers wait when all live logs together reach it:

@@ -4,6 +4,7 @@
 
   unit      every GoogleTest program that CMake knows (build/PRESET/tests/list.txt), release and asan
   sim       the simulator: random schedules without a broken invariant, and every mutation found
+  crash     power cuts under the real engine (tests/crash), and every plant found that a short run can find
   cluster   real processes (tests/cluster/run.py)
 """
 import argparse
@@ -23,11 +24,15 @@ TEST_SCHEDULES = 60_000
 MUTATION_SECONDS = 150      # all of them; on one idle core they take about 10 s
 MUTATION_SCHEDULES = 20_000  # of each: the rarest is found after about 1 200
 SHORT_SIM_SECONDS = 20      # under a sanitizer
+CRASH_SECONDS = 110         # with the plants at most three minutes
+CRASH_MUTATION_SECONDS = 30
 SOAK_SECONDS = 3600
+SOAK_CUTS = 10_000
 SOAK_SCHEDULES = 1_000_000  # about 7 000 steps each
 # libzpool is a debug build of its own with its own allocator: sanitizers run everything outside it.
 WITHOUT_SANITIZER = {"zfs_test", "pool_test", "pool_legs_test"}
 LOG_LINES = 40
+WORKERS = (os.cpu_count() or 2) + 1   # a life waits now and then
 HANGS_AFTER_SECONDS = 900   # a program that hangs must not hide what the others say
 
 
@@ -123,6 +128,15 @@ def run_sim(counts, preset, seconds, mutation_seconds, *bounds):
                     [sim, "--mutations", "--seconds", mutation_seconds, "--schedules", MUTATION_SCHEDULES])
 
 
+def run_crash(counts, seconds, mutation_seconds, *bounds):
+    """`bounds`: more options of the cuts. Seeds are 1, 2, 3 …: the same in every run, as far as the time goes."""
+    crash = ROOT / "build" / "release" / "tests" / "zpair_crash"
+    keep = ROOT / "build" / "crash"
+    run_program(counts, "power cuts under the real engine", [crash, "--seconds", seconds, "--keep", keep, "--workers", WORKERS, *bounds])
+    quick = [] if bounds else ["--quick"]
+    run_program(counts, "power cuts, every plant is found", [crash, "--mutations", "--seconds", mutation_seconds, "--workers", WORKERS, *quick])
+
+
 def run_cluster(counts, *arguments):
     environment = dict(os.environ, ZPAIR_BIN=str(ROOT / "build" / "release" / "bin"))
     process = subprocess.Popen([sys.executable, ROOT / "tests" / "cluster" / "run.py", *arguments], stdout=subprocess.PIPE, text=True, env=environment)
@@ -160,7 +174,7 @@ def with_sanitizer(counts, preset, names, sim_seconds):
 
 
 def test(counts, arguments):
-    wanted = {arguments.only} if arguments.only else {"unit", "sim", "cluster"}
+    wanted = {arguments.only} if arguments.only else {"unit", "sim", "crash", "cluster"}
     if not build("release"):
         counts.add(0, 1, 0)
         return
@@ -170,6 +184,8 @@ def test(counts, arguments):
         with_sanitizer(counts, "asan", arguments.names, SHORT_SIM_SECONDS)
     if "sim" in wanted and not arguments.names:
         run_sim(counts, "release", SIM_SECONDS, MUTATION_SECONDS)
+    if "crash" in wanted and not arguments.names:
+        run_crash(counts, CRASH_SECONDS, CRASH_MUTATION_SECONDS)
     if "cluster" in wanted:
         run_cluster(counts, *arguments.names)
 
@@ -187,6 +203,9 @@ def soak(counts, arguments):
         if build("release", "zpair_sim"):
             # Ends after so many schedules, or fails when the time does not give them.
             run_sim(counts, "release", seconds, seconds, "--schedules", SOAK_SCHEDULES, "--at-least", SOAK_SCHEDULES)
+    elif what == "crash":
+        if build("release", "zpair_crash"):
+            run_crash(counts, seconds, 300, "--cuts", SOAK_CUTS, "--at-least", SOAK_CUTS)
     elif what == "sanitizers":
         for preset in ("asan", "tsan"):
             with_sanitizer(counts, preset, [], seconds // 2)
@@ -194,12 +213,12 @@ def soak(counts, arguments):
         if build("release"):
             run_cluster(counts, "--slow")
     else:
-        sys.exit("dev: soak what? ./dev soak sim|sanitizers|kills [SECONDS], or ./dev soak --seed N")
+        sys.exit("dev: soak what? ./dev soak sim|crash|sanitizers|kills [SECONDS], or ./dev soak --seed N")
 
 
 def main():
     parser = argparse.ArgumentParser(prog="./dev test")
-    parser.add_argument("--only", choices=["unit", "sim", "cluster"])
+    parser.add_argument("--only", choices=["unit", "sim", "crash", "cluster"])
     parser.add_argument("--update-golden", action="store_true", help="write tests/golden anew instead of comparing")
     parser.add_argument("--soak", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--seed")

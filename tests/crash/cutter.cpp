@@ -116,7 +116,7 @@ bool Cutter::fail(const std::string& path, const std::string& what) {
 
 bool Cutter::run(std::uint64_t seed, Clock::time_point give_up) {
   give_up_ = give_up;
-  plan_ = plan_of(seed, trouble());
+  plan_ = plan_of(seed, aim());
   images_.clear();
   for (unsigned leg = 0; leg < plan_.legs(); ++leg) images_.push_back(std::make_unique<Image>(plan_.leg_bytes));
   for (auto& tape : tapes_) tape->erase();
@@ -135,7 +135,7 @@ bool Cutter::run(std::uint64_t seed, Clock::time_point give_up) {
 
 bool Cutter::replay(std::uint64_t seed, const std::string& folder) {
   give_up_ = Clock::time_point::max();
-  plan_ = plan_of(seed, trouble());
+  plan_ = plan_of(seed, aim());
   for (unsigned leg = 0; leg < plan_.legs(); ++leg) images_.push_back(std::make_unique<Image>(plan_.leg_bytes));
   for (std::size_t depth = 0; depth < tapes_.size(); ++depth) {
     if (auto loaded = tapes_[depth]->load(fmt::format("{}/tape{}", folder, depth)); !loaded) return fail("", loaded.error().message);
@@ -186,6 +186,9 @@ std::vector<std::size_t> Cutter::cut_points(const Tape& tape, unsigned count, Ra
     const Kind after = std::array{Kind::answered, Kind::answered, Kind::completed, Kind::record_is, Kind::record_is, Kind::record_asked}[random.below(6)];
     auto next = std::ranges::find(events.subspan(point), after, &Event::kind);
     if (random.one_in(2) && next != events.end()) point = static_cast<std::size_t>(next - events.begin()) + 1;
+    if (aim() && aim()->old_log_blocks && begin == 1) {   // of a recovery: just after the grow
+      for (std::size_t at = begin; at < events.size(); ++at) point = events[at].kind == Kind::record_is ? at + 1 : point;
+    }
     points.push_back(point);
   }
   std::ranges::sort(points);
@@ -262,8 +265,9 @@ bool Cutter::cut(Reading& reading, unsigned depth, const std::string& path, std:
 
 bool Cutter::recover(Reading& reading, std::uint8_t legs, unsigned depth, const std::string& path, std::uint64_t seed) {
   Random random(seed);
-  const bool cut_again = depth < options_.depth_most && random.one_in(legs != plan_.all_mask() && reading.record.in_sync == legs ? 2 : 4 + 2 * depth);
-  const bool goes_on = cut_again && random.one_in(2);
+  const bool aimed = aim() && aim()->old_log_blocks && legs != plan_.all_mask();
+  const bool cut_again = depth < options_.depth_most && random.one_in(aimed ? 1 : legs != plan_.all_mask() && reading.record.in_sync == legs ? 2 : 4 + 2 * depth);
+  const bool goes_on = cut_again && !aimed && random.one_in(2);
   const bool look = options_.zdb_one_in != 0 && !goes_on && random.one_in(options_.zdb_one_in);
   Plan plan = plan_;
   plan.operations = 40 + static_cast<unsigned>(random.below(100));
@@ -276,7 +280,7 @@ bool Cutter::recover(Reading& reading, std::uint8_t legs, unsigned depth, const 
   LifeOptions options{.plan = plan, .tape = tape, .images = images_, .history = reading.history, .outcome = *outcome_, .seed = seed, .play = play()};
   options.import = LifeOptions::Import{legs, reading.record, random.one_in(4) ? 20U : 0U};
   options.goes_on = goes_on;
-  if (cut_again) options.returns = random.one_in(2) ? LifeOptions::Returns::before_volumes_open : LifeOptions::Returns::under_load;
+  if (cut_again) options.returns = aimed || random.one_in(2) ? LifeOptions::Returns::before_volumes_open : LifeOptions::Returns::under_load;
   if (look) {
     std::string folder = "/dev/shm/zpair-crash-XXXXXX";
     ZP_ASSERT(::mkdtemp(folder.data()) != nullptr, "there is a folder for zdb");
@@ -299,8 +303,8 @@ bool Cutter::recover(Reading& reading, std::uint8_t legs, unsigned depth, const 
 bool Cutter::judge(const LifeOptions& options, const Reading& reading, const std::string& path) {
   ++tally_.recoveries;
   if (spawn(options)) return true;
-  // A plant that ends the process has lost nothing: that something else stopped it is no finding.
-  if (options_.mutation != nullptr && outcome_->end == Outcome::End::unfinished) return true;
+  // A plant that something else stopped, under load, has lost nothing: no finding.
+  if (options_.mutation != nullptr && outcome_->end == Outcome::End::unfinished && outcome_->served) return true;
   const std::string text = fmt::format("imported with {}: {}", legs_named(options.import->legs, plan_.legs()), story(reading, *outcome_));
   return fail(path, text + last_words(options.tape));
 }

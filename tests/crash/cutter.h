@@ -16,8 +16,8 @@
 namespace zpair::crash {
 
 struct CutOptions {
-  unsigned cuts = 24;               // of a first life
-  unsigned nested_cuts = 3;         // of a recovery that is cut
+  unsigned cuts = 12;               // of a first life
+  unsigned nested_cuts = 2;         // of a recovery that is cut
   unsigned depth_most = 2;
   unsigned zdb_one_in = 40;         // recoveries that zdb looks at; 0: none
   const Mutation* mutation = nullptr;   // the engine or the owner that is judged has this plant
@@ -66,7 +66,7 @@ class Cutter {
   std::string last_words(const Tape& tape) const;
   bool wanted(const std::string& path) const;
   bool late() const { return Clock::now() >= give_up_; }
-  std::optional<Trouble> trouble() const { return options_.mutation != nullptr ? std::optional(options_.mutation->trouble) : std::nullopt; }
+  std::optional<Aim> aim() const { return options_.mutation != nullptr ? std::optional(options_.mutation->aim) : std::nullopt; }
   Play play() const { return options_.mutation != nullptr ? options_.mutation->play : Play::by_the_rules; }
 
   CutOptions options_;

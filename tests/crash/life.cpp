@@ -163,6 +163,7 @@ Task<void> Life::live() {
   }
   note_floor();
   tape_.add({.kind = Event::Kind::ready});
+  options_.outcome.served = true;
   if (options_.goes_on) co_await load();
   if (!options_.export_to.empty()) co_await export_pool();
   end(Outcome::End::well);   // as a kill does: nothing is closed
@@ -499,7 +500,7 @@ Task<void> Life::meet_trouble() {
         if (drives_[leg]->powered() && random_.one_in(2)) drives_[leg]->lose_power(Leave::any(random_));
         drives_[leg]->power_on();
       }
-      co_await bring_back(side);
+      if (!plan_.stays_away) co_await bring_back(side);
     }
   }
   --troubles_;

@@ -18,6 +18,7 @@ struct Outcome {
   enum class End : std::uint32_t { unfinished, well, wrong };
   static constexpr unsigned findings_most = 16;
   End end = End::unfinished;
+  bool served = false;                // the pool was imported, checked and open
   std::uint32_t finding_count = 0;    // all; the first ones are here
   Finding findings[findings_most];
   char text[1024];                    // what else went wrong

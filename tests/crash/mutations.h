@@ -14,7 +14,8 @@ struct Mutation {
   std::string_view line;     // what it breaks
   zp_mutation engine;
   Play play;
-  Trouble trouble;           // that brings it out
+  Aim aim = {};              // brings it out
+  bool rare = false;         // takes longer than a test run has
 };
 
 std::span<const Mutation> mutations();

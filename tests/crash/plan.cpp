@@ -20,7 +20,7 @@ std::uint8_t Plan::side_mask(unsigned side) const {
   return static_cast<std::uint8_t>(mask);
 }
 
-Plan plan_of(std::uint64_t seed, std::optional<Trouble> trouble) {
+Plan plan_of(std::uint64_t seed, const std::optional<Aim>& aim) {
   Random random(seed);
   Plan plan;
   plan.seed = seed;
@@ -40,8 +40,18 @@ Plan plan_of(std::uint64_t seed, std::optional<Trouble> trouble) {
   plan.manners.delay_us_most = 50U << random.below(7);
   // Half of all lives without a trouble.
   const auto drawn = static_cast<Trouble>(1 + random.below(static_cast<std::uint64_t>(Trouble::count) - 1));
-  plan.trouble = trouble.value_or(random.one_in(2) ? Trouble::none : drawn);
+  plan.trouble = random.one_in(2) ? Trouble::none : drawn;
   plan.trouble_side = static_cast<unsigned>(random.below(2));
+  plan.stays_away = random.one_in(6);
+  if (aim) plan.trouble = aim->trouble;
+  if (aim && aim->old_log_blocks) {
+    plan.stays_away = true;
+    plan.volumes.resize(2, plan.volumes.front());
+    plan.quiet_one_in = 15;
+    plan.sync_ms = 50;
+    plan.operations = 400;
+    plan.pause_ms_most = 4;
+  }
   return plan;
 }
 

@@ -38,12 +38,18 @@ struct Plan {
   DriveManners manners;
   Trouble trouble = Trouble::none;
   unsigned trouble_side = 0;
+  bool stays_away = false;          // the side does not come back in this life
 
   unsigned legs() const { return mirrors * 2; }   // leg 2m is mirror m's on node a, 2m + 1 the one on node b
   std::uint8_t side_mask(unsigned side) const;
   std::uint8_t all_mask() const { return static_cast<std::uint8_t>(side_mask(0) | side_mask(1)); }
 };
 
-Plan plan_of(std::uint64_t seed, std::optional<Trouble> trouble = std::nullopt);
+// What a mutation needs to show, where chance alone seldom brings it.
+struct Aim {
+  Trouble trouble = Trouble::none;
+  bool old_log_blocks = false;      // the side stays away, and a volume that was quiet before is written meanwhile
+};
+Plan plan_of(std::uint64_t seed, const std::optional<Aim>& aim = std::nullopt);
 
 }  // namespace zpair::crash

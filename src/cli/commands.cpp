@@ -105,6 +105,10 @@ Result<void> show_rows(const Context& context, const json& answer, const char* k
   return {};
 }
 
+json body_of(const SnapshotName& name) {
+  return {{"pool", name.volume.pool}, {"name", name.volume.name}, {"snapshot", name.snapshot}};
+}
+
 std::string event_line(const json& event) {
   std::string when = "-";
   if (event.contains("time_ms") && event["time_ms"].is_number()) {
@@ -150,6 +154,15 @@ Result<VolumeName> parse_volume_name(const std::string& text) {
     return fail(ErrorCode::invalid, "'{}' names no volume: write POOL/NAME, as in tank-a/vm1", text);
   }
   return VolumeName{text.substr(0, slash), text.substr(slash + 1)};
+}
+
+Result<SnapshotName> parse_snapshot_name(const std::string& text) {
+  const auto at = text.find('@');
+  if (at == std::string::npos || at + 1 == text.size()) {
+    return fail(ErrorCode::invalid, "'{}' names no snapshot: write POOL/NAME@SNAPSHOT, as in tank-a/vm1@monday", text);
+  }
+  ZP_TRY(volume, parse_volume_name(text.substr(0, at)));
+  return SnapshotName{volume, text.substr(at + 1)};
 }
 
 Result<void> show_status(const Context& context, const std::string& pool) {
@@ -275,18 +288,35 @@ Result<void> volume_resize(const Context& context, const std::string& name, std:
                 fmt::format("{} has {}", name, format_size(size_bytes)));
 }
 
-Result<void> volume_destroy(const Context& context, const std::string& name) {
-  ZP_TRY(volume, parse_volume_name(name));
-  return change(context, "/v1/volume/destroy", {{"pool", volume.pool}, {"name", volume.name}}, name + " is destroyed");
+Result<void> volume_destroy(const Context& context, const std::string& text) {
+  if (text.find('@') == std::string::npos) {
+    ZP_TRY(volume, parse_volume_name(text));
+    return change(context, "/v1/volume/destroy", {{"pool", volume.pool}, {"name", volume.name}}, text + " is destroyed");
+  }
+  ZP_TRY(named, parse_snapshot_name(text));
+  return change(context, "/v1/volume/destroy", body_of(named), text + " is destroyed");
 }
 
 Result<void> volume_snapshot(const Context& context, const std::string& text) {
-  const auto at = text.find('@');
-  if (at == std::string::npos || at + 1 == text.size()) {
-    return fail(ErrorCode::invalid, "'{}' names no snapshot: write POOL/NAME@SNAPSHOT, as in tank-a/vm1@monday", text);
+  ZP_TRY(named, parse_snapshot_name(text));
+  return change(context, "/v1/volume/snapshot", body_of(named), text + " is taken");
+}
+
+Result<void> volume_clone(const Context& context, const VolumeClone& options) {
+  ZP_TRY(named, parse_snapshot_name(options.snapshot));
+  ZP_TRY(clone, parse_volume_name(options.name));
+  if (clone.pool != named.volume.pool) {
+    return fail(ErrorCode::invalid, "{} and {} are of different pools: a clone lives in the pool of its snapshot", options.snapshot, options.name);
   }
-  ZP_TRY(volume, parse_volume_name(text.substr(0, at)));
-  return change(context, "/v1/volume/snapshot", {{"pool", volume.pool}, {"name", volume.name}, {"snapshot", text.substr(at + 1)}}, text + " is taken");
+  json body = body_of(named);
+  body["clone"] = clone.name;
+  body["thin"] = options.thin;
+  return change(context, "/v1/volume/clone", body, fmt::format("{} serves, a clone of {}: zpair volume list shows its address", options.name, options.snapshot));
+}
+
+Result<void> volume_rollback(const Context& context, const std::string& text) {
+  ZP_TRY(named, parse_snapshot_name(text));
+  return change(context, "/v1/volume/rollback", body_of(named), fmt::format("{}/{} is as {} again", named.volume.pool, named.volume.name, text));
 }
 
 Result<void> switchover(const Context& context, const std::string& pool, const std::string& to) {

@@ -29,6 +29,11 @@ struct VolumeName {
   std::string name;
 };
 Result<VolumeName> parse_volume_name(const std::string& text);   // POOL/NAME
+struct SnapshotName {
+  VolumeName volume;
+  std::string snapshot;
+};
+Result<SnapshotName> parse_snapshot_name(const std::string& text);   // POOL/NAME@SNAPSHOT
 
 struct PoolCreate {
   std::string name;
@@ -62,8 +67,15 @@ Result<void> pool_import(const Context& context, const PoolImport& options);
 Result<void> volume_create(const Context& context, const VolumeCreate& options);
 Result<void> volume_list(const Context& context);
 Result<void> volume_resize(const Context& context, const std::string& volume, std::uint64_t size_bytes);
-Result<void> volume_destroy(const Context& context, const std::string& volume);
-Result<void> volume_snapshot(const Context& context, const std::string& volume_at_snapshot);   // POOL/NAME@SNAPSHOT
+Result<void> volume_destroy(const Context& context, const std::string& volume_or_snapshot);
+Result<void> volume_snapshot(const Context& context, const std::string& snapshot);
+struct VolumeClone {
+  std::string snapshot;
+  std::string name;
+  bool thin = false;
+};
+Result<void> volume_clone(const Context& context, const VolumeClone& options);
+Result<void> volume_rollback(const Context& context, const std::string& snapshot);
 
 Result<void> switchover(const Context& context, const std::string& pool, const std::string& to);
 Result<void> takeover(const Context& context, const std::string& pool);

@@ -120,14 +120,26 @@ void add_volume_commands(CLI::App& app, Chosen& chosen) {
   when_chosen(resize, chosen, [resize_name, size](const Context& context) { return volume_resize(context, *resize_name, *size); });
 
   auto destroy_name = std::make_shared<std::string>();
-  CLI::App* destroy = volume->add_subcommand("destroy", "destroy a volume and its data");
-  named(destroy, "POOL/NAME", *destroy_name);
+  CLI::App* destroy = volume->add_subcommand("destroy", "destroy a volume and its data, or a snapshot");
+  named(destroy, "POOL/NAME[@SNAPSHOT]", *destroy_name);
   when_chosen(destroy, chosen, [destroy_name](const Context& context) { return volume_destroy(context, *destroy_name); });
 
   auto snapshot_name = std::make_shared<std::string>();
   CLI::App* snapshot = volume->add_subcommand("snapshot", "zpair volume snapshot tank-a/vm1@monday");
   named(snapshot, "POOL/NAME@SNAPSHOT", *snapshot_name);
   when_chosen(snapshot, chosen, [snapshot_name](const Context& context) { return volume_snapshot(context, *snapshot_name); });
+
+  auto clone_options = std::make_shared<VolumeClone>();
+  CLI::App* clone = volume->add_subcommand("clone", "make a volume that begins as a snapshot: zpair volume clone tank-a/vm1@monday tank-a/vm2");
+  named(clone, "POOL/NAME@SNAPSHOT", clone_options->snapshot);
+  named(clone, "POOL/NEW", clone_options->name);
+  clone->add_flag("--thin", clone_options->thin, "reserve no space: a full pool then answers ENOSPC");
+  when_chosen(clone, chosen, [clone_options](const Context& context) { return volume_clone(context, *clone_options); });
+
+  auto rollback_name = std::make_shared<std::string>();
+  CLI::App* rollback = volume->add_subcommand("rollback", "make a volume as its newest snapshot is; refused while it has clients");
+  named(rollback, "POOL/NAME@SNAPSHOT", *rollback_name);
+  when_chosen(rollback, chosen, [rollback_name](const Context& context) { return volume_rollback(context, *rollback_name); });
 }
 
 void add_move_commands(CLI::App& app, Chosen& chosen) {

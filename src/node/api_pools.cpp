@@ -319,8 +319,13 @@ Api::Answer Api::volume_change(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(pool, Impl::text_in(body, "pool"));
   ZP_CO_TRY(name, Impl::text_in(body, "name"));
+  const bool clones = asked.request.path == "/v1/volume/clone";
+  if (clones) {
+    ZP_CO_TRY(clone, Impl::text_in(body, "clone"));
+    name = clone;   // the volume that is new
+  }
   ZP_CO_TRY(text, co_await to_owner(asked, pool, Impl::slow_ms));
-  if (asked.request.path == "/v1/volume/create") co_await wait_for_volume(pool, name, asked.from);
+  if (clones || asked.request.path == "/v1/volume/create") co_await wait_for_volume(pool, name, asked.from);
   json answer = json::parse(text.empty() ? "{}" : text, nullptr, false);
   if (answer.is_object() && answer.contains("nbd") && answer["nbd"].is_object()) {
     answer["nbd"][std::string(name_of(daemon_.config().node))] =

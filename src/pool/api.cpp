@@ -81,6 +81,16 @@ zfs::VolumeSpec volume_spec(const json& value) {
   return spec;
 }
 
+struct CloneBody {
+  std::string name, snapshot, clone;
+  zfs::VolumeSpec::Space space;
+};
+
+CloneBody clone_body(const json& value) {
+  return {value.at("name"), value.at("snapshot"), value.at("clone"),
+          value_or(value, "thin", false) ? zfs::VolumeSpec::Space::thin : zfs::VolumeSpec::Space::thick};
+}
+
 }  // namespace
 
 Result<void> Process::start_api() {
@@ -90,7 +100,7 @@ Result<void> Process::start_api() {
   routes["GET /v1/status"] = [this](Request) { return get_pools(); };
   routes["GET /v1/volumes"] = [this](Request) { return get_volumes(); };
   routes["GET /v1/events"] = [this](Request request) { return get_events(std::move(request)); };
-  for (const char* verb : {"create", "resize", "destroy", "snapshot"}) {
+  for (const char* verb : {"create", "resize", "destroy", "snapshot", "clone", "rollback"}) {
     routes[fmt::format("POST /v1/volume/{}", verb)] = [this, verb](Request request) { return post_volume(verb, std::move(request.body)); };
   }
   routes["POST /v1/pool/scrub"] = [this](Request request) { return post_scrub(std::move(request.body)); };
@@ -128,25 +138,38 @@ block::Task<Result<std::string>> Process::await_command(std::uint64_t id) {
 
 // ---------------------------------------------------------------- volumes
 
+// A new volume, and where clients find it.
+std::string Process::describe(const zfs::VolumeInfo& info) const {
+  const std::string socket = options_.config.volume_socket(options_.pool, info.name);
+  json nbd = {{"a", nullptr}, {"b", nullptr}};
+  nbd[std::string(name_of(options_.config.node))] = fmt::format("nbd+unix:///{}/{}?socket={}", options_.pool, info.name, socket);
+  return json{{"pool", options_.pool}, {"name", info.name}, {"size_bytes", info.size_bytes}, {"nbd", nbd}}.dump();
+}
+
 block::Task<Result<std::string>> Process::post_volume(std::string verb, std::string body) {
   ZP_CO_CHECK(check_serving());
   if (verb == "create") {
     ZP_CO_TRY(spec, from_body(body, volume_spec));
     ZP_CO_TRY(info, co_await exports_->create(std::move(spec)));
-    const std::string socket = options_.config.volume_socket(options_.pool, info.name);
-    json nbd = {{"a", nullptr}, {"b", nullptr}};
-    nbd[std::string(name_of(options_.config.node))] = fmt::format("nbd+unix:///{}/{}?socket={}", options_.pool, info.name, socket);
-    co_return json{{"pool", options_.pool}, {"name", info.name}, {"size_bytes", info.size_bytes}, {"nbd", nbd}}.dump();
+    co_return describe(info);
+  }
+  if (verb == "clone") {
+    ZP_CO_TRY(wanted, from_body(body, clone_body));
+    ZP_CO_TRY(info, co_await exports_->clone(wanted.name, wanted.snapshot, wanted.clone, wanted.space));
+    co_return describe(info);
   }
   ZP_CO_TRY(name, from_body(body, [](const json& value) { return value.at("name").get<std::string>(); }));
+  const auto snapshot_in = [](const json& value) { return value_or<std::string>(value, "snapshot", ""); };
+  ZP_CO_TRY(snapshot, from_body(body, snapshot_in));
   Result<void> done;
   if (verb == "resize") {
     ZP_CO_TRY(size_bytes, from_body(body, [](const json& value) { return value.at("size_bytes").get<std::uint64_t>(); }));
     done = co_await exports_->resize(name, size_bytes);
   } else if (verb == "destroy") {
-    done = co_await exports_->destroy(name);
+    done = snapshot.empty() ? co_await exports_->destroy(name) : co_await exports_->destroy_snapshot(name, snapshot);
+  } else if (verb == "rollback") {
+    done = co_await exports_->roll_back(name, snapshot);
   } else {
-    ZP_CO_TRY(snapshot, from_body(body, [](const json& value) { return value.at("snapshot").get<std::string>(); }));
     done = co_await exports_->snapshot(name, snapshot);
   }
   if (!done) co_return std::unexpected(done.error());

@@ -29,6 +29,7 @@ block::Task<Result<void>> Exports::open(std::string name) {
   ZP_CO_TRY(volume, co_await pool_.open_volume(name));
   Entry& entry = entries_[name];
   entry.volume = std::move(volume);
+  entry.known = {name, entry.volume->geometry().size_bytes, entry.volume->info().guid};
   auto added = server_.add_export({.name = export_name(name), .device = entry.volume.get()});
   ZP_ASSERT(added.has_value(), "a volume is exported once");
   listen_where_possible(name, entry);
@@ -147,6 +148,37 @@ block::Task<Result<void>> Exports::snapshot(std::string name, std::string snapsh
   co_return co_await pool_.snapshot_volume(std::move(name), std::move(snapshot));
 }
 
+block::Task<Result<void>> Exports::destroy_snapshot(std::string name, std::string snapshot) {
+  co_return co_await pool_.destroy_snapshot(std::move(name), std::move(snapshot));
+}
+
+block::Task<Result<zfs::VolumeInfo>> Exports::clone(std::string name, std::string snapshot, std::string clone,
+                                                    zfs::VolumeSpec::Space space) {
+  ZP_CO_TRY(info, co_await pool_.clone_volume(std::move(name), std::move(snapshot), clone, space));
+  ZP_CO_CHECK(co_await open(clone));
+  options_.volumes_changed();
+  co_return info;
+}
+
+block::Task<Result<void>> Exports::roll_back(std::string name, std::string snapshot) {
+  auto found = entries_.find(name);
+  if (found == entries_.end() || !found->second.volume) {
+    co_return fail(ErrorCode::not_found, "pool {} has no volume {}", options_.pool_name, name);
+  }
+  if (const std::uint32_t clients = client_count(name); clients > 0) {
+    co_return fail(ErrorCode::refused, "volume {} has {} client(s), whose data would change under them: disconnect them first",
+                   export_name(name), clients);
+  }
+  co_await shut(name);
+  auto rolled = co_await pool_.roll_back_volume(name, std::move(snapshot));
+  if (closed_) co_return fail(ErrorCode::cancelled, "pool {} ends", options_.pool_name);
+  auto again = co_await open(name);   // clients that came meanwhile wait at its socket
+  if (!again) log_error("volume {}: {}", export_name(name), again.error().message);
+  options_.volumes_changed();
+  if (!rolled) co_return std::unexpected(rolled.error());
+  co_return again;
+}
+
 block::Task<Result<std::vector<VolumeView>>> Exports::list() {
   ZP_CO_TRY(volumes, co_await pool_.list_volumes());
   std::vector<VolumeView> views;
@@ -162,8 +194,9 @@ block::Task<Result<std::vector<VolumeView>>> Exports::list() {
 std::vector<Exports::Known> Exports::known() const {
   std::vector<Known> volumes;
   for (const auto& [name, entry] : entries_) {
-    if (!entry.volume) continue;
-    volumes.push_back({name, entry.volume->geometry().size_bytes, entry.volume->info().guid});
+    if (entry.known.guid == 0) continue;
+    volumes.push_back(entry.known);
+    if (entry.volume) volumes.back().size_bytes = entry.volume->geometry().size_bytes;
   }
   return volumes;
 }

@@ -50,12 +50,15 @@ class Exports {
   block::Task<Result<void>> resize(std::string name, std::uint64_t size_bytes);
   block::Task<Result<void>> destroy(std::string name);
   block::Task<Result<void>> snapshot(std::string name, std::string snapshot);
+  block::Task<Result<void>> destroy_snapshot(std::string name, std::string snapshot);
+  block::Task<Result<zfs::VolumeInfo>> clone(std::string name, std::string snapshot, std::string clone, zfs::VolumeSpec::Space space);
+  block::Task<Result<void>> roll_back(std::string name, std::string snapshot);   // refused while it has clients
   block::Task<Result<std::vector<VolumeView>>> list();     // asks the engine
 
   struct Known {
     std::string name;
-    std::uint64_t size_bytes;
-    std::uint64_t guid;
+    std::uint64_t size_bytes = 0;
+    std::uint64_t guid = 0;
   };
   std::vector<Known> known() const;                        // from memory: what wants a socket
   std::uint32_t client_count(const std::string& volume) const;
@@ -66,6 +69,7 @@ class Exports {
     std::unique_ptr<zfs::Volume> volume;
     UniqueFd socket;           // kept: a socket that came before its volume serves
     bool listening = false;
+    Known known;               // stays while the volume is shut for a moment: its socket must too. guid 0: no volume yet
   };
   block::Task<Result<void>> open(std::string name);
   block::Task<void> shut(std::string name);

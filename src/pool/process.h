@@ -150,6 +150,7 @@ class Process final : private Hands {
   block::Task<Result<std::string>> get_pools();
   block::Task<Result<std::string>> get_volumes();
   block::Task<Result<std::string>> get_events(api::Request request);
+  std::string describe(const zfs::VolumeInfo& info) const;
   block::Task<Result<std::string>> post_volume(std::string verb, std::string body);
   block::Task<Result<std::string>> post_scrub(std::string body);
   block::Task<Result<std::string>> post_end(brain::owner::End end, std::string body);

@@ -967,8 +967,8 @@ Task<Result<void>> Pool::destroy_volume(std::string name) {
   Outcome outcome = co_await engine_.blocking(destroy);
   // Nothing of this process uses it (checked above): what else keeps a volume is what hangs on it.
   if (outcome.error == EEXIST || outcome.error == EBUSY) {
-    co_return fail(ErrorCode::refused, "cannot destroy volume {}: it has snapshots, which would go with it, and zpair destroys no snapshots",
-                   full_name);
+    co_return fail(ErrorCode::refused, "cannot destroy volume {}: it has snapshots, which would go with it: destroy them first (zpair volume "
+                   "destroy {}@SNAPSHOT)", full_name, full_name);
   }
   co_return outcome.result();
 }

@@ -143,8 +143,12 @@ int
 zp_snapshot_destroy(const char *name, const char *snapshot, struct zp_why *why)
 {
 	char full[ZP_NAME_SIZE];
+	struct zp_volume_info info;
 	(void) snprintf(full, sizeof (full), "%s@%s", name, snapshot);
-	int error = dsl_destroy_snapshot(full, B_FALSE);
+	int error = zp_volume_look(full, &info, why);	/* OpenZFS calls a snapshot that never was destroyed */
+	if (error != 0)
+		return (error);
+	error = dsl_destroy_snapshot(full, B_FALSE);
 	if (error == EEXIST)
 		return (zp_explain(why, EPERM, "cannot destroy snapshot %s: clones are made of it", full));
 	if (error != 0)

@@ -1,8 +1,10 @@
 """The commands of an ordinary day, under a load that must not notice, and what `status` and `events` say meanwhile."""
 import json
+import os
+import subprocess
 import time
 
-from harness import check, wait_for
+from harness import check, run, wait_for
 
 
 def _volumes(pair):
@@ -55,6 +57,58 @@ def test_pools_and_volumes_come_and_go(pair):
 
 
 test_pools_and_volumes_come_and_go.options = {"pools": 1}
+
+
+def _refused(pair, word, *command):
+    done = pair.zpair(*command, ok=(3,))
+    check(word in done.stderr, f"{command} does not say '{word}': {done.stderr}")
+
+
+def _io(uri, *commands):
+    done = run("qemu-io", "-f", "raw", "-t", "none", *(word for command in commands for word in ("-c", command)), uri)
+    check("failed" not in done.stdout + done.stderr and "error" not in done.stdout + done.stderr, f"{commands}: {done.stdout}{done.stderr}")
+
+
+def test_snapshot_clone_and_rollback(pair):
+    """A clone is what the snapshot was; a rollback wants the newest snapshot and no clients, and survives a takeover."""
+    load = pair.load("b", ["tank-a"], ["vm1"])
+    pair.zpair("volume", "create", "tank-a/data", "16M")
+    uri = {node: pair.uris(node, ["tank-a"], ["data"])[0] for node in "ab"}
+    _io(uri["a"], "write -P 0x11 0 1M")
+    pair.zpair("volume", "snapshot", "tank-a/data@one")
+    _io(uri["b"], "write -P 0x22 0 512k")
+
+    pair.zpair("volume", "clone", "tank-a/data@one", "tank-a/copy")
+    copy = _volumes(pair)["tank-a", "copy"]
+    check((copy["size_bytes"], copy["thin"]) == (16 << 20, False), f"{copy}")
+    _io(copy["nbd"]["a"], "read -P 0x11 0 1M", "write -P 0x33 0 64k")
+    _io(copy["nbd"]["b"], "read -P 0x33 0 64k", "read -P 0x11 64k 960k")
+    _io(uri["a"], "read -P 0x22 0 512k", "read -P 0x11 512k 512k")
+    _refused(pair, "clones are made of it", "volume", "destroy", "tank-a/data@one")
+    _refused(pair, "it has snapshots", "volume", "destroy", "tank-a/data")
+
+    pair.zpair("volume", "snapshot", "tank-a/data@two")
+    _refused(pair, "newer snapshots", "volume", "rollback", "tank-a/data@one")
+    pair.zpair("volume", "destroy", "tank-a/data@two")
+    sockets = {node: os.stat(uri[node].split("socket=")[1]).st_ino for node in "ab"}
+    for node in "ab":   # a client at either node, its data may not change under it
+        client = subprocess.Popen(["qemu-io", "-f", "raw", uri[node]], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        wait_for("the client", lambda: _volumes(pair)["tank-a", "data"]["clients"] == 1)
+        _refused(pair, "1 client", "volume", "rollback", "tank-a/data@one")
+        client.communicate(b"quit\n", timeout=20)
+        wait_for("the client's end", lambda: _volumes(pair)["tank-a", "data"]["clients"] == 0)
+    pair.zpair("volume", "rollback", "tank-a/data@one")
+    check({node: os.stat(uri[node].split("socket=")[1]).st_ino for node in "ab"} == sockets, "a volume has one socket for its whole life")
+    _io(uri["b"], "read -P 0x11 0 1M", "write -P 0x44 1M 64k")
+
+    pair.kill("a")      # at once: what was written since the rollback is in the log only
+    pair.wait_owner("tank-a", "b")
+    _io(uri["b"], "read -P 0x11 0 1M", "read -P 0x44 1M 64k")
+    _io(copy["nbd"]["b"], "read -P 0x33 0 64k", "read -P 0x11 64k 960k")
+    load.finish()
+
+
+test_snapshot_clone_and_rollback.options = {"pools": 1}
 
 
 def test_lost_redundancy_is_told(pair):

@@ -35,6 +35,15 @@ TEST(Names, a_volume_is_pool_and_name) {
   for (const char* text : {"", "tank-a", "/vm1", "tank-a/", "a/b/c"}) EXPECT_FALSE(parse_volume_name(text)) << text;
 }
 
+TEST(Names, a_snapshot_is_a_volume_and_a_name) {
+  auto named = parse_snapshot_name("tank-a/vm1@monday");
+  ASSERT_TRUE(named);
+  EXPECT_EQ(named->volume.pool, "tank-a");
+  EXPECT_EQ(named->volume.name, "vm1");
+  EXPECT_EQ(named->snapshot, "monday");
+  for (const char* text : {"", "tank-a/vm1", "tank-a/vm1@", "@monday", "tank-a@monday"}) EXPECT_FALSE(parse_snapshot_name(text)) << text;
+}
+
 TEST(ExitCodes, a_rules_refusal_is_told_from_a_failure) {
   EXPECT_EQ(exit_code_of({ErrorCode::refused, ""}), 3);
   EXPECT_EQ(exit_code_of({ErrorCode::io, ""}), 1);

@@ -468,6 +468,8 @@ Task<void> check_clone(World& world) {
   }
   auto dropped = co_await world.pool->destroy_snapshot("vm1", "monday");
   REQUIRE_OK(dropped);
+  dropped = co_await world.pool->destroy_snapshot("vm1", "monday");
+  require_error(dropped, ErrorCode::not_found, "vm1@monday");
   co_await export_and_close(world);
 }
 TEST(Volume, a_clone_begins_as_its_snapshot_and_has_a_log_and_space_of_its_own) {

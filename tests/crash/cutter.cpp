@@ -33,6 +33,13 @@ std::string legs_named(std::uint8_t legs, unsigned count) {
   return names;
 }
 
+// The paths of a cut and of its recoveries.
+bool leads(const std::string& from, const std::string& to) {
+  auto is_digit = [](char letter) { return letter >= '0' && letter <= '9'; };
+  if (from.empty() || !to.starts_with(from)) return from.empty();
+  return to.size() == from.size() || !is_digit(from.back()) || !is_digit(to[from.size()]);
+}
+
 std::string text_of(const Tape& tape, const Event& note) {
   return {reinterpret_cast<const char*>(tape.data_of(note).data()), note.size};
 }
@@ -111,6 +118,7 @@ bool Cutter::fail(const std::string& path, const std::string& what) {
     if (auto saved = tapes_[depth]->save(fmt::format("{}/tape{}", folder, depth)); !saved) why_ += "\n  " + saved.error().message;
   }
   why_ += fmt::format("\n  again: zpair_crash --seed {:#x} --tapes {} --cut {}", plan_.seed, folder, path);
+  if (options_.mutation != nullptr) why_ += fmt::format(" --mutation {}", options_.mutation->name);
   return false;
 }
 
@@ -135,6 +143,7 @@ bool Cutter::run(std::uint64_t seed, Clock::time_point give_up) {
 
 bool Cutter::replay(std::uint64_t seed, const std::string& folder) {
   give_up_ = Clock::time_point::max();
+  replaying_ = true;
   plan_ = plan_of(seed, aim());
   for (unsigned leg = 0; leg < plan_.legs(); ++leg) images_.push_back(std::make_unique<Image>(plan_.leg_bytes));
   for (std::size_t depth = 0; depth < tapes_.size(); ++depth) {
@@ -198,8 +207,7 @@ std::vector<std::size_t> Cutter::cut_points(const Tape& tape, unsigned count, Ra
 // ---- cutting it
 
 bool Cutter::wanted(const std::string& path) const {
-  return options_.only.empty() || options_.only == path || options_.only.starts_with(path + ".") || path.starts_with(options_.only) ||
-         (options_.only.starts_with(path) && !path.empty() && std::isalpha(static_cast<unsigned char>(options_.only[path.size()])) != 0);
+  return options_.only.empty() || leads(path, options_.only) || leads(options_.only, path);
 }
 
 bool Cutter::walk(Reading& reading, unsigned depth, const std::string& path, std::uint64_t seed) {
@@ -275,7 +283,9 @@ bool Cutter::recover(Reading& reading, std::uint8_t legs, unsigned depth, const 
   const std::size_t tape_index = std::min<std::size_t>(depth + 1, tapes_.size() - 1);
   Tape spare_tape;
   Tape& tape = depth + 1 < tapes_.size() ? *tapes_[tape_index] : spare_tape;
-  tape.erase();
+  // Of a failure that was kept, the recoveries that lead to it are on tape.
+  const bool taped = replaying_ && path != options_.only && leads(path, options_.only);
+  if (!taped) tape.erase();
   tape.identity() = tapes_[0]->identity();
   LifeOptions options{.plan = plan, .tape = tape, .images = images_, .history = reading.history, .outcome = *outcome_, .seed = seed, .play = play()};
   options.import = LifeOptions::Import{legs, reading.record, random.one_in(4) ? 20U : 0U};
@@ -286,9 +296,9 @@ bool Cutter::recover(Reading& reading, std::uint8_t legs, unsigned depth, const 
     ZP_ASSERT(::mkdtemp(folder.data()) != nullptr, "there is a folder for zdb");
     options.export_to = folder;
   }
-  if (!judge(options, reading, path)) return false;
+  if (!taped && !judge(options, reading, path)) return false;
   if (look && !zdb(options.export_to, path)) return false;
-  if (!cut_again) return true;
+  if (!cut_again || (replaying_ && !taped)) return true;
   // The tape of the recovery, from the drives as the cut left them.
   for (auto& image : images_) image->begin_trial();
   Record record = reading.record;

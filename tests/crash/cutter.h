@@ -78,6 +78,7 @@ class Cutter {
   Clock::time_point give_up_;
   Tally tally_;
   std::string why_;
+  bool replaying_ = false;
   std::vector<std::string> cut_story_;              // of the cut under way, a line a lost or torn write
 };
 

@@ -24,6 +24,8 @@
 #include "zfs/leg.h"
 #include "zfs/volume.h"
 
+struct zp_volume;   // of the C side
+
 namespace zpair::zfs {
 
 struct CreateSpec {
@@ -162,10 +164,20 @@ class Pool {
  private:
   friend class Volume;
   struct Handle;
+  enum class End : std::uint8_t { exported, destroyed };
+  block::Task<Result<void>> end(End how);
+  block::Task<void> close_replayed();
   block::Task<Result<void>> learn_layout();
+  block::Task<void> learn_log_floors(const std::vector<VolumeLog>& floor_logs);
+  block::Task<Result<void>> replay_logs(ImportReport& report);
+  block::Task<void> take_absent_legs_offline(ImportReport& report);
+  block::Task<Result<void>> take_offline(const std::vector<LegId>& legs);
   block::Task<Result<ResyncOutcome>> resync(std::vector<LegId> legs, Txg since, bool seed);
   enum class Attach : std::uint8_t { beside, in_place_of };
   block::Task<Result<LegId>> attach(LegId old_leg, LegSpec leg, Attach how);
+  std::string full_name(const std::string& volume) const;   // empty: the pool's
+  block::Task<Result<VolumeInfo>> look_at(std::string volume);
+  zp_volume* take_replayed(const std::string& name);
 
   Engine& engine_;
   Options options_;

@@ -121,10 +121,12 @@ int
 zp_volume_destroy(const char *name, struct zp_why *why)
 {
 	int error = dsl_destroy_head(name);
-	if (error != 0) {
-		return (zp_explain(why, error, "cannot destroy volume %s: %s", name,
-		    error == EEXIST ? "it has snapshots" : error == EBUSY ? "it is in use" : strerror(error)));
-	}
+	/* Our caller has it open no more: what else keeps a volume is what hangs on it. */
+	if (error == EEXIST || error == EBUSY)
+		return (zp_explain(why, EPERM, "cannot destroy volume %s: it has snapshots, which would go with it: destroy them first "
+		    "(zpair volume destroy %s@SNAPSHOT)", name, name));
+	if (error != 0)
+		return (zp_explain(why, error, "cannot destroy volume %s: %s", name, strerror(error)));
 	return (0);
 }
 

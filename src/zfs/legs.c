@@ -7,8 +7,8 @@
  *
  * Return of legs (rule 8).  A leg that comes online while a resilver runs may be declared complete without having been
  * copied: the end of a resilver empties the missing-txg list of every healthy leg up to the scan's maximum, whatever the scan
- * visited.  So: no scan running; every returning leg seeded from the same `since`, synced; all online in one step, with the
- * library kept from asking for a resilver meanwhile; one more txg synced; our own resilver; and then only the scan's own
+ * visited.  So: no scan running; every returning leg seeded from the same `since`, synced; all online, with the library kept
+ * from asking for a resilver until the last is; one more txg synced; our own resilver; and then only the scan's own
  * record is believed.
  */
 #include "zfs/zfs_internal.h"
@@ -468,26 +468,32 @@ seed(spa_t *spa, const uint64_t *guids, int count, uint64_t since, uint64_t *see
 	return (0);
 }
 
+#define	BREATH_US	5000
+
+/*
+ * Leg by leg: nothing is written or read while a mirror is opened (5 ms each), and clients wait for one mirror, not for all.
+ * The lock prefers its writer, so commands get through only in a breath between two.  Together they are one step: no scan may
+ * begin before the last is back.
+ */
 static void
 bring_online(spa_t *spa, const uint64_t *guids, int count)
 {
-	spa_vdev_state_enter(spa, SCL_NONE);
 	spa->spa_scrub_reopen = B_TRUE;		/* vdev_open() asks for no resilver while half of the legs are back */
 	for (int i = 0; i < count; i++) {
+		if (i > 0)
+			(void) usleep(BREATH_US);
+		spa_vdev_state_enter(spa, SCL_NONE);
 		vdev_t *vd = spa_lookup_by_guid(spa, guids[i], B_FALSE);
 		vd->vdev_offline = vd->vdev_tmpoffline = B_FALSE;
 		vd->vdev_faulted = vd->vdev_degraded = vd->vdev_removed = 0;
 		vd->vdev_cant_read = vd->vdev_cant_write = B_FALSE;
 		vd->vdev_label_aux = 0;
 		vd->vdev_stat.vs_aux = 0;
-	}
-	for (int i = 0; i < count; i++) {
-		vdev_t *vd = spa_lookup_by_guid(spa, guids[i], B_FALSE);
 		vdev_reopen(vd->vdev_top);
 		vdev_state_dirty(vd->vdev_top);
+		(void) spa_vdev_state_exit(spa, NULL, 0);
 	}
 	spa->spa_scrub_reopen = B_FALSE;
-	(void) spa_vdev_state_exit(spa, NULL, 0);
 }
 
 static int

@@ -16,7 +16,7 @@ namespace zpair::crash {
 
 namespace {
 
-constexpr unsigned life_seconds_most = 60;   // a hang is a failure
+constexpr unsigned life_seconds_most = 60;  // a hang is a failure
 constexpr std::size_t said_most = 4000;
 
 std::uint64_t hash_of(std::uint64_t seed, std::string_view text) {
@@ -28,7 +28,8 @@ std::uint64_t hash_of(std::uint64_t seed, std::string_view text) {
 std::string legs_named(std::uint8_t legs, unsigned count) {
   std::string names;
   for (unsigned leg = 0; leg < count; ++leg) {
-    if ((legs >> leg & 1) != 0) names += fmt::format("{}{}{}", names.empty() ? "" : " ", leg % 2 == 0 ? 'a' : 'b', leg / 2);
+    if ((legs >> leg & 1) != 0)
+      names += fmt::format("{}{}{}", names.empty() ? "" : " ", leg % 2 == 0 ? 'a' : 'b', leg / 2);
   }
   return names;
 }
@@ -103,7 +104,8 @@ bool Cutter::spawn(const LifeOptions& options) {
   if (outcome_->end == Outcome::End::well && WIFEXITED(status) && WEXITSTATUS(status) == 0) return true;
   if (outcome_->end == Outcome::End::unfinished) {
     std::snprintf(outcome_->text, sizeof outcome_->text, "the process ended with %s %d",
-                  WIFSIGNALED(status) ? "signal" : "code", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+                  WIFSIGNALED(status) ? "signal" : "code",
+                  WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
   }
   return false;
 }
@@ -115,7 +117,8 @@ bool Cutter::fail(const std::string& path, const std::string& what) {
   const std::string folder = fmt::format("{}/{:#x}", options_.keep, plan_.seed);
   std::filesystem::create_directories(folder);
   for (std::size_t depth = 0; depth < tapes_.size(); ++depth) {
-    if (auto saved = tapes_[depth]->save(fmt::format("{}/tape{}", folder, depth)); !saved) why_ += "\n  " + saved.error().message;
+    if (auto saved = tapes_[depth]->save(fmt::format("{}/tape{}", folder, depth)); !saved)
+      why_ += "\n  " + saved.error().message;
   }
   why_ += fmt::format("\n  again: zpair_crash --seed {:#x} --tapes {} --cut {}", plan_.seed, folder, path);
   if (options_.mutation != nullptr) why_ += fmt::format(" --mutation {}", options_.mutation->name);
@@ -131,7 +134,13 @@ bool Cutter::run(std::uint64_t seed, Clock::time_point give_up) {
   History history;
   for (const Plan::Volume& volume : plan_.volumes) history.add_volume(volume.size_bytes);
   ++tally_.lives;
-  LifeOptions options{.plan = plan_, .tape = *tapes_[0], .images = images_, .history = history, .outcome = *outcome_, .seed = seed, .play = play()};
+  LifeOptions options{.plan = plan_,
+                      .tape = *tapes_[0],
+                      .images = images_,
+                      .history = history,
+                      .outcome = *outcome_,
+                      .seed = seed,
+                      .play = play()};
   const bool well = spawn(options);
   const std::string why_dead = outcome_->text;
   if (!well && outcome_->end == Outcome::End::wrong) return fail("", why_dead);
@@ -147,7 +156,8 @@ bool Cutter::replay(std::uint64_t seed, const std::string& folder) {
   plan_ = plan_of(seed, aim());
   for (unsigned leg = 0; leg < plan_.legs(); ++leg) images_.push_back(std::make_unique<Image>(plan_.leg_bytes));
   for (std::size_t depth = 0; depth < tapes_.size(); ++depth) {
-    if (auto loaded = tapes_[depth]->load(fmt::format("{}/tape{}", folder, depth)); !loaded) return fail("", loaded.error().message);
+    if (auto loaded = tapes_[depth]->load(fmt::format("{}/tape{}", folder, depth)); !loaded)
+      return fail("", loaded.error().message);
   }
   History history;
   for (const Plan::Volume& volume : plan_.volumes) history.add_volume(volume.size_bytes);
@@ -167,7 +177,8 @@ void Cutter::advance(Reading& reading, std::size_t to) {
         break;
       case Kind::flush_submitted: reading.caches[event.leg].flush_submitted(event.io); break;
       case Kind::completed:
-        reading.caches[event.leg].completed(event.io, [&](const WriteCache::Write& write) { images_[event.leg]->put(write.offset, write.data); });
+        reading.caches[event.leg].completed(
+            event.io, [&](const WriteCache::Write& write) { images_[event.leg]->put(write.offset, write.data); });
         break;
       case Kind::failed: reading.caches[event.leg].failed(event.io); break;
       case Kind::cache_lost: reading.caches[event.leg].lost(event.flag); break;
@@ -192,11 +203,13 @@ std::vector<std::size_t> Cutter::cut_points(const Tape& tape, unsigned count, Ra
   for (unsigned i = 0; i < count; ++i) {
     std::size_t point = begin + random.below(events.size() - begin);
     // Half of them where most is at stake: just after somebody was told something.
-    const Kind after = std::array{Kind::answered, Kind::answered, Kind::completed, Kind::record_is, Kind::record_is, Kind::record_asked}[random.below(6)];
+    const Kind after = std::array{Kind::answered,  Kind::answered,  Kind::completed,
+                                  Kind::record_is, Kind::record_is, Kind::record_asked}[random.below(6)];
     auto next = std::ranges::find(events.subspan(point), after, &Event::kind);
     if (random.one_in(2) && next != events.end()) point = static_cast<std::size_t>(next - events.begin()) + 1;
-    if (aim() && aim()->old_log_blocks && begin == 1) {   // of a recovery: just after the grow
-      for (std::size_t at = begin; at < events.size(); ++at) point = events[at].kind == Kind::record_is ? at + 1 : point;
+    if (aim() && aim()->old_log_blocks && begin == 1) {  // of a recovery: just after the grow
+      for (std::size_t at = begin; at < events.size(); ++at)
+        point = events[at].kind == Kind::record_is ? at + 1 : point;
     }
     points.push_back(point);
   }
@@ -233,12 +246,13 @@ bool Cutter::cut(Reading& reading, unsigned depth, const std::string& path, std:
     const Leave leave = Leave::any(random);
     const std::vector<Fate> fates = cache.fates(leave);
     cache.leave(leave, fates, *images_[leg]);
-    cut_story_.push_back(fmt::format("{}: of {} writes that were not durable {}", legs_named(static_cast<std::uint8_t>(1U << leg), plan_.legs()),
+    cut_story_.push_back(fmt::format("{}: of {} writes that were not durable {}",
+                                     legs_named(static_cast<std::uint8_t>(1U << leg), plan_.legs()),
                                      cache.writes().size(), name_of(leave.style)));
     for (std::size_t i = 0; i < fates.size(); ++i) {
       const WriteCache::Write& write = cache.writes()[i];
-      cut_story_.push_back(fmt::format("    write {} of {} bytes at {}{}: {}", write.io, write.data.size(), write.offset,
-                                       write.completion == 0 ? " (in flight)" : "", name_of(fates[i])));
+      cut_story_.push_back(fmt::format("    write {} of {} bytes at {}{}: {}", write.io, write.data.size(),
+                                       write.offset, write.completion == 0 ? " (in flight)" : "", name_of(fates[i])));
     }
   }
   // As the record stood; with a swap open either way.
@@ -248,9 +262,10 @@ bool Cutter::cut(Reading& reading, unsigned depth, const std::string& path, std:
   if (named != plan_.all_mask()) ++tally_.with_absent_leg;
   bool good = true;
   std::vector<std::uint8_t> returns = {plan_.side_mask(0), plan_.side_mask(1), plan_.all_mask()};
-  if (plan_.mirrors > 1) {   // one leg of each mirror, here and there
+  if (plan_.mirrors > 1) {  // one leg of each mirror, here and there
     std::uint8_t mixed = 0;
-    for (unsigned mirror = 0; mirror < plan_.mirrors; ++mirror) mixed |= static_cast<std::uint8_t>(1U << (2 * mirror + random.below(2)));
+    for (unsigned mirror = 0; mirror < plan_.mirrors; ++mirror)
+      mixed |= static_cast<std::uint8_t>(1U << (2 * mirror + random.below(2)));
     returns.push_back(mixed);
   }
   std::vector<std::uint8_t> tried;
@@ -274,12 +289,15 @@ bool Cutter::cut(Reading& reading, unsigned depth, const std::string& path, std:
 bool Cutter::recover(Reading& reading, std::uint8_t legs, unsigned depth, const std::string& path, std::uint64_t seed) {
   Random random(seed);
   const bool aimed = aim() && aim()->old_log_blocks && legs != plan_.all_mask();
-  const bool cut_again = depth < options_.depth_most && random.one_in(aimed ? 1 : legs != plan_.all_mask() && reading.record.in_sync == legs ? 2 : 4 + 2 * depth);
+  const bool cut_again = depth < options_.depth_most &&
+                         random.one_in(aimed                                                        ? 1
+                                       : legs != plan_.all_mask() && reading.record.in_sync == legs ? 2
+                                                                                                    : 4 + 2 * depth);
   const bool goes_on = cut_again && !aimed && random.one_in(2);
   const bool look = options_.zdb_one_in != 0 && !goes_on && random.one_in(options_.zdb_one_in);
   Plan plan = plan_;
   plan.operations = 40 + static_cast<unsigned>(random.below(100));
-  if (!cut_again) plan.manners = {.immediate_percent = 100};   // nobody looks at its tape
+  if (!cut_again) plan.manners = {.immediate_percent = 100};  // nobody looks at its tape
   const std::size_t tape_index = std::min<std::size_t>(depth + 1, tapes_.size() - 1);
   Tape spare_tape;
   Tape& tape = depth + 1 < tapes_.size() ? *tapes_[tape_index] : spare_tape;
@@ -287,12 +305,20 @@ bool Cutter::recover(Reading& reading, std::uint8_t legs, unsigned depth, const 
   const bool taped = replaying_ && path != options_.only && leads(path, options_.only);
   if (!taped) tape.erase();
   tape.identity() = tapes_[0]->identity();
-  LifeOptions options{.plan = plan, .tape = tape, .images = images_, .history = reading.history, .outcome = *outcome_, .seed = seed, .play = play()};
+  LifeOptions options{.plan = plan,
+                      .tape = tape,
+                      .images = images_,
+                      .history = reading.history,
+                      .outcome = *outcome_,
+                      .seed = seed,
+                      .play = play()};
   options.import = LifeOptions::Import{legs, reading.record, random.one_in(4) ? 20U : 0U};
   options.goes_on = goes_on;
-  if (cut_again) options.returns = aimed || random.one_in(2) ? LifeOptions::Returns::before_volumes_open : LifeOptions::Returns::under_load;
+  if (cut_again)
+    options.returns =
+        aimed || random.one_in(2) ? LifeOptions::Returns::before_volumes_open : LifeOptions::Returns::under_load;
   if (look) {
-    std::string folder = "/dev/shm/zpair-crash-XXXXXX";
+    std::string folder = std::filesystem::temp_directory_path() / "zpair-crash-XXXXXX";
     ZP_ASSERT(::mkdtemp(folder.data()) != nullptr, "there is a folder for zdb");
     options.export_to = folder;
   }
@@ -315,7 +341,8 @@ bool Cutter::judge(const LifeOptions& options, const Reading& reading, const std
   if (spawn(options)) return true;
   // A plant that something else stopped, under load, has lost nothing: no finding.
   if (options_.mutation != nullptr && outcome_->end == Outcome::End::unfinished && outcome_->served) return true;
-  const std::string text = fmt::format("imported with {}: {}", legs_named(options.import->legs, plan_.legs()), story(reading, *outcome_));
+  const std::string text =
+      fmt::format("imported with {}: {}", legs_named(options.import->legs, plan_.legs()), story(reading, *outcome_));
   return fail(path, text + last_words(options.tape));
 }
 
@@ -355,7 +382,7 @@ bool Cutter::roll_back(Reading& reading, std::uint8_t legs, const std::string& p
         return true;
       });
     } else if (event.kind == Kind::record_is || event.kind == Kind::record_asked) {
-      legs &= event.legs;   // what the record dropped meanwhile is not asked for
+      legs &= event.legs;  // what the record dropped meanwhile is not asked for
     }
   }
   for (unsigned mirror = 0; mirror < plan_.mirrors; ++mirror) {
@@ -366,7 +393,14 @@ bool Cutter::roll_back(Reading& reading, std::uint8_t legs, const std::string& p
   plan.manners = {.immediate_percent = 100};
   Tape tape;
   tape.identity() = tapes_[0]->identity();
-  LifeOptions options{.plan = plan, .tape = tape, .images = images_, .history = std::move(history), .outcome = *outcome_, .seed = seed, .goes_on = false, .play = play()};
+  LifeOptions options{.plan = plan,
+                      .tape = tape,
+                      .images = images_,
+                      .history = std::move(history),
+                      .outcome = *outcome_,
+                      .seed = seed,
+                      .goes_on = false,
+                      .play = play()};
   options.import = LifeOptions::Import{legs, record, 0, true};
   return judge(options, reading, path);
 }
@@ -392,17 +426,20 @@ std::string Cutter::last_words(const Tape& tape) const {
     if (event.kind == Event::Kind::note) {
       lines.push_back(text_of(tape, event));
     } else if (event.kind >= Event::Kind::ready && event.kind <= Event::Kind::record_asked) {
-      lines.push_back(fmt::format("{} {} (since {})", name_of(event.kind), legs_named(event.legs, plan_.legs()), event.offset));
+      lines.push_back(
+          fmt::format("{} {} (since {})", name_of(event.kind), legs_named(event.legs, plan_.legs()), event.offset));
     }
   }
   std::string text = "\n  the recovery:";
-  for (std::size_t i = lines.size() > most ? lines.size() - most : 0; i < lines.size(); ++i) text += "\n    " + lines[i];
+  for (std::size_t i = lines.size() > most ? lines.size() - most : 0; i < lines.size(); ++i)
+    text += "\n    " + lines[i];
   return text;
 }
 
 std::string Cutter::story(const Reading& reading, const Outcome& outcome) const {
   std::string text = outcome.text;
-  for (unsigned i = 0; i < std::min(outcome.finding_count, Outcome::findings_most); ++i) text += fmt::format("\n  {}", to_string(outcome.findings[i]));
+  for (unsigned i = 0; i < std::min(outcome.finding_count, Outcome::findings_most); ++i)
+    text += fmt::format("\n  {}", to_string(outcome.findings[i]));
   if (outcome.finding_count > Outcome::findings_most) text += fmt::format("\n  … {} in all", outcome.finding_count);
   for (const std::string& line : cut_story_) text += "\n  " + line;
   if (outcome.finding_count == 0) return text;
@@ -416,9 +453,14 @@ std::string Cutter::story(const Reading& reading, const Outcome& outcome) const 
     if (event.kind == Event::Kind::issued && own) inside = true;
     const bool of_interest = event.kind <= Event::Kind::piece || event.kind >= Event::Kind::ready || own;
     if (inside && of_interest && event.kind != Event::Kind::floor && event.kind != Event::Kind::log_floor) {
-      text += fmt::format("\n    {:7} {} {} {}{}{}", i, name_of(event.kind), event.kind <= Event::Kind::piece ? legs_named(static_cast<std::uint8_t>(1U << event.leg), plan_.legs()) : "",
-                          event.kind == Event::Kind::note ? text_of(reading.tape, event) : fmt::format("{}", event.io),
-                          event.size != 0 && event.kind <= Event::Kind::piece ? fmt::format(", {} bytes at {}", event.size, event.offset) : "", event.flag ? " (flag)" : "");
+      text += fmt::format(
+          "\n    {:7} {} {} {}{}{}", i, name_of(event.kind),
+          event.kind <= Event::Kind::piece ? legs_named(static_cast<std::uint8_t>(1U << event.leg), plan_.legs()) : "",
+          event.kind == Event::Kind::note ? text_of(reading.tape, event) : fmt::format("{}", event.io),
+          event.size != 0 && event.kind <= Event::Kind::piece
+              ? fmt::format(", {} bytes at {}", event.size, event.offset)
+              : "",
+          event.flag ? " (flag)" : "");
     }
     if (event.kind == Event::Kind::answered && own) break;
   }

@@ -24,7 +24,8 @@ constexpr std::uint64_t survey_bytes = 512 << 10;
 // ---- image
 
 Image::Image(std::uint64_t size_bytes) {
-  void* memory = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   ZP_ASSERT(memory != MAP_FAILED, "there is memory for an image");
   bytes_ = {static_cast<std::byte*>(memory), size_bytes};
 }
@@ -52,7 +53,8 @@ Result<void> Image::save(const std::string& path) const {
   static const std::byte zeroes[page_bytes] = {};
   for (std::size_t at = 0; at < bytes_.size(); at += page_bytes) {
     if (std::memcmp(bytes_.data() + at, zeroes, page_bytes) == 0) continue;
-    if (::pwrite(file.get(), bytes_.data() + at, page_bytes, static_cast<off_t>(at)) != page_bytes) return fail_errno(errno, "cannot write {}", path);
+    if (::pwrite(file.get(), bytes_.data() + at, page_bytes, static_cast<off_t>(at)) != page_bytes)
+      return fail_errno(errno, "cannot write {}", path);
   }
   return {};
 }
@@ -127,7 +129,8 @@ void WriteCache::leave(const Leave& leave, const std::vector<Fate>& fates, Image
     Random random(leave.seed ^ write.io * 0x9e3779b97f4a7c15);
     const std::uint64_t unit = random.below(2) == 0 ? sector_bytes : 4096;
     for (std::uint64_t at = 0; at < write.data.size(); at += unit) {
-      if (random.below(2) == 0) image.put(write.offset + at, write.data.subspan(at, std::min<std::uint64_t>(unit, write.data.size() - at)));
+      if (random.below(2) == 0)
+        image.put(write.offset + at, write.data.subspan(at, std::min<std::uint64_t>(unit, write.data.size() - at)));
     }
   }
 }
@@ -142,7 +145,8 @@ void WriteCache::flush_submitted(std::uint32_t io) { flushes_[io] = completions_
 
 void WriteCache::note_completed(std::uint32_t io) {
   if (auto flush = flushes_.find(io); flush != flushes_.end()) {
-    for (Write& write : writes_) write.durable = write.durable || (write.completion != 0 && write.completion <= flush->second);
+    for (Write& write : writes_)
+      write.durable = write.durable || (write.completion != 0 && write.completion <= flush->second);
     flushes_.erase(flush);
     return;
   }
@@ -165,7 +169,8 @@ void WriteCache::lost(bool in_flight_too) {
 
 // ---- drive
 
-Drive::Drive(block::Reactor& reactor, Tape& tape, std::uint8_t leg, Image& image, DriveManners manners, std::uint64_t seed)
+Drive::Drive(block::Reactor& reactor, Tape& tape, std::uint8_t leg, Image& image, DriveManners manners,
+             std::uint64_t seed)
     : reactor_(reactor),
       tape_(tape),
       leg_(leg),
@@ -197,7 +202,12 @@ void Drive::submit(block::Request& request) {
         std::memcpy(at, piece.iov_base, piece.iov_len);
         at += piece.iov_len;
       }
-      Event event{.kind = Event::Kind::write_submitted, .leg = leg_, .flag = request.durable, .io = command.io, .offset = command.offset, .size = data.size()};
+      Event event{.kind = Event::Kind::write_submitted,
+                  .leg = leg_,
+                  .flag = request.durable,
+                  .io = command.io,
+                  .offset = command.offset,
+                  .size = data.size()};
       command.data = tape_.add(event, data);
       cache_.write_submitted(command.io, command.offset, command.data, request.durable);
       break;
@@ -209,7 +219,8 @@ void Drive::submit(block::Request& request) {
 bool Drive::is_great() const {
   constexpr std::size_t great = 6;
   const auto& writes = cache_.writes();
-  return writes.size() >= great && std::ranges::none_of(writes, [](const WriteCache::Write& write) { return write.completion == 0; });
+  return writes.size() >= great &&
+         std::ranges::none_of(writes, [](const WriteCache::Write& write) { return write.completion == 0; });
 }
 
 void Drive::serve(Command command) {
@@ -219,7 +230,8 @@ void Drive::serve(Command command) {
   if (random_.below(100) < manners_.immediate_percent) {
     reactor_.post(end);
   } else {
-    reactor_.call_at(boot_time_ns() + static_cast<Nanoseconds>(random_.below(manners_.delay_us_most + 1)) * ns_per_us, end);
+    reactor_.call_at(boot_time_ns() + static_cast<Nanoseconds>(random_.below(manners_.delay_us_most + 1)) * ns_per_us,
+                     end);
   }
 }
 
@@ -230,7 +242,8 @@ void Drive::finish(Command command) {
   if (request.operation == Operation::read) {
     // The survey of the labels, before an import, is refused by an error; it may be asked again, and is no read of OpenZFS's.
     const bool survey = request.size_bytes >= survey_bytes;
-    if (manners_.read_errors_one_in != 0 && !survey && random_.one_in(manners_.read_errors_one_in)) request.status = block::IoStatus::media_error;
+    if (manners_.read_errors_one_in != 0 && !survey && random_.one_in(manners_.read_errors_one_in))
+      request.status = block::IoStatus::media_error;
     std::uint64_t at = request.offset_bytes;
     for (const iovec& piece : request.buffers) {
       std::memcpy(piece.iov_base, image_.part(at, piece.iov_len).data(), piece.iov_len);
@@ -263,7 +276,7 @@ void Drive::lose(const Leave& leave, bool in_flight_too) {
   std::vector<WriteCache::Write> touched;
   for (std::size_t i = 0; i < fates.size(); ++i) {
     const WriteCache::Write& write = cache_.writes()[i];
-    if (write.completion == 0 && !in_flight_too) fates[i] = Fate::dropped;   // still to come
+    if (write.completion == 0 && !in_flight_too) fates[i] = Fate::dropped;  // still to come
     if (write.completion != 0 || in_flight_too) touched.push_back(write);
   }
   cache_.leave(leave, fates, image_);

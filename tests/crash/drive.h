@@ -32,10 +32,12 @@ class Image {
   Image& operator=(const Image&) = delete;
 
   std::span<std::byte> bytes() { return bytes_; }
-  std::span<const std::byte> part(std::uint64_t offset, std::uint64_t size) const { return std::span(bytes_).subspan(offset, size); }
+  std::span<const std::byte> part(std::uint64_t offset, std::uint64_t size) const {
+    return std::span(bytes_).subspan(offset, size);
+  }
   void put(std::uint64_t offset, std::span<const std::byte> data);
   void clear();
-  Result<void> save(const std::string& path) const;   // a sparse file
+  Result<void> save(const std::string& path) const;  // a sparse file
 
   // What is put after begin_trial() is taken back by end_trial(). They nest.
   void begin_trial() { marks_.push_back(undo_.size()); }
@@ -71,7 +73,7 @@ class WriteCache {
     std::uint64_t offset;
     std::span<const std::byte> data;
     bool fua, durable;
-    std::uint64_t completion;   // 0: in flight; else its place in the order of completions
+    std::uint64_t completion;  // 0: in flight; else its place in the order of completions
   };
   void write_submitted(std::uint32_t io, std::uint64_t offset, std::span<const std::byte> data, bool fua);
   void flush_submitted(std::uint32_t io);
@@ -93,8 +95,8 @@ class WriteCache {
 
  private:
   void note_completed(std::uint32_t io);
-  std::deque<Write> writes_;                       // in the order of submission
-  std::map<std::uint32_t, std::uint64_t> flushes_;   // under way: completions that each covers
+  std::deque<Write> writes_;                        // in the order of submission
+  std::map<std::uint32_t, std::uint64_t> flushes_;  // under way: completions that each covers
   std::uint64_t completions_ = 0;
 };
 
@@ -102,7 +104,7 @@ class WriteCache {
 struct DriveManners {
   std::uint32_t immediate_percent = 70;
   std::uint32_t delay_us_most = 400;
-  std::uint32_t read_errors_one_in = 0;   // 0: none
+  std::uint32_t read_errors_one_in = 0;  // 0: none
 };
 
 class Drive final : public block::BlockDevice {
@@ -115,10 +117,10 @@ class Drive final : public block::BlockDevice {
   void submit(block::Request& request) override;
   block::Task<void> close() override { co_return; }
 
-  void lose_power(const Leave& leave);    // nothing is answered from here on
-  void power_on();                        // what it had not answered is cancelled; a new verifier
+  void lose_power(const Leave& leave);  // nothing is answered from here on
+  void power_on();                      // what it had not answered is cancelled; a new verifier
   bool powered() const { return powered_; }
-  void lose_cache(const Leave& leave);    // and goes on, with a new verifier
+  void lose_cache(const Leave& leave);  // and goes on, with a new verifier
   void lose_cache_at_next_flush(const Leave& leave) { lose_at_flush_ = leave; }
   // Once, when a flush comes that would make much durable, with no write in flight: a txg's writes are all done, for one.
   void at_great_flush(std::function<void()> call) { at_great_flush_ = std::move(call); }
@@ -158,7 +160,7 @@ class Drive final : public block::BlockDevice {
     std::uint64_t offset;
     std::vector<std::byte> before;
   };
-  std::deque<Applied> applied_;           // what lies below each completed write of the cache, in the order of completion
+  std::deque<Applied> applied_;  // what lies below each completed write of the cache, in the order of completion
 };
 
 }  // namespace zpair::crash

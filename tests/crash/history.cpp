@@ -43,8 +43,8 @@ std::string to_string(const Finding& finding) {
   std::string holds = finding.unknown_bytes ? "bytes that no write put there"
                       : finding.found == 0  ? std::string("zeroes")
                                             : fmt::format("write {}", finding.found);
-  return fmt::format("volume v{}, sector {}: holds {}, its client was told of write {}, the newest issued is {}", finding.volume,
-                     finding.sector, holds, finding.answered, finding.issued);
+  return fmt::format("volume v{}, sector {}: holds {}, its client was told of write {}, the newest issued is {}",
+                     finding.volume, finding.sector, holds, finding.answered, finding.issued);
 }
 
 void History::add_volume(std::uint64_t size_bytes) {
@@ -85,11 +85,13 @@ History::Seen History::look(unsigned volume, std::uint64_t number, std::span<con
   }
   const auto sequence = static_cast<std::uint32_t>(seen[0]);
   const bool whole = seen == words_of(volume, number, sequence);
-  if (whole && ((sequence == sector.answered && !sector.answered_zeroes) || (sequence == sector.issued && !sector.issued_zeroes))) {
+  if (whole && ((sequence == sector.answered && !sector.answered_zeroes) ||
+                (sequence == sector.issued && !sector.issued_zeroes))) {
     return {.allowed = true, .sequence = sequence};
   }
-  if (sector.unsure && (!whole || (sequence > sector.answered && sequence <= sector.issued))) return {.allowed = true, .in_part = true};
-  if (sector.issued != sector.answered) {   // nobody was told of it: some of it may be there
+  if (sector.unsure && (!whole || (sequence > sector.answered && sequence <= sector.issued)))
+    return {.allowed = true, .in_part = true};
+  if (sector.issued != sector.answered) {  // nobody was told of it: some of it may be there
     const Words before = sector.answered_zeroes ? zeroes : words_of(volume, number, sector.answered);
     const Words after = sector.issued_zeroes ? zeroes : words_of(volume, number, sector.issued);
     bool mixed = true;

@@ -27,7 +27,9 @@ struct Free {
   void operator()(std::byte* bytes) const { std::free(bytes); }
 };
 using Buffer = std::unique_ptr<std::byte, Free>;
-Buffer buffer_of(std::size_t size) { return Buffer(static_cast<std::byte*>(std::aligned_alloc(4096, (size + 4095) / 4096 * 4096))); }
+Buffer buffer_of(std::size_t size) {
+  return Buffer(static_cast<std::byte*>(std::aligned_alloc(4096, (size + 4095) / 4096 * 4096)));
+}
 
 std::string leg_name(unsigned leg) { return fmt::format("{}{}", leg % 2 == 0 ? 'a' : 'b', leg / 2); }
 
@@ -52,7 +54,8 @@ namespace {
 
 class Life {
  public:
-  explicit Life(const LifeOptions& options) : options_(options), plan_(options.plan), tape_(options.tape), history_(options.history), random_(options.seed) {}
+  explicit Life(const LifeOptions& options)
+      : options_(options), plan_(options.plan), tape_(options.tape), history_(options.history), random_(options.seed) {}
   [[noreturn]] void run();
 
  private:
@@ -99,11 +102,11 @@ class Life {
   std::vector<std::unique_ptr<Drive>> drives_;
   std::unique_ptr<zfs::Pool> pool_;
   std::vector<std::unique_ptr<zfs::Volume>> volumes_;
-  std::vector<std::vector<bool>> claimed_;     // sectors with a write under way
+  std::vector<std::vector<bool>> claimed_;  // sectors with a write under way
   std::uint8_t record_ = 0;
   std::uint64_t since_ = 0;
   bool importing_ = false, shrinking_ = false, paused_ = false;
-  unsigned troubles_ = 0;                      // under way
+  unsigned troubles_ = 0;  // under way
   unsigned operations_ = 0;
   Nanoseconds load_ends_ns_ = 0;
   block::TaskGroup tasks_;
@@ -115,7 +118,8 @@ void Life::end(Outcome::End how) {
 }
 
 void Life::wrong(std::string_view what) {
-  std::snprintf(options_.outcome.text, sizeof options_.outcome.text, "%.*s", static_cast<int>(what.size()), what.data());
+  std::snprintf(options_.outcome.text, sizeof options_.outcome.text, "%.*s", static_cast<int>(what.size()),
+                what.data());
   end(Outcome::End::wrong);
 }
 
@@ -136,14 +140,16 @@ void Life::run() {
   engine_options.dirty_bytes = 16 << 20;
   engine_options.log_bytes = 16 << 20;
   engine_options.volume_threads = 6;
-  engine_options.self_test = zfs::EngineOptions::SelfTest::skip;   // every gate test runs it
+  engine_options.self_test = zfs::EngineOptions::SelfTest::skip;  // every gate test runs it
   auto engine = zfs::Engine::start(*reactor_, engine_options);
   if (!engine) wrong(engine.error().message);
   engine_ = std::move(*engine);
   for (unsigned leg = 0; leg < plan_.legs(); ++leg) {
-    drives_.push_back(std::make_unique<Drive>(*reactor_, tape_, static_cast<std::uint8_t>(leg), *options_.images[leg], plan_.manners, random_.next()));
+    drives_.push_back(std::make_unique<Drive>(*reactor_, tape_, static_cast<std::uint8_t>(leg), *options_.images[leg],
+                                              plan_.manners, random_.next()));
   }
-  pool_ = std::make_unique<zfs::Pool>(*engine_, zfs::Pool::Options{"tank", [this](const zfs::LegEvent& event) { on_leg_event(event); }});
+  pool_ = std::make_unique<zfs::Pool>(
+      *engine_, zfs::Pool::Options{"tank", [this](const zfs::LegEvent& event) { on_leg_event(event); }});
   reactor_->run_until_done(live());
   end(Outcome::End::well);
 }
@@ -166,14 +172,14 @@ Task<void> Life::live() {
   options_.outcome.served = true;
   if (options_.goes_on) co_await load();
   if (!options_.export_to.empty()) co_await export_pool();
-  end(Outcome::End::well);   // as a kill does: nothing is closed
+  end(Outcome::End::well);  // as a kill does: nothing is closed
 }
 
 // ---- the pool comes
 
 zfs::LegSpec Life::spec_of(unsigned leg, LegId guid) {
   zfs::LegSpec spec{guid, leg % 2 == 0 ? NodeId::a : NodeId::b, drives_[leg].get(), leg_name(leg)};
-  const bool on_a = !options_.import || (options_.import->legs & 1) != 0;   // the owner's node
+  const bool on_a = !options_.import || (options_.import->legs & 1) != 0;  // the owner's node
   spec.place = on_a == (leg % 2 == 0) ? zfs::LegSpec::Place::local : zfs::LegSpec::Place::remote;
   return spec;
 }
@@ -188,14 +194,18 @@ std::vector<LegId> Life::guids_of(std::uint8_t legs) const {
 
 Task<void> Life::create() {
   zfs::CreateSpec spec;
-  for (unsigned leg = 0; leg < plan_.legs(); leg += 2) spec.mirrors.push_back({{spec_of(leg, {}), spec_of(leg + 1, {})}, "normal"});
+  for (unsigned leg = 0; leg < plan_.legs(); leg += 2)
+    spec.mirrors.push_back({{spec_of(leg, {}), spec_of(leg + 1, {})}, "normal"});
   auto layout = co_await pool_->create_pool(spec);
   if (!layout) wrong(layout.error().message);
   Identity& identity = tape_.identity();
   identity.pool_guid = layout->guid.value;
-  for (unsigned leg = 0; leg < plan_.legs(); ++leg) identity.leg_guids[leg] = layout->mirrors[leg / 2].legs[leg % 2].guid.value;
+  for (unsigned leg = 0; leg < plan_.legs(); ++leg)
+    identity.leg_guids[leg] = layout->mirrors[leg / 2].legs[leg % 2].guid.value;
   for (std::size_t i = 0; i < plan_.volumes.size(); ++i) {
-    zfs::VolumeSpec volume{.name = fmt::format("v{}", i), .size_bytes = plan_.volumes[i].size_bytes, .block_size_bytes = plan_.volumes[i].block_size_bytes};
+    zfs::VolumeSpec volume{.name = fmt::format("v{}", i),
+                           .size_bytes = plan_.volumes[i].size_bytes,
+                           .block_size_bytes = plan_.volumes[i].block_size_bytes};
     auto made = co_await pool_->create_volume(volume);
     if (!made) wrong(made.error().message);
   }
@@ -213,7 +223,8 @@ Task<void> Life::import() {
     if (!survey || !survey->has_value()) wrong(fmt::format("leg {} has no label", leg_name(leg)));
     newest = std::max(newest, (*survey)->best_uberblock_txg.value);
   }
-  set_record(import.legs, import.legs == plan_.all_mask() ? 0 : std::min(since, newest + 1));   // rule 4: the swap comes first
+  set_record(import.legs,
+             import.legs == plan_.all_mask() ? 0 : std::min(since, newest + 1));  // rule 4: the swap comes first
   zfs::ImportSpec spec;
   spec.guid = PoolGuid{tape_.identity().pool_guid};
   spec.zfs_host_ids = {zfs_host_id};
@@ -249,15 +260,23 @@ Task<void> Life::check() {
   for (unsigned v = 0; v < volumes_.size(); ++v) {
     const History::Volume& known = history_.volumes()[v];
     if (volumes_[v]->geometry().size_bytes < known.least_bytes) {
-      wrong(fmt::format("volume v{} has {} bytes, its client was told of {}", v, volumes_[v]->geometry().size_bytes, known.least_bytes));
+      wrong(fmt::format("volume v{} has {} bytes, its client was told of {}", v, volumes_[v]->geometry().size_bytes,
+                        known.least_bytes));
     }
     const std::uint64_t size = known.sectors.size() * sector_bytes;
     for (std::uint64_t at = 0; at < size; at += read_bytes) {
       std::span<std::byte> into(buffer.get(), std::min<std::uint64_t>(read_bytes, size - at));
       auto outcome_of_read = co_await block::read(*volumes_[v], at, into);
-      if (!outcome_of_read.ok()) wrong(fmt::format("volume v{}, {} bytes at {} cannot be read: {}", v, into.size(), at, block::name_of(outcome_of_read.status)));
+      if (!outcome_of_read.ok())
+        wrong(fmt::format("volume v{}, {} bytes at {} cannot be read: {}", v, into.size(), at,
+                          block::name_of(outcome_of_read.status)));
       auto settled = [this, v](std::uint64_t sector, std::uint32_t sequence, bool zeroes) {
-        tape_.add({.kind = Event::Kind::found, .leg = static_cast<std::uint8_t>(v), .flag = zeroes, .io = sequence, .offset = sector, .size = 1});
+        tape_.add({.kind = Event::Kind::found,
+                   .leg = static_cast<std::uint8_t>(v),
+                   .flag = zeroes,
+                   .io = sequence,
+                   .offset = sector,
+                   .size = 1});
       };
       for (const Finding& finding : history_.check(v, at / sector_bytes, into, settled)) {
         if (outcome.finding_count < Outcome::findings_most) outcome.findings[outcome.finding_count] = finding;
@@ -310,7 +329,7 @@ Task<void> Life::write_once(Random& random) {
     count = 1 + random.below(random.one_in(3) ? 64 : 8);
     first = random.below(sectors - count + 1);
   }
-  if (random.one_in(2)) first %= std::max(sectors / 8, count);   // a hot place
+  if (random.one_in(2)) first %= std::max(sectors / 8, count);  // a hot place
   first = std::min(first, sectors - count);
   auto begin = claimed_[v].begin() + static_cast<std::ptrdiff_t>(first);
   auto end = begin + static_cast<std::ptrdiff_t>(count);
@@ -321,11 +340,17 @@ Task<void> Life::write_once(Random& random) {
   std::fill(begin, end, true);
   ++operations_;
 
-  Event event{.kind = Event::Kind::issued, .leg = static_cast<std::uint8_t>(v), .flag = zeroes, .io = history_.volumes()[v].last_sequence + 1, .offset = first, .size = count};
+  Event event{.kind = Event::Kind::issued,
+              .leg = static_cast<std::uint8_t>(v),
+              .flag = zeroes,
+              .io = history_.volumes()[v].last_sequence + 1,
+              .offset = first,
+              .size = count};
   history_.note(event);
   Buffer buffer = buffer_of(count * sector_bytes);
   std::span<std::byte> bytes(buffer.get(), count * sector_bytes);
-  for (std::uint64_t i = 0; i < count && !zeroes; ++i) fill_sector(bytes.subspan(i * sector_bytes, sector_bytes), v, first + i, event.io);
+  for (std::uint64_t i = 0; i < count && !zeroes; ++i)
+    fill_sector(bytes.subspan(i * sector_bytes, sector_bytes), v, first + i, event.io);
   tape_.add(event);
   block::Op::Outcome outcome{block::IoStatus::ok, {}};
   if (!zeroes) {
@@ -335,7 +360,8 @@ Task<void> Life::write_once(Random& random) {
   } else {
     outcome = co_await block::write_zeroes(*volumes_[v], first * sector_bytes, bytes.size());
   }
-  if (!outcome.ok()) wrong(fmt::format("a write of volume v{} was answered with {}", v, block::name_of(outcome.status)));
+  if (!outcome.ok())
+    wrong(fmt::format("a write of volume v{} was answered with {}", v, block::name_of(outcome.status)));
   event.kind = Event::Kind::answered;
   tape_.add(event);
   history_.note(event);
@@ -377,7 +403,10 @@ void Life::note_floor() {
   tape_.add({.kind = Event::Kind::floor, .offset = pool_->last_synced_txg().value});
   for (std::size_t v = 0; v < volumes_.size(); ++v) {
     const zfs::VolumeLog log = volumes_[v]->log();
-    tape_.add({.kind = Event::Kind::log_floor, .leg = static_cast<std::uint8_t>(v), .offset = log.sequence, .size = log.volume_guid});
+    tape_.add({.kind = Event::Kind::log_floor,
+               .leg = static_cast<std::uint8_t>(v),
+               .offset = log.sequence,
+               .size = log.volume_guid});
   }
 }
 
@@ -462,14 +491,16 @@ Task<void> Life::lose_power(unsigned observed_leg) {
     if (paused_) co_await reactor_->after_ms(10);
     drives_[observed_leg]->at_great_flush([this, &lost] {
       lost = true;
-      for (unsigned leg = plan_.trouble_side; leg < plan_.legs(); leg += 2) drives_[leg]->lose_power(Leave{Leave::Style::nothing, 0});
+      for (unsigned leg = plan_.trouble_side; leg < plan_.legs(); leg += 2)
+        drives_[leg]->lose_power(Leave{Leave::Style::nothing, 0});
     });
     const Nanoseconds give_up_ns = boot_time_ns() + ns_per_s / 2;
     while (!lost && boot_time_ns() < give_up_ns) co_await reactor_->after_ms(1);
     paused_ = false;
     drives_[observed_leg]->at_great_flush(nullptr);
   }
-  for (unsigned leg = plan_.trouble_side; leg < plan_.legs() && !lost; leg += 2) drives_[leg]->lose_power(Leave::any(random_));
+  for (unsigned leg = plan_.trouble_side; leg < plan_.legs() && !lost; leg += 2)
+    drives_[leg]->lose_power(Leave::any(random_));
 }
 
 Task<void> Life::meet_trouble() {
@@ -492,7 +523,7 @@ Task<void> Life::meet_trouble() {
       case Trouble::lost_cache: drives_[one]->lose_cache_at_next_flush(Leave::any(random_)); break;
       default: break;
     }
-    const Nanoseconds give_up_ns = boot_time_ns() + ns_per_s / 2;   // the trouble may meet no command that minds it
+    const Nanoseconds give_up_ns = boot_time_ns() + ns_per_s / 2;  // the trouble may meet no command that minds it
     while ((record_ & side) != 0 && boot_time_ns() < give_up_ns) co_await reactor_->after_ms(1);
     co_await reactor_->after_ms(static_cast<std::int64_t>(random_.below(100)));
     if ((record_ & side) == 0) {

@@ -18,10 +18,10 @@ struct Outcome {
   enum class End : std::uint32_t { unfinished, well, wrong };
   static constexpr unsigned findings_most = 16;
   End end = End::unfinished;
-  bool served = false;                // the pool was imported, checked and open
-  std::uint32_t finding_count = 0;    // all; the first ones are here
+  bool served = false;              // the pool was imported, checked and open
+  std::uint32_t finding_count = 0;  // all; the first ones are here
   Finding findings[findings_most];
-  char text[1024];                    // what else went wrong
+  char text[1024];  // what else went wrong
   std::uint64_t sectors_checked = 0, records_replayed = 0, answers = 0;
   std::uint32_t shrinks = 0, grows = 0, refusals = 0;
 };
@@ -30,7 +30,7 @@ struct Outcome {
 struct Record {
   std::uint8_t in_sync = 0;
   std::optional<std::uint8_t> asked;
-  std::uint64_t since = 0;            // of those not in sync; 0: none known
+  std::uint64_t since = 0;  // of those not in sync; 0: none known
   std::uint64_t floor_txg = 0;
   struct Log {
     std::uint64_t volume_guid = 0, sequence = 0;
@@ -42,8 +42,8 @@ struct Record {
 // How the owner is played: mutations of the record's part.
 enum class Play : std::uint8_t {
   by_the_rules,
-  fail_before_swap,   // a leg is failed before the record drops it
-  record_ignored,     // an import takes legs that the record does not name (the cutter's part)
+  fail_before_swap,  // a leg is failed before the record drops it
+  record_ignored,    // an import takes legs that the record does not name (the cutter's part)
 };
 
 struct LifeOptions {
@@ -54,17 +54,17 @@ struct LifeOptions {
   Outcome& outcome;
   std::uint64_t seed = 0;
   struct Import {
-    std::uint8_t legs;                // exactly these
+    std::uint8_t legs;  // exactly these
     Record record;
     std::uint32_t read_errors_one_in = 0;
-    bool may_refuse = false;          // the drives are older than the floor: to refuse is right
+    bool may_refuse = false;  // the drives are older than the floor: to refuse is right
   };
   std::optional<Import> import = {};  // else the pool is created
   bool goes_on = true;                // under load, after the check
   enum class Returns : std::uint8_t { never, under_load, before_volumes_open };
-  Returns returns = Returns::never;   // of the legs that are absent
+  Returns returns = Returns::never;  // of the legs that are absent
   Play play = Play::by_the_rules;
-  std::string export_to = {};         // a folder for the drives of the exported pool, for zdb
+  std::string export_to = {};  // a folder for the drives of the exported pool, for zdb
 };
 
 [[noreturn]] void live(const LifeOptions& options);

@@ -18,8 +18,8 @@ namespace {
 
 struct Arguments {
   std::uint64_t seed = 1;
-  std::uint64_t seconds = 60, cuts = 0;   // 0: as many as the time gives
-  std::uint64_t cuts_least = 0;           // fewer in that time is a failure
+  std::uint64_t seconds = 60, cuts = 0;  // 0: as many as the time gives
+  std::uint64_t cuts_least = 0;          // fewer in that time is a failure
   unsigned workers = 2;
   std::string tapes, cut, mutation;
   bool mutations = false, quick = false;
@@ -31,7 +31,7 @@ struct Board {
   static constexpr std::size_t workers_most = 16;
   std::atomic<std::uint64_t> next_seed, cuts;
   std::atomic<bool> failed;
-  char why[16384];                        // of the first that failed
+  char why[16384];  // of the first that failed
   Tally tallies[workers_most];
 };
 
@@ -104,10 +104,14 @@ int cut_many(const Arguments& arguments) {
     found.why = fmt::format("{} cuts in {:.0f} s, wanted are {}", tally.cuts, found.seconds, arguments.cuts_least);
   }
   if (!found.good) fmt::print("FAILED {}\n", found.why);
-  fmt::print("{} cuts ({} inside a recovery, {} with a leg off the record, {} with older drives than the floor, {} of these refused), {} recoveries, "
-             "{} first lives, {} grows, {} log records replayed, {} sectors checked, {} pools looked at by zdb: {} ({:.0f} s)\n",
-             tally.cuts, tally.nested, tally.with_absent_leg, tally.rolled_back, tally.refusals, tally.recoveries, tally.lives, tally.grows,
-             tally.records_replayed, tally.sectors_checked, tally.zdb_runs, found.good ? "nothing lost" : "FAILED", found.seconds);
+  fmt::print(
+      "{} cuts ({} inside a recovery, {} with a leg off the record, {} with older drives than the floor, {} of these "
+      "refused), {} recoveries, "
+      "{} first lives, {} grows, {} log records replayed, {} sectors checked, {} pools looked at by zdb: {} ({:.0f} "
+      "s)\n",
+      tally.cuts, tally.nested, tally.with_absent_leg, tally.rolled_back, tally.refusals, tally.recoveries, tally.lives,
+      tally.grows, tally.records_replayed, tally.sectors_checked, tally.zdb_runs,
+      found.good ? "nothing lost" : "FAILED", found.seconds);
   return found.good ? 0 : 1;
 }
 
@@ -121,9 +125,10 @@ int find_mutations(Arguments arguments) {
     arguments.options.mutation = &mutation;
     Search found = search(arguments);
     if (found.good) ++missed;
-    const std::string first_lines = arguments.mutation.empty() ? found.why.substr(0, found.why.find('\n', found.why.find('\n') + 1)) : found.why;
-    fmt::print("{:20} {:55} {} after {} cuts, {:.0f} s\n    {}\n", mutation.name, mutation.line, found.good ? "NOT FOUND" : "found", found.tally.cuts,
-               found.seconds, first_lines);
+    const std::string first_lines =
+        arguments.mutation.empty() ? found.why.substr(0, found.why.find('\n', found.why.find('\n') + 1)) : found.why;
+    fmt::print("{:20} {:55} {} after {} cuts, {:.0f} s\n    {}\n", mutation.name, mutation.line,
+               found.good ? "NOT FOUND" : "found", found.tally.cuts, found.seconds, first_lines);
     std::fflush(stdout);
   }
   fmt::print("{} of {} mutations found\n", tried - missed, tried);
@@ -157,5 +162,6 @@ int main(int argc, char** argv) {
     }
   }
   if (!arguments.tapes.empty()) return zpair::crash::cut_once(arguments);
-  return arguments.mutations || !arguments.mutation.empty() ? zpair::crash::find_mutations(arguments) : zpair::crash::cut_many(arguments);
+  return arguments.mutations || !arguments.mutation.empty() ? zpair::crash::find_mutations(arguments)
+                                                            : zpair::crash::cut_many(arguments);
 }

@@ -11,14 +11,14 @@ namespace zpair::crash {
 
 struct Mutation {
   std::string_view name;
-  std::string_view line;     // what it breaks
+  std::string_view line;  // what it breaks
   zp_mutation engine;
-  Play play;
-  Aim aim = {};              // brings it out
-  bool rare = false;         // takes longer than a test run has
+  Aim aim;            // brings it out
+  bool rare = false;  // takes longer than a test run has
+  Play play = Play::by_the_rules;
 };
 
 std::span<const Mutation> mutations();
-const Mutation* find_mutation(std::string_view name);   // null: there is none
+const Mutation* find_mutation(std::string_view name);  // null: there is none
 
 }  // namespace zpair::crash

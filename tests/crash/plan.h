@@ -30,17 +30,17 @@ struct Plan {
   std::vector<Volume> volumes;
   unsigned writers = 4;
   unsigned operations = 300;
-  unsigned large_percent = 60;      // of the writes: whole blocks up to 128 KiB; the others are as small as a sector
-  unsigned zeroes_percent = 6;      // of the operations
-  unsigned quiet_one_in = 1;        // the last volume gets one write of so many: its log's next block is older than `since`
-  unsigned pause_ms_most = 2;       // a writer's, now and then
-  unsigned sync_ms = 60;            // about so often a snapshot or a resize makes a txg sync
+  unsigned large_percent = 60;  // of the writes: whole blocks up to 128 KiB; the others are as small as a sector
+  unsigned zeroes_percent = 6;  // of the operations
+  unsigned quiet_one_in = 1;    // the last volume gets one write of so many: its log's next block is older than `since`
+  unsigned pause_ms_most = 2;   // a writer's, now and then
+  unsigned sync_ms = 60;        // about so often a snapshot or a resize makes a txg sync
   DriveManners manners;
   Trouble trouble = Trouble::none;
   unsigned trouble_side = 0;
-  bool stays_away = false;          // the side does not come back in this life
+  bool stays_away = false;  // the side does not come back in this life
 
-  unsigned legs() const { return mirrors * 2; }   // leg 2m is mirror m's on node a, 2m + 1 the one on node b
+  unsigned legs() const { return mirrors * 2; }  // leg 2m is mirror m's on node a, 2m + 1 the one on node b
   std::uint8_t side_mask(unsigned side) const;
   std::uint8_t all_mask() const { return static_cast<std::uint8_t>(side_mask(0) | side_mask(1)); }
 };
@@ -48,7 +48,7 @@ struct Plan {
 // What a mutation needs to show, where chance alone seldom brings it.
 struct Aim {
   Trouble trouble = Trouble::none;
-  bool old_log_blocks = false;      // the side stays away, and a volume that was quiet before is written meanwhile
+  bool old_log_blocks = false;  // the side stays away, and a volume that was quiet before is written meanwhile
 };
 Plan plan_of(std::uint64_t seed, const std::optional<Aim>& aim = std::nullopt);
 

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::uint64_t head_room = 4096;
 constexpr std::uint64_t events_most = 2'000'000;
-constexpr std::uint64_t data_most = 6ULL << 30;   // address space: what is not written takes no memory
+constexpr std::uint64_t data_most = 6ULL << 30;  // address space: what is not written takes no memory
 constexpr std::uint64_t mapped_bytes = head_room + events_most * sizeof(Event) + data_most;
 
 struct Close {
@@ -47,7 +47,8 @@ std::string_view name_of(Event::Kind kind) {
 }
 
 Tape::Tape() {
-  void* memory = ::mmap(nullptr, mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      ::mmap(nullptr, mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   ZP_ASSERT(memory != MAP_FAILED, "there is address space for a tape");
   auto* bytes = static_cast<std::byte*>(memory);
   head_ = new (bytes) Head{};
@@ -98,7 +99,8 @@ Result<void> Tape::load(const std::string& path) {
   std::unique_ptr<std::FILE, Close> file(std::fopen(path.c_str(), "rb"));
   if (!file) return fail_errno(errno, "cannot open {}", path);
   erase();
-  bool good = std::fread(head_, sizeof *head_, 1, file.get()) == 1 && head_->count <= events_most && head_->data_bytes <= data_most &&
+  bool good = std::fread(head_, sizeof *head_, 1, file.get()) == 1 && head_->count <= events_most &&
+              head_->data_bytes <= data_most &&
               std::fread(events_, sizeof *events_, head_->count, file.get()) == head_->count &&
               std::fread(data_, 1, head_->data_bytes, file.get()) == head_->data_bytes;
   if (!good) return fail(ErrorCode::invalid, "{} is no tape", path);

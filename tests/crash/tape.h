@@ -19,30 +19,30 @@ inline constexpr unsigned volumes_most = 4;
 struct Event {
   enum class Kind : std::uint8_t {
     // drives: leg, io
-    write_submitted,   // offset, size, data; flag: durable (FUA)
+    write_submitted,  // offset, size, data; flag: durable (FUA)
     flush_submitted,
-    completed,         // a write or flush
-    failed,            // it never happened
-    cache_lost,        // of what had completed and was not flushed, the pieces that follow are left; flag: power, what was in flight too
-    piece,             // offset, size, data: what a part of the drive holds after cache_lost
+    completed,  // a write or flush
+    failed,     // it never happened
+    cache_lost,  // of what had completed and was not flushed, the pieces that follow are left; flag: power, what was in flight too
+    piece,  // offset, size, data: what a part of the drive holds after cache_lost
     // clients: volume, sequence; offset and size in sectors
-    issued,            // flag: zeroes (trim, write-zeroes), else data
+    issued,  // flag: zeroes (trim, write-zeroes), else data
     answered,
-    found,             // a recovery served this: later ones must hold it. Sequence 0: never written; flag: zeroes
-    grew,              // size: the volume's bytes, answered
+    found,  // a recovery served this: later ones must hold it. Sequence 0: never written; flag: zeroes
+    grew,   // size: the volume's bytes, answered
     // the owner
-    ready,             // recorded and served: from here on it counts
-    record_is,         // legs: bits of those in sync; offset: the smallest `since` of the others
-    record_asked,      // a swap to this is open: either counts
-    floor,             // offset: txg
-    log_floor,         // volume; offset: its log's sequence, size: its guid
-    note,              // for people: data
+    ready,         // recorded and served: from here on it counts
+    record_is,     // legs: bits of those in sync; offset: the smallest `since` of the others
+    record_asked,  // a swap to this is open: either counts
+    floor,         // offset: txg
+    log_floor,     // volume; offset: its log's sequence, size: its guid
+    note,          // for people: data
   };
   Kind kind;
-  std::uint8_t leg = 0;    // or the volume
-  std::uint8_t legs = 0;   // record_*
+  std::uint8_t leg = 0;   // or the volume
+  std::uint8_t legs = 0;  // record_*
   bool flag = false;
-  std::uint32_t io = 0;    // or the client's sequence
+  std::uint32_t io = 0;  // or the client's sequence
   std::uint64_t offset = 0, size = 0;
   std::uint64_t data = 0;  // where it begins
 };
@@ -63,8 +63,8 @@ class Tape {
 
   void erase();
   void add(Event event) { add(event, {}); }
-  std::span<const std::byte> add(Event event, std::span<const std::byte> data);   // the tape's own copy of `data`
-  std::span<std::byte> reserve(std::uint64_t size_bytes);   // room for the data of the event that is added next
+  std::span<const std::byte> add(Event event, std::span<const std::byte> data);  // the tape's own copy of `data`
+  std::span<std::byte> reserve(std::uint64_t size_bytes);  // room for the data of the event that is added next
   void note(std::string_view text);
 
   std::span<const Event> events() const { return {events_, head_->count.load(std::memory_order_acquire)}; }

@@ -1,4 +1,4 @@
-// The invariants of the protocol review, section 5. 1 and 8 stand where an import happens (engine.cpp, process.cpp), 4 where
+// The invariants of the protocol review, section 5. 8 stands where an import happens (process.cpp), 4 where
 // a read is answered (client.cpp), 5 where a command is issued (engine.cpp), 12 at the end of a run (world.cpp).
 #include "world_internal.h"
 
@@ -29,6 +29,19 @@ void World::check_legs() {
       if (client(mirror, block).acked > 0) return breaks(fmt::format("rule 1: mirror {} holds an acknowledged write, and no record names it", mirror));
     }
   }
+}
+
+// 1: an import finds every acknowledged write.
+std::string World::what_import_lacks(const Process& at) {
+  for (int mirror : at.mirrors) {
+    for (int block = 0; block < plan_.block_count; ++block) {
+      std::uint64_t found = at.current[static_cast<std::size_t>(mirror)][static_cast<std::size_t>(block)].number;
+      std::uint64_t acked = client(mirror, block).acked;
+      if (found >= acked) continue;
+      return fmt::format("invariant 1: epoch {} imports mirror {} block {} at version {}, acknowledged was {}", at.epoch, mirror, block, found, acked);
+    }
+  }
+  return "";
 }
 
 // 12 (H32): after a shrink every mirror has a named leg that the owner reaches. Section 3: a window counts only time in

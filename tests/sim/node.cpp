@@ -23,7 +23,7 @@ void World::start_agent(NodeId id) {
   at.store = std::make_shared<StoreClient>();
   ++at.agent_run;
   at.closing.reset();
-  at.opening = false;
+  at.opening = at.holds_drives = false;
   at.fenced_elsewhere = {};
   each_drive(id, [](Drive& own) {
     own.open = false;
@@ -107,6 +107,7 @@ void World::carry_out(NodeId id, agent::Action action) {
           },
           [&](const agent::CloseLocalDrives& order) {
             at.closing = order.epoch;
+            at.holds_drives = false;
             at.fenced_elsewhere = order.epoch;
             each_drive(id, [](Drive& own) { own.open = false; });
             after(delay(), [this, id] { drives_move(id); });
@@ -278,17 +279,29 @@ void World::drives_move(NodeId id) {
     at.opening = false;
     std::vector<LegId> failed;
     each_drive(id, [&](Drive& own) {
-      bool refuses = !own.open && !faults_over_ && random_.one_in(60);   // now and then a drive opens only the second time
-      if (own.gone || refuses) {
-        own.open = false;
-        if (std::optional<LegId> leg = named_leg(own, id)) failed.push_back(*leg);
-      } else if (!own.open) {
-        own.open = true;
-        own.closed_to_writers = true;
-      }
+      if (own.open && !own.gone) return;
+      if (open_drive(own)) return;
+      if (std::optional<LegId> leg = named_leg(own, id)) failed.push_back(*leg);
     });
+    at.holds_drives = true;
+    after(300 * ns_per_ms, [this, id, run = at.agent_run] { open_missing(id, run); });
     feed(id, agent::LocalDrivesOpened{clock(id), failed});
   }
+}
+
+bool World::open_drive(Drive& own) {
+  own.open = !own.gone && (faults_over_ || !random_.one_in(60));   // now and then a drive opens only the second time
+  own.closed_to_writers = true;
+  return own.open;
+}
+
+// zpaird tries again by itself what did not open, named by a record or not.
+void World::open_missing(NodeId id, std::uint64_t run) {
+  Node& at = node(id);
+  if (at.agent_run != run || !at.agent_alive || !at.holds_drives) return;
+  bool all = true;
+  each_drive(id, [&](Drive& own) { all &= own.open || open_drive(own); });
+  if (!all) after(300 * ns_per_ms, [this, id, run] { open_missing(id, run); });
 }
 
 void World::crash(NodeId id) {

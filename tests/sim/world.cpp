@@ -103,7 +103,7 @@ bool World::run() {
   // Liveness (invariant 12): once everything is healed the pool serves and is whole again within a bound.
   Nanoseconds end = heal_at + (liveness_ == Liveness::checked ? 60 : 8) * ns_per_s;
   while (broken_.empty() && !calls_.empty()) {
-    Call call = std::move(const_cast<Call&>(calls_.top()));
+    Call call = calls_.top();
     calls_.pop();
     now_ns_ = call.at_ns;
     if (now_ns_ > end) {
@@ -111,7 +111,9 @@ bool World::run() {
       breaks("invariant 12: a minute after the last fault the pool does not serve with every leg in sync: " + why_not_settled());
       break;
     }
-    call.run();
+    std::function<void()> body = std::exchange(call_bodies_[call.place], nullptr);
+    free_places_.push_back(call.place);
+    body();
     ++stats_.steps;
     check_legs();
     if (faults_over_ && settled()) break;
@@ -136,7 +138,14 @@ int World::add_drive(int mirror, NodeId side) {
 }
 
 void World::at(Nanoseconds when_ns, std::function<void()> call) {
-  calls_.push(Call{std::max(when_ns, now_ns_), ++call_count_, std::move(call)});
+  if (free_places_.empty()) {
+    free_places_.push_back(call_bodies_.size());
+    call_bodies_.emplace_back();
+  }
+  std::size_t place = free_places_.back();
+  free_places_.pop_back();
+  call_bodies_[place] = std::move(call);
+  calls_.push(Call{std::max(when_ns, now_ns_), ++call_count_, place});
 }
 
 void World::after_random(Nanoseconds low_ns, Nanoseconds high_ns, std::function<void()> call) {

@@ -205,6 +205,7 @@ struct Process {
   std::uint64_t resync_order = 0, resync_id = 0;
   std::shared_ptr<StoreClient> store = std::make_shared<StoreClient>();   // shared with its requests under way
   record::Floor import_floor;
+  std::string import_lacks;                   // invariant 1, when the legs were read
   bool claiming = false, replaying = false, drained = false;
   std::optional<Txg> pending_sync;            // a txg that waits for its writes
   std::optional<Txg> syncing;                 // ... whose uberblocks are not yet flushed on every online leg
@@ -228,7 +229,7 @@ struct Node {
   std::optional<record::Stored> kept;         // durable
   std::uint64_t pid = 0;                      // of the own pool process; 0: none
   std::optional<Epoch> closing;               // CloseLocalDrives waits for the drain
-  bool opening = false;
+  bool opening = false, holds_drives = false;
   Epoch fenced_elsewhere;
   Epoch survey_epoch;                         // of the newest SurveyAsked
   bool store_reachable = true;
@@ -365,6 +366,8 @@ class World {
   void carry_out(NodeId id, brain::agent::Action action);
   void agent_tick(NodeId id, std::uint64_t run);
   void drives_move(NodeId id);
+  bool open_drive(Drive& own);
+  void open_missing(NodeId id, std::uint64_t run);
   void message(NodeId from, brain::agent::Event to_partner);
   void crash(NodeId id);
   void boot(NodeId id);
@@ -384,6 +387,7 @@ class World {
 
   // check.cpp
   void check_legs();
+  std::string what_import_lacks(const Process& at);
   void check_shrink_order(Process& at, const record::Record& wanted);
   void check_import_order(NodeId node, const record::Record& wanted);
   void check_failing(Process& at);
@@ -399,10 +403,10 @@ class World {
   static int mirror_of(MirrorId mirror) { return static_cast<int>(mirror.value % 1000) - 50; }
   NodeId side_of(LegId leg) const { return drives_[static_cast<std::size_t>(drive_index(leg))].side; }
 
-  struct Call {
+  struct Call {                               // small, since a heap moves its entries often
     Nanoseconds at_ns;
     std::uint64_t order;
-    std::function<void()> run;
+    std::size_t place;                        // in call_bodies_
     bool operator>(const Call& other) const { return std::tie(at_ns, order) > std::tie(other.at_ns, other.order); }
   };
 
@@ -418,6 +422,8 @@ class World {
   Nanoseconds now_ns_ = 0;
   std::uint64_t call_count_ = 0;
   std::priority_queue<Call, std::vector<Call>, std::greater<>> calls_;
+  std::vector<std::function<void()>> call_bodies_;
+  std::vector<std::size_t> free_places_;      // of call_bodies_
   bool faults_over_ = false;
 
   std::optional<record::Stored> store_;

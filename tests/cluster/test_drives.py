@@ -132,3 +132,23 @@ def test_leg_with_read_errors(pair):
     wait_for("the end of the second scrub", lambda: next(
         pool for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a")["scan"] is None, seconds=60)
     check(errors() == healed, f"{errors() - healed} sectors were not healed")
+
+
+def test_leg_with_unreadable_labels(pair):
+    """OpenZFS would close a leg whose labels are bad too: it is shrunk out before, and the pool process lives on."""
+    load = pair.load("a", ["tank-a"], working_set="48M")
+    load.goes_on(1500)
+    leg = _one_leg(pair, "tank-a", "a")
+    process = pair.pool("tank-a")["process"]
+    labels = ["0+4194304", f"{(256 << 20) - (512 << 10)}+524288"]
+    data = [f"{offset}+65536" for offset in range(8 << 20, 200 << 20, 4 << 20)]   # fewer than what is shrunk for by number
+    pair.sandbox("fault", f"a:{leg['drive']}", ";".join(f"read-errors {where}" for where in labels + data))
+    pair.zpair("pool", "scrub", "tank-a")
+    _shrunk(pair, "tank-a", leg["drive"])
+    pair.sandbox("fault", f"a:{leg['drive']}", "clear")
+    pair.wait_in_sync()
+    load.finish()
+    check(pair.pool("tank-a")["process"] == process, "the pool process ended")
+
+
+test_leg_with_unreadable_labels.options = {"pools": 1}

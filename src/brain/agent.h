@@ -241,6 +241,10 @@ bool may_promise(const State& state, Epoch epoch);
 // "mirror 3 has no in-sync leg in reach: in sync is nvme3@a (not reachable), nvme3@b is missing since txg 812"
 std::string lacking(const record::Record& record, const std::vector<LegId>& reached);
 
+// Rule 11: why these legs do not make up one complete copy of the pool; empty: they do. A leg in mid-resync has the newest
+// uberblock and a broken tree, and so have legs together of which one went off before the others.
+std::string incomplete(const record::Record& record, const std::vector<LegId>& legs);
+
 std::string_view name_of(Kind kind);
 std::string_view name_of(Process process);
 std::string_view name_of(Vouch vouch);

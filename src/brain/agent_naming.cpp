@@ -50,40 +50,55 @@ bool leg_knows_more(const record::Record& record, const LocalLeg& leg) {
   return leg.kept_epoch > record.epoch || (leg.kept_epoch == record.epoch && leg.kept_rev > record.rev) || leg.fence_epoch > record.epoch;
 }
 
-// Rule 11, override: of each mirror without an in-sync leg in reach, one leg that is; own node first. History forks here:
-// whatever is not named has diverged.
+// How much a leg is worth to an override: one in sync, one that is whole up to where it went off, one that is neither.
+int worth(const record::Leg& leg) {
+  if (leg.in_sync) return 2;
+  return leg.resyncing || leg.full ? 0 : 1;
+}
+
+// Of a mirror's legs in reach the one that holds most; own node first.
+record::Leg* best_leg(record::Mirror& mirror, const std::vector<LegId>& reached, NodeId node) {
+  record::Leg* best = nullptr;
+  auto rank = [node](const record::Leg& leg) { return std::pair(worth(leg), leg.node == node); };
+  for (record::Leg& leg : mirror.legs) {
+    if (has(reached, leg.guid) && (best == nullptr || rank(*best) < rank(leg))) best = &leg;
+  }
+  return best;
+}
+
+// Rule 11, override: of each mirror without an in-sync leg in reach, one leg that is. History forks here: whatever is not
+// named has diverged.
 std::string override_legs(const State& state, const Takeover& takeover, const std::vector<LegId>& reached, record::Record& wanted) {
+  std::vector<LegId> chosen;
+  for (record::Mirror& mirror : wanted.mirrors) {
+    const record::Leg* best = best_leg(mirror, reached, state.node);
+    if (best == nullptr) return fmt::format("no leg in reach at all: {}", lacks_what(mirror, reached));
+    chosen.push_back(best->guid);
+  }
+  const std::string broken = incomplete(wanted, chosen);
+  if (!broken.empty() && !takeover.accept_corruption) return broken + ": refused unless --accept-corruption is given too";
   std::string named;
   for (record::Mirror& mirror : wanted.mirrors) {
     if (!lacks(mirror, reached)) continue;
-    record::Leg* best = nullptr;
-    bool incomplete = false;
-    for (record::Leg& leg : mirror.legs) {
-      if (!has(reached, leg.guid)) continue;
-      incomplete = incomplete || leg.resyncing;
-      if (leg.resyncing && !takeover.accept_corruption) continue;
-      if (best == nullptr || (best->node != state.node && leg.node == state.node)) best = &leg;
-    }
-    if (best == nullptr) {
-      return incomplete ? fmt::format("a leg in mid-resync is incomplete: {} (--accept-corruption names it anyway)", lacks_what(mirror, reached))
-                        : fmt::format("no leg in reach at all: {}", lacks_what(mirror, reached));
-    }
-    named += fmt::format("{}{} (since txg {})", named.empty() ? "" : ", ", label(*best), best->since.value);
-    best->in_sync = true;
-    best->resyncing = false;
-    best->full = false;
-    best->since = Txg{};
+    record::Leg& best = *best_leg(mirror, reached, state.node);
+    named += fmt::format("{}{} (since txg {})", named.empty() ? "" : ", ", label(best), best.since.value);
+    best.in_sync = true;
+    best.resyncing = false;
+    best.full = false;
+    best.since = Txg{};
+    best.off_rev = Revision{};
   }
-  if (named.empty()) return "";
   for (record::Mirror& mirror : wanted.mirrors) {
     for (record::Leg& leg : mirror.legs) {
       if (leg.in_sync && has(reached, leg.guid)) continue;
       leg.in_sync = false;
       leg.full = true;
+      leg.off_rev = wanted.rev;
     }
   }
   wanted.floor_txg = Txg{};
   wanted.why = "override, data may be lost: named " + named;
+  if (!broken.empty()) wanted.why += "; " + broken;
   return "";
 }
 
@@ -101,6 +116,22 @@ std::string lacking(const record::Record& record, const std::vector<LegId>& reac
   }
   if (count > told_at_most) text += fmt::format("; and {} more", count - told_at_most);
   return text;
+}
+
+std::string incomplete(const record::Record& record, const std::vector<LegId>& legs) {
+  std::optional<Revision> off_rev;   // 0: in sync to the end
+  for (std::size_t index = 0; index < record.mirrors.size(); ++index) {
+    const record::Mirror& mirror = record.mirrors[index];
+    auto is_here = [&](const record::Leg& leg) { return has(legs, leg.guid); };
+    auto here = std::find_if(mirror.legs.begin(), mirror.legs.end(), is_here);
+    if (here == mirror.legs.end()) return fmt::format("incomplete: it has no leg of mirror-{}", index);
+    if (here->resyncing) return fmt::format("incomplete: {} is in mid-resync", label(*here));
+    if (!here->in_sync && here->full) return fmt::format("incomplete: {} is a new leg, or of another history", label(*here));
+    const Revision went = here->in_sync ? Revision{} : here->off_rev;
+    if (off_rev && *off_rev != went) return fmt::format("incomplete: {} did not go off together with the other legs", label(*here));
+    off_rev = went;
+  }
+  return "";
 }
 
 std::vector<LegId> legs_here(const record::Record& record, const std::vector<LocalLeg>& local, NodeId node) {
@@ -155,6 +186,7 @@ Naming name_legs(State& state, const Takeover& takeover) {
       leg.in_sync = false;
       leg.resyncing = false;
       leg.since = since_of(takeover);
+      leg.off_rev = wanted.rev;
     }
   }
   return naming;

@@ -124,6 +124,7 @@ void open_grow(Turn& turn) {
     leg.resyncing = false;
     leg.full = false;
     leg.since = Txg{};
+    leg.off_rev = Revision{};
   }
   if (!mutated(Mutation::ack_set_after_swap)) {
     for (LegId leg : returning.legs) ZP_ASSERT(contains(state.ack_set, leg), "rule 8: it joins the ack set, and after that the record");

@@ -179,6 +179,7 @@ void open_shrink(Turn& turn, const std::vector<Verdict>& off) {
     leg.in_sync = false;
     leg.resyncing = false;
     leg.since = since_of(state, verdict.leg);
+    leg.off_rev = wanted.rev;
     LegView& view = view_of(state, verdict.leg);
     view.off_why = verdict.why;
     view.own_fault = verdict.cause == Cause::erred || verdict.cause == Cause::slow;

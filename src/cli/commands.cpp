@@ -229,9 +229,15 @@ Result<void> pool_export(const Context& context, const std::string& name) {
 }
 
 Result<void> pool_import(const Context& context, const PoolImport& options) {
-  return change(context, "/v1/pool/import",
-                {{"name", options.name}, {"accept_data_loss", options.accept_data_loss}, {"accept_corruption", options.accept_corruption}},
-                options.name + " serves");
+  const json order = {{"name", options.name}, {"accept_data_loss", options.accept_data_loss}, {"accept_corruption", options.accept_corruption}};
+  ZP_TRY(answer, context.nodes.post("/v1/pool/import", order));
+  if (context.format == Format::json) {
+    print_json(answer);
+    return {};
+  }
+  print(options.name + " serves\n");
+  if (answer.contains("sides")) print(fmt::format("with accepted data loss: {}\n", text_of(answer, "sides")));
+  return {};
 }
 
 Result<void> volume_create(const Context& context, const VolumeCreate& options) {

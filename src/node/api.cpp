@@ -57,6 +57,7 @@ Api::Api(Daemon& daemon) : daemon_(daemon) {
   add("POST /v1/node/register", &Api::drive_register);
   add("POST /v1/node/unregister", &Api::drive_unregister);
   add("POST /v1/node/forget", &Api::pool_forget);
+  add("POST /v1/node/side", &Api::pool_side);
 }
 
 void Api::add(const std::string& route, Method method) { methods_[route] = method; }

@@ -59,10 +59,12 @@ class Api {
   Answer store_readmit(Asked asked);
   Answer fault(Asked asked);
   Answer shutdown(Asked asked);
-  Answer drive_inspect(Asked asked);  // these four only from the partner
+  block::Task<std::string> sides_of(std::string pool);  // both, one line each; the caller passes no pool that is not here
+  Answer drive_inspect(Asked asked);  // these five only from the partner
   Answer drive_register(Asked asked);
   Answer drive_unregister(Asked asked);
   Answer pool_forget(Asked asked);
+  Answer pool_side(Asked asked);
   // The pool that a registered drive is a leg of; empty: of none (it was replaced, or its pool is gone).
   std::string pool_using(const std::string& durable_id) const;
   std::string pool_recording(const std::string& durable_id) const;

@@ -484,10 +484,42 @@ Api::Answer Api::pool_import(Asked asked) {
     agent = daemon_.find_pool(name);
     if (agent == nullptr) co_return fail(ErrorCode::not_found, "pool {} is gone", name);
   }
-  ZP_CO_TRY(done, co_await agent->import(override_asked, Impl::flag_in(body, "accept_corruption"),
-                                         Deadline::in_ms(Impl::slow_ms)));
-  (void)done;
-  co_return co_await owner_answer(name, 0, false);
+  PoolAgent::Override accepted{override_asked, Impl::flag_in(body, "accept_corruption"), ""};
+  if (override_asked) accepted.sides = co_await sides_of(name);
+  agent = daemon_.find_pool(name);
+  if (agent == nullptr) co_return fail(ErrorCode::not_found, "pool {} is gone", name);
+  auto done = co_await agent->import(accepted, Deadline::in_ms(Impl::slow_ms));
+  if (!done) {
+    agent = daemon_.find_pool(name);
+    const bool lacks_legs = agent != nullptr && !agent->state().refused.empty();
+    if (!lacks_legs) co_return std::unexpected(done.error());
+    const std::string sides = co_await sides_of(name);
+    co_return fail(done.error(), "pool {} stays down ({})", name, sides);
+  }
+  ZP_CO_TRY(text, co_await owner_answer(name, 0, false));
+  json answer = json::parse(text, nullptr, false);
+  if (override_asked && answer.is_object()) answer["sides"] = accepted.sides;
+  co_return Impl::dump(answer);
+}
+
+Api::Answer Api::pool_side(Asked asked) {
+  ZP_CO_TRY(body, Impl::body_of(asked));
+  ZP_CO_TRY(name, Impl::text_in(body, "name"));
+  PoolAgent* agent = daemon_.find_pool(name);
+  if (agent == nullptr) co_return fail(ErrorCode::not_found, "no pool {} here", name);
+  const std::string side = co_await agent->side();
+  co_return Impl::dump({{"side", daemon_.with_names(side)}});
+}
+
+block::Task<std::string> Api::sides_of(std::string pool) {
+  PoolAgent* agent = daemon_.find_pool(pool);
+  if (agent == nullptr) co_return "";
+  const std::string here = co_await agent->side();
+  auto answer = co_await call_partner("POST", "/v1/node/side", json{{"name", pool}}.dump(), Impl::quick_ms);
+  auto value = Impl::parsed(answer);
+  std::string there = value ? Impl::text_or(*value, "side") : std::string();
+  if (there.empty()) there = fmt::format("side {}: not in reach", partner_of(daemon_.config().node));
+  co_return daemon_.with_names(here) + "; " + there;
 }
 
 }  // namespace zpair::node

@@ -9,7 +9,6 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "block/drive_identity.h"
-#include "node/uberblock.h"
 
 namespace zpair::node {
 
@@ -317,13 +316,13 @@ bool Drives::present(const std::string& durable_id) const {
   return found != entries_.end() && found->second->state != DriveState::absent;
 }
 
-block::Task<Txg> Drives::newest_txg(std::string durable_id) {
+block::Task<Uberblock> Drives::newest_uberblock(std::string durable_id) {
   auto found = entries_.find(durable_id);
   if (found == entries_.end() || found->second->state != DriveState::exported || found->second->removing)
-    co_return Txg{};
+    co_return Uberblock{};
   Entry& entry = *found->second;
   ++entry.users;
-  Txg newest = co_await newest_uberblock_txg(*entry.device);
+  Uberblock newest = co_await node::newest_uberblock(*entry.device);
   --entry.users;
   changed_.set();
   co_return newest;

@@ -23,6 +23,7 @@
 #include "fence/fence_file.h"
 #include "node/state_folder.h"
 #include "nvme/target.h"
+#include "node/uberblock.h"
 
 namespace zpair::node {
 
@@ -73,8 +74,8 @@ class Drives {
 
   bool exported(const std::string& durable_id) const;
   bool present(const std::string& durable_id) const;  // exported, or with the pool process
-  // 0 unless the target has the drive: the newest uberblock on it, or one before.
-  block::Task<Txg> newest_txg(std::string durable_id);
+  // The newest uberblock on it, or one before; none unless the target has the drive.
+  block::Task<Uberblock> newest_uberblock(std::string durable_id);
   std::optional<RegisteredDrive> find(const std::string& durable_id) const;
   std::optional<RegisteredDrive> find_path(const std::string& path) const;
   std::vector<control::DrivePlace> places(const std::string& pool) const;

@@ -1,6 +1,7 @@
 #include "node/pool_agent.h"
 
 #include <algorithm>
+#include <ctime>
 
 #include "base/log.h"
 
@@ -297,16 +298,35 @@ block::Task<Result<std::string>> PoolAgent::take_over(Deadline deadline) {
   co_return co_await command(make, deadline);
 }
 
-block::Task<Result<std::string>> PoolAgent::import(bool accept_data_loss, bool accept_corruption, Deadline deadline) {
-  if (accept_data_loss) {
-    node_.events->add(
-        pool_, "override",
-        fmt::format("import with accepted data loss{} was ordered", accept_corruption ? " and corruption" : ""));
+block::Task<Result<std::string>> PoolAgent::import(Override accepted, Deadline deadline) {
+  if (accepted.accept_data_loss) {
+    node_.events->add(pool_, "override", fmt::format("import with accepted data loss{} was ordered: {}",
+                                                     accepted.accept_corruption ? " and corruption" : "", accepted.sides));
   }
-  auto make = [accept_data_loss, accept_corruption](std::uint64_t id) -> Event {
-    return brain_agent::ImportOrdered{boot_time_ns(), id, accept_data_loss, accept_corruption};
+  auto make = [accepted](std::uint64_t id) -> Event {
+    return brain_agent::ImportOrdered{boot_time_ns(), id, accepted.accept_data_loss, accepted.accept_corruption};
   };
   co_return co_await command(make, deadline);
+}
+
+block::Task<std::string> PoolAgent::side() {
+  const NodeId here = node_.config->node;
+  const auto record = newest_record();
+  if (!record) co_return fmt::format("side {}: its record is not known yet", here);
+  std::vector<LegId> legs;
+  Uberblock newest;
+  for (const record::Mirror& mirror : record->mirrors) {
+    for (const record::Leg& leg : mirror.legs) {
+      if (leg.node != here || !node_.drives->present(leg.drive)) continue;
+      legs.push_back(leg.guid);
+      const Uberblock of_leg = co_await node_.drives->newest_uberblock(leg.drive);
+      if (of_leg.txg > newest.txg) newest = of_leg;
+    }
+  }
+  if (const std::string broken = brain_agent::incomplete(*record, legs); !broken.empty()) co_return fmt::format("side {}: {}", here, broken);
+  if (newest.txg.value == 0) co_return fmt::format("side {}: no txg can be read", here);
+  const std::int64_t age_s = std::max<std::int64_t>(0, std::time(nullptr) - static_cast<std::int64_t>(newest.written_s));
+  co_return fmt::format("side {}: last complete txg {}, {} s old", here, newest.txg, age_s);
 }
 
 }  // namespace zpair::node

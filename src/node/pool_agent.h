@@ -80,7 +80,15 @@ class PoolAgent {
   // From an operator. The text of the answer, or the rule that refuses.
   block::Task<Result<std::string>> switch_here(Deadline deadline);
   block::Task<Result<std::string>> take_over(Deadline deadline);
-  block::Task<Result<std::string>> import(bool accept_data_loss, bool accept_corruption, Deadline deadline);
+  // An override's event tells `sides`, what the operator was shown of them (rule 11).
+  struct Override {
+    bool accept_data_loss = false;
+    bool accept_corruption = false;
+    std::string sides;
+  };
+  block::Task<Result<std::string>> import(Override accepted, Deadline deadline);
+  // One line for people: the last complete txg of this node's side and its age, or why it is incomplete (rule 11).
+  block::Task<std::string> side();
 
   const std::string& pool() const { return pool_; }
   const brain::agent::State& state() const { return state_; }

@@ -43,7 +43,10 @@ block::Task<void> PoolAgent::survey_local() {
   } else if (state_.stored) {
     collect(state_.stored->record);
   }
-  for (Found& one : found) one.newest_txg = co_await node_.drives->newest_txg(one.drive);
+  for (Found& one : found) {
+    const Uberblock newest = co_await node_.drives->newest_uberblock(one.drive);
+    one.newest_txg = newest.txg;
+  }
   std::string folder = node_.folder->fence_folder();
   co_await node_.worker->run([&] {
     for (const Found& one : found) {

@@ -21,26 +21,30 @@ std::uint64_t word_at(std::span<const std::byte> bytes, std::size_t offset_bytes
 }
 }  // namespace
 
-Txg newest_txg_in(std::span<const std::byte> ring) {
-  std::uint64_t newest = 0;
+Uberblock newest_in(std::span<const std::byte> ring) {
+  Uberblock newest;
   for (std::size_t at = 0; at + smallest_slot_bytes <= ring.size(); at += smallest_slot_bytes) {
-    if (word_at(ring, at) == magic) newest = std::max(newest, word_at(ring, at + 16));
+    if (word_at(ring, at) != magic || word_at(ring, at + 16) <= newest.txg.value) continue;
+    newest = {Txg{word_at(ring, at + 16)}, word_at(ring, at + 32)};
   }
-  return Txg{newest};
+  return newest;
 }
 
-block::Task<Txg> newest_uberblock_txg(block::BlockDevice& device) {
+block::Task<Uberblock> newest_uberblock(block::BlockDevice& device) {
   std::uint64_t size_bytes = device.geometry().size_bytes / label_bytes * label_bytes;
-  if (size_bytes < 4 * label_bytes) co_return Txg{};
+  if (size_bytes < 4 * label_bytes) co_return Uberblock{};
   std::array<std::uint64_t, 4> labels{0, label_bytes, size_bytes - 2 * label_bytes, size_bytes - label_bytes};
   std::vector<std::byte> ring(ring_bytes);
-  Txg newest;
+  Uberblock newest;
   for (std::uint64_t label : labels) {
     auto outcome = co_await block::read(device, label + ring_offset_bytes, ring);
-    if (outcome.ok()) newest = std::max(newest, newest_txg_in(ring));
+    if (!outcome.ok()) continue;
+    const Uberblock here = newest_in(ring);
+    if (here.txg > newest.txg) newest = here;
   }
   // Checksums are not looked at, so the newest slot may be torn: the one before it is certain.
-  co_return newest.value > 0 ? Txg{newest.value - 1} : newest;
+  if (newest.txg.value > 0) newest.txg = Txg{newest.txg.value - 1};
+  co_return newest;
 }
 
 }  // namespace zpair::node

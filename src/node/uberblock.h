@@ -11,10 +11,15 @@
 
 namespace zpair::node {
 
-// 0: no uberblock, or the drive cannot be read.
-block::Task<Txg> newest_uberblock_txg(block::BlockDevice& device);
+struct Uberblock {
+  Txg txg;                       // 0: none
+  std::uint64_t written_s = 0;   // by the wall clock of who wrote it: for people only
+};
 
-// The highest txg in one label's ring of uberblocks, whole or torn.
-Txg newest_txg_in(std::span<const std::byte> ring);
+// No txg: no uberblock, or the drive cannot be read.
+block::Task<Uberblock> newest_uberblock(block::BlockDevice& device);
+
+// The one with the highest txg in one label's ring, whole or torn.
+Uberblock newest_in(std::span<const std::byte> ring);
 
 }  // namespace zpair::node

@@ -68,6 +68,8 @@ block::Task<Result<void>> refuse_foreign_labels(Legs& legs, LegId leg) {
   co_return Result<void>{};
 }
 
+}  // namespace
+
 block::Task<Result<void>> wipe_labels(block::BlockDevice& device) {
   constexpr std::uint64_t label_bytes = 256 * 1024;   // two at each end
   const std::uint64_t size_bytes = device.geometry().size_bytes / label_bytes * label_bytes;
@@ -78,8 +80,6 @@ block::Task<Result<void>> wipe_labels(block::BlockDevice& device) {
   if (!front.ok() || !back.ok() || !flushed.ok()) co_return fail(ErrorCode::io, "the labels of a drive cannot be wiped");
   co_return Result<void>{};
 }
-
-}  // namespace
 
 block::Task<Result<record::Stored>> Process::create(const control::StartDocument& document) {
   Legs legs(Legs::Options{.config = options_.config, .host_id = Uuid::random(), .on_path = {}});

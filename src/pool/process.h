@@ -33,6 +33,9 @@
 
 namespace zpair::pool {
 
+// Zeroes where ZFS keeps a drive's labels, two at each end: what the drive was is gone.
+block::Task<Result<void>> wipe_labels(block::BlockDevice& device);
+
 class Process final : private Hands {
  public:
   struct Options {
@@ -133,6 +136,7 @@ class Process final : private Hands {
   block::Task<void> run_await_resync(brain::owner::AwaitResync order);
   block::Task<void> run_add_mirror(record::Mirror mirror);
   block::Task<void> run_attach(brain::owner::AttachLeg order);
+  block::Task<Result<LegId>> remake_in_place(LegId leg);
   block::Task<void> run_detach(LegId leg);
   block::Task<void> watch_resync();
   void end_resync(const std::vector<LegId>& legs, std::uint64_t resync_id, Result<zfs::ResyncOutcome> outcome);

@@ -224,20 +224,16 @@ void Process::carry_out(const owner::AttachLeg& order) { tasks_.spawn(run_attach
 block::Task<void> Process::run_attach(owner::AttachLeg order) {
   const LegId leg = order.leg.guid;
   legs_->know(driver_.state().stored.record, places_);
-  if (order.discard) {
-    auto detached = co_await pool_->detach_leg(legs_->engine_guid(*order.discard));
-    // Not found: the process died between the record's swap and the attach, so the pool never had it.
-    if (!detached && detached.error().code != ErrorCode::not_found) {
-      feed(owner::LegAttachFailed{boot_time_ns(), leg, detached.error().message});
-      co_return;
-    }
-    legs_->forget(*order.discard);
-  }
   if (legs_->device(leg) == nullptr) {
     feed(owner::LegAttachFailed{boot_time_ns(), leg, fmt::format("{} is not open", legs_->name(leg))});
     co_return;
   }
-  auto attached = co_await pool_->attach_leg(engine_mirror_of(order.mirror, leg), legs_->spec_of_new(leg));
+  Result<LegId> attached = fail(ErrorCode::not_found, "no leg is discarded");
+  if (order.discard) attached = co_await remake_in_place(*order.discard);
+  // Not found: it is new, or the process died between the record's swap and the attach, so that the pool never had it.
+  if (!attached && attached.error().code == ErrorCode::not_found) {
+    attached = co_await pool_->attach_leg(engine_mirror_of(order.mirror, leg), legs_->spec_of_new(leg));
+  }
   if (!attached) {
     feed(owner::LegAttachFailed{boot_time_ns(), leg, attached.error().message});
     co_return;
@@ -245,6 +241,14 @@ block::Task<void> Process::run_attach(owner::AttachLeg order) {
   legs_->rename(leg, *attached);
   events_.add("resync-started", fmt::format("{} is new and gets everything", legs_->name(*attached)));
   feed(owner::LegAttached{boot_time_ns(), leg, *attached});
+}
+
+// A diverged leg gives its own place to a new one on the same drive. Detached first, it would leave a mirror of one leg, and
+// OpenZFS then gives that leg the mirror's guid: a name that no record knows. OpenZFS takes no drive whose label says that it
+// is a leg of this pool.
+block::Task<Result<LegId>> Process::remake_in_place(LegId leg) {
+  ZP_CO_CHECK(co_await wipe_labels(*legs_->device(leg)));
+  co_return co_await pool_->replace_leg(legs_->engine_guid(leg), legs_->spec_of_new(leg));
 }
 
 void Process::carry_out(const owner::DetachLeg& order) { tasks_.spawn(run_detach(order.leg)); }

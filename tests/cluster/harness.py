@@ -61,8 +61,9 @@ class Load:
     def __init__(self, folder, uris, writers=4, working_set="16M", rate=0):
         stem = folder / f"load-{time.monotonic_ns()}"
         self.result_file = stem.with_suffix(".json")
+        self.state_file = stem.with_suffix(".state")
         self.log = open(folder / "load.log", "a")
-        command = [BIN / "zpair-load", "run", *uris, "--state", stem.with_suffix(".state"), "--json", self.result_file,
+        command = [BIN / "zpair-load", "run", *uris, "--state", self.state_file, "--json", self.result_file,
                    "--writers", str(writers), "--working-set", working_set, "--rate", str(rate), "--control", "-"]
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=self.log, text=True)
@@ -103,6 +104,10 @@ class Load:
         check(result["good"], f"lost {result['lost']}, corrupt {result['corrupt']}, went back {result['went_back']}: {(findings + errors)[:4]}")
         check(result["acknowledged"] > 0, "the load acknowledged nothing: the test showed nothing")
         return result
+
+    def verify_at(self, uri):
+        """Checks the finished load's whole history again, at this address of its one volume."""
+        run(BIN / "zpair-load", "verify", uri, "--state", self.state_file)
 
     def stop_hard(self):
         if self.alive():

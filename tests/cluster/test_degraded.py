@@ -162,3 +162,68 @@ def test_clean_down_and_up(pair):
     pair.sandbox("up")
     pair.wait_owner("tank-a", "a", seconds=60)
     pair.wait_owner("tank-b", "b", seconds=60)
+
+
+def test_override_of_the_operator(pair):
+    """Partner killed, writes go on, owner killed, partner started: refuses and shows the sides; the override serves, is logged, and
+    the former owner comes back as a side of new legs; nothing of the accepted history is lost."""
+    lost = pair.load("a", ["tank-a"])
+    lost.goes_on()
+    pair.kill("b")
+    _wait_degraded(pair, "tank-a", "b")
+    lost.goes_on()
+    pair.kill("a")
+    lost.stop_hard()                     # what it had acknowledged from here on is what the operator gives up
+    pair.start("b")
+    wait_for("the refusal", lambda: pair.pool("tank-a")["state"] == "down", seconds=40)
+    refused = pair.zpair("pool", "import", "tank-a", ok=(3,))
+    check("side b: last complete txg" in refused.stderr and "s old" in refused.stderr, f"b's side is not shown: {refused.stderr}")
+    check("side a: not in reach" in refused.stderr, f"a's side is not shown: {refused.stderr}")
+    epoch = pair.pool("tank-a")["epoch"]
+    done = pair.zpair("pool", "import", "tank-a", "--accept-data-loss")
+    check("side b: last complete txg" in done.stdout, done.stdout)
+    pool = pair.wait_owner("tank-a", "b")
+    check(pool["epoch"] > epoch, "no new epoch")
+    check(any(event["kind"] == "override" and "side b: last complete txg" in event["text"] for event in pair.events()), "no event tells it")
+    load = pair.load("b", ["tank-a"])
+    load.goes_on()
+    load.finish()
+    pair.start("a")
+    pair.wait_in_sync()
+    copied = [event["text"] for event in pair.events() if event["kind"] == "resync-started"]
+    check(sum("new and gets everything" in text for text in copied) == 2, f"a's legs did not come back as new ones: {copied}")
+    pool = pair.pool("tank-a")
+    check(pool["owner"] == "b" and pool["state"] == "online", f"{pool['owner']}, {pool['state']}")
+    pair.kill("b")                       # what a's new legs hold is all that is left
+    pair.wait_owner("tank-a", "a")
+    load.verify_at(pair.uris("a", ["tank-a"])[0])
+    pair.start("b")
+    pair.wait_in_sync()
+    pair.sandbox("down")
+    drives = pair.dir / "drives"
+    done = run("zdb", "-e", "-p", drives / "a", "-p", drives / "b", "-b", "tank-a", ok=None, timeout=120)
+    check(done.returncode == 0 and "No leaks" in done.stdout, f"zdb: {done.stderr[-400:]} {done.stdout[-400:]}")
+
+
+def test_override_wants_a_complete_side(pair):
+    """A drive of the partner had failed before its node did: its side is incomplete, and refused unless corruption is accepted too."""
+    load = pair.load("a", ["tank-a"])
+    load.goes_on()
+    drive = pair.legs("tank-a", "b")[0]["drive"]
+    pair.sandbox("fault", f"b:{drive}", "write-errors on")
+    wait_for("that leg off the record", lambda: pair.in_sync("tank-a", "b") == 1)
+    load.goes_on()
+    pair.kill("b")
+    _wait_degraded(pair, "tank-a", "b")
+    load.goes_on()
+    pair.kill("a")
+    load.stop_hard()
+    pair.start("b")
+    wait_for("the refusal", lambda: pair.pool("tank-a")["state"] == "down", seconds=40)
+    epoch = pair.pool("tank-a")["epoch"]
+    refused = pair.zpair("pool", "import", "tank-a", "--accept-data-loss", ok=(3,))
+    check("incomplete" in refused.stderr and "--accept-corruption" in refused.stderr, refused.stderr)
+    check(pair.pool("tank-a")["epoch"] == epoch, "something changed")
+
+
+test_override_of_the_operator.options = test_override_wants_a_complete_side.options = {"pools": 1}

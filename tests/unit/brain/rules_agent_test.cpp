@@ -378,7 +378,7 @@ TEST_F(Rule11, the_pool_is_down_and_says_which_mirror_lacks_which_leg_since_when
 
 TEST_F(Rule11, only_an_operator_overrides_and_the_losers_become_new_legs) {
   Record record = make_record(2);
-  take_off(record, leg_id(1, node_b), Txg{812});
+  for (int mirror : {0, 1}) take_off(record, leg_id(mirror, node_b), Txg{812});
   agent.watch_owner(node_b, record);
   agent.owner_asks = false;
   agent.pass_ms(2000);
@@ -388,6 +388,7 @@ TEST_F(Rule11, only_an_operator_overrides_and_the_losers_become_new_legs) {
   agent.pass_ms(200);
   EXPECT_TRUE(agent.last<AnswerCommand>().done);
   EXPECT_TRUE(agent.last<StartPool>().skip_floor);
+  EXPECT_TRUE(in_sync(store.record(), leg_id(0, node_b)));
   EXPECT_TRUE(in_sync(store.record(), leg_id(1, node_b)));
   EXPECT_TRUE(store.record().mirrors[0].legs[0].full);
   EXPECT_TRUE(store.record().mirrors[1].legs[0].full);
@@ -408,6 +409,36 @@ TEST_F(Rule11, a_leg_in_mid_resync_wants_a_second_flag) {
   agent.feed(ImportOrdered{agent.now_ns, 6, true, true});
   agent.pass_ms(200);
   EXPECT_TRUE(agent.last<AnswerCommand>().done);
+}
+
+// The drive had failed before its node was lost: what its mirror was given in between is on no leg in reach.
+TEST_F(Rule11, legs_that_went_off_at_different_times_are_no_complete_side) {
+  Record record = make_record(2);
+  for (int mirror : {0, 1}) take_off(record, leg_id(mirror, node_b), Txg{812});
+  record::find_leg(record, leg_id(0, node_b))->off_rev = Revision{3};
+  record::find_leg(record, leg_id(1, node_b))->off_rev = Revision{4};
+  agent.watch_owner(node_b, record);
+  agent.owner_asks = false;
+  agent.pass_ms(2000);
+  agent.feed(ImportOrdered{agent.now_ns, 5, true, false});
+  EXPECT_FALSE(agent.last<AnswerCommand>().done);
+  EXPECT_NE(agent.last<AnswerCommand>().text.find("did not go off together"), std::string::npos) << agent.last<AnswerCommand>().text;
+  agent.feed(ImportOrdered{agent.now_ns, 6, true, true});
+  agent.pass_ms(200);
+  EXPECT_TRUE(agent.last<AnswerCommand>().done);
+  EXPECT_NE(store.record().why.find("incomplete"), std::string::npos);
+}
+
+TEST_F(Rule11, a_new_leg_is_no_complete_one) {
+  Record record = make_record(1);
+  take_off(record, leg_id(0, node_b), Txg{});
+  record.mirrors[0].legs[1].full = true;
+  agent.watch_owner(node_b, record);
+  agent.owner_asks = false;
+  agent.pass_ms(2000);
+  agent.feed(ImportOrdered{agent.now_ns, 5, true, false});
+  EXPECT_FALSE(agent.last<AnswerCommand>().done);
+  EXPECT_NE(agent.last<AnswerCommand>().text.find("incomplete"), std::string::npos);
 }
 
 }  // namespace

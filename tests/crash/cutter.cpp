@@ -195,24 +195,41 @@ void Cutter::advance(Reading& reading, std::size_t to) {
 std::vector<std::size_t> Cutter::cut_points(const Tape& tape, unsigned count, Random& random) const {
   using Kind = Event::Kind;
   auto events = tape.events();
+  const bool first_life = &tape == tapes_[0].get();
+  if (aim() && aim()->old_log_blocks) return points_at_old_log_blocks(events, first_life, count, random);
   // A pool is recorded before it serves: the first life's cuts begin there, a recovery's at its begin.
-  auto first = std::ranges::find(events, &tape == tapes_[0].get() ? Kind::ready : events.front().kind, &Event::kind);
+  auto first = std::ranges::find(events, first_life ? Kind::ready : events.front().kind, &Event::kind);
   std::vector<std::size_t> points;
   const auto begin = static_cast<std::size_t>(first - events.begin()) + 1;
   if (begin >= events.size()) return points;
   for (unsigned i = 0; i < count; ++i) {
     std::size_t point = begin + random.below(events.size() - begin);
     // Half of them where most is at stake: just after somebody was told something.
-    const Kind after = std::array{Kind::answered,  Kind::answered,  Kind::completed,
-                                  Kind::record_is, Kind::record_is, Kind::record_asked}[random.below(6)];
-    auto next = std::ranges::find(events.subspan(point), after, &Event::kind);
+    constexpr std::array told = {Kind::answered,  Kind::answered,  Kind::completed,
+                                 Kind::record_is, Kind::record_is, Kind::record_asked};
+    auto next = std::ranges::find(events.subspan(point), told[random.below(told.size())], &Event::kind);
     if (random.one_in(2) && next != events.end()) point = static_cast<std::size_t>(next - events.begin()) + 1;
-    if (aim() && aim()->old_log_blocks && begin == 1) {  // of a recovery: just after the grow
-      for (std::size_t at = begin; at < events.size(); ++at)
-        point = events[at].kind == Kind::record_is ? at + 1 : point;
-    }
     points.push_back(point);
   }
+  std::ranges::sort(points);
+  return points;
+}
+
+// Of a life whose side stays away: where the quiet volume was answered meanwhile. Of its recovery: just after the grow.
+std::vector<std::size_t> Cutter::points_at_old_log_blocks(std::span<const Event> events, bool first_life,
+                                                          unsigned count, Random& random) const {
+  std::size_t last_record = 0;
+  for (std::size_t at = 0; at < events.size(); ++at) {
+    if (events[at].kind == Event::Kind::record_is) last_record = at;
+  }
+  std::vector<std::size_t> good;
+  for (std::size_t at = last_record; at < events.size() && first_life; ++at) {
+    const bool of_quiet = events[at].leg + 1U == plan_.volumes.size();
+    if (events[at].kind == Event::Kind::answered && of_quiet) good.push_back(at + 1);
+  }
+  if (!first_life) good.push_back(last_record + 1);
+  std::vector<std::size_t> points;
+  for (unsigned i = 0; i < count && !good.empty(); ++i) points.push_back(good[random.below(good.size())]);
   std::ranges::sort(points);
   return points;
 }
@@ -289,10 +306,10 @@ bool Cutter::cut(Reading& reading, unsigned depth, const std::string& path, std:
 bool Cutter::recover(Reading& reading, std::uint8_t legs, unsigned depth, const std::string& path, std::uint64_t seed) {
   Random random(seed);
   const bool aimed = aim() && aim()->old_log_blocks && legs != plan_.all_mask();
-  const bool cut_again = depth < options_.depth_most &&
-                         random.one_in(aimed                                                        ? 1
-                                       : legs != plan_.all_mask() && reading.record.in_sync == legs ? 2
-                                                                                                    : 4 + 2 * depth);
+  const bool alone = legs != plan_.all_mask() && reading.record.in_sync == legs;  // others wait to be brought back
+  unsigned cut_again_one_in = alone ? 2 : 4 + 2 * depth;
+  if (aimed) cut_again_one_in = 1;
+  const bool cut_again = depth < options_.depth_most && random.one_in(cut_again_one_in);
   const bool goes_on = cut_again && !aimed && random.one_in(2);
   const bool look = options_.zdb_one_in != 0 && !goes_on && random.one_in(options_.zdb_one_in);
   Plan plan = plan_;

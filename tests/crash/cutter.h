@@ -53,6 +53,8 @@ class Cutter {
   };
   void advance(Reading& reading, std::size_t to);
   std::vector<std::size_t> cut_points(const Tape& tape, unsigned count, Random& random) const;
+  std::vector<std::size_t> points_at_old_log_blocks(std::span<const Event> events, bool first_life, unsigned count,
+                                                    Random& random) const;
   bool walk(Reading& reading, unsigned depth, const std::string& path, std::uint64_t seed);
   bool cut(Reading& reading, unsigned depth, const std::string& path, std::uint64_t seed);
   bool recover(Reading& reading, std::uint8_t legs, unsigned depth, const std::string& path, std::uint64_t seed);

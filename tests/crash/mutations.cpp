@@ -18,7 +18,7 @@ constexpr Mutation all[] = {
     {"grow-before-resync", "a leg that is online is not yet in sync", ZP_GROW_BEFORE_RESYNC, {power}},
     {"logs-not-replayed", "a resilver skips live logs", ZP_LOGS_NOT_REPLAYED, old_log_blocks, rare},
     {"floor-ignored", "the best readable uberblock, the log as far as it reads", ZP_FLOOR_IGNORED, {none}},
-    {"reads-not-held", "a bad log block silently ends the log", ZP_READS_NOT_HELD, {none}},
+    {"reads-not-held", "a bad log block silently ends the log", ZP_READS_NOT_HELD, {none}, rare},
     {"commit-skipped", "sync=disabled", ZP_COMMIT_SKIPPED, {none}},
     {"failed-before-swap", "rule 3: the record first", ZP_MUTATION_NONE, {power}, rare, Play::fail_before_swap},
     {"record-ignored", "rule 7: the named legs only", ZP_MUTATION_NONE, {power}, !rare, Play::record_ignored},

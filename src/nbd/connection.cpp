@@ -38,7 +38,7 @@ block::Task<void> Connection::run() {
   bool linked = true;
   if (options_.transport == Transport::relay) linked = co_await admit_link();
   bool serves = false;
-  if (linked && !ending_) serves = co_await negotiate();
+  if (linked && !ending_) serves = co_await negotiate_in_time();
   if (serves && !ending_) {
     tasks_.spawn(write_replies());
     co_await read_requests();

@@ -68,6 +68,18 @@ Directory Connection::directory() const {
   return directory;
 }
 
+// Whoever says nothing must not keep a connection for ever: a thousand of them and nobody else gets in.
+block::Task<bool> Connection::negotiate_in_time() {
+  auto give_up = [this] {
+    log_info("nbd: a client did not choose an export within {} ms: it is dropped", server_.options_.handshake_ms);
+    end();
+  };
+  const auto timer = block::Reactor::current().call_at(boot_time_ns() + server_.options_.handshake_ms * ns_per_ms, give_up);
+  const bool serves = co_await negotiate();
+  block::Reactor::current().cancel_timer(timer);
+  co_return serves;
+}
+
 // True: the client chose an export and this connection is one of its connections.
 block::Task<bool> Connection::negotiate() {
   const Directory offers = directory();

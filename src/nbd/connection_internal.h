@@ -54,6 +54,7 @@ class Connection {
 
   // handshake (connection_handshake.cpp)
   block::Task<bool> admit_link();
+  block::Task<bool> negotiate_in_time();
   block::Task<bool> negotiate();
   Directory directory() const;
   bool enter_export();

@@ -39,6 +39,7 @@ struct ServerOptions {
   std::function<bool()> read_permitted;
   std::uint32_t requests_per_connection = 256;       // more wait in the socket
   std::uint64_t bytes_per_connection = 64ull << 20;  // of reads and writes in flight
+  std::int64_t handshake_ms = 10'000;                // a client that has not chosen an export by then is dropped
 };
 
 struct ExportOptions {

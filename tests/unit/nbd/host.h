@@ -147,7 +147,13 @@ class RawClient {
     bytes.resize(filled);
     return bytes;
   }
-  [[nodiscard]] bool ended() { return receive(1).empty(); }
+  [[nodiscard]] bool ended() {   // silence for the whole time limit is no end
+    std::byte byte;
+    ssize_t count = -1;
+    do count = ::recv(fd_, &byte, 1, 0);
+    while (count < 0 && errno == EINTR);
+    return count == 0 || (count < 0 && errno == ECONNRESET);
+  }
   [[nodiscard]] bool silent() {
     pollfd look{fd_, POLLIN, 0};
     return ::poll(&look, 1, 0) == 0;

@@ -317,6 +317,19 @@ TEST(Server, removing_an_export_ends_its_clients_and_frees_the_device) {
   EXPECT_EQ(again.error().code, ErrorCode::not_found);
 }
 
+TEST(Server, a_client_that_does_not_finish_its_handshake_is_dropped_and_others_are_not) {
+  ServerOptions options;
+  options.handshake_ms = 100;
+  Fixture fixture(options);
+  RawClient speaking = fixture.client();
+  RawClient silent = RawClient::to_unix(fixture.path);
+  constexpr std::size_t greeting_bytes = 18;
+  EXPECT_EQ(silent.receive(greeting_bytes).size(), greeting_bytes);
+  EXPECT_TRUE(silent.ended());
+  speaking.request(wire::cmd_write, 7, 8192, 4096, filled(4096, 0xab));
+  EXPECT_EQ(speaking.simple(), (RawClient::Simple{0, 7})) << "who has chosen its export stays";
+}
+
 TEST(Server, wrong_use_is_one_clear_error) {
   Fixture fixture;
   fixture.host.on([&] {

@@ -20,6 +20,24 @@ def test_one_path_cut(pair):
     check(stalls(result)["path-cut"] <= 1500, f"{stalls(result)}")
 
 
+def test_healed_by_reset(pair):
+    """A cut that is healed by dropping what it held: the connections end, are made again, and nothing is lost."""
+    load = pair.load("a", ["tank-a"], working_set="1M", writers=8)
+    for path in ("path1", "path2"):
+        load.goes_on()
+        pair.cut(path)
+        wait_for(f"{path} down in status", lambda: pair.path_state(path) == "down")
+        load.goes_on()
+        pair.heal(path, reset=True)
+        wait_for(f"{path} up again", lambda: pair.path_state(path) == "up")
+    load.goes_on()
+    check(all(leg["in_sync"] for leg in pair.legs("tank-a")), "a single path's reset degraded the pool")
+    load.finish()
+
+
+test_healed_by_reset.options = {"pools": 1}
+
+
 def test_short_partition(pair):
     """A partition of 0.5 s degrades nothing."""
     load = pair.load("a")

@@ -47,6 +47,9 @@ void pursue_start(Turn& turn) {
     if (turn.now_ns - state.read_at_ns >= state.limits.look_again_ns) ask_record(turn);
     return;
   }
+  // A late swap of an agent that has restarted since may have imported it, and nobody would be told.
+  const bool at_rest = state.stored->record.wanted == record::Wanted::exported || state.gone;
+  if (at_rest && turn.now_ns - state.read_at_ns >= state.limits.read_again_ns) ask_record(turn);
   if (auto kind = called_for(state, turn.now_ns)) begin_takeover(turn, *kind, std::nullopt);
 }
 

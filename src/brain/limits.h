@@ -30,6 +30,7 @@ struct Limits {
   Nanoseconds start_bound_ns = 5'000 * ns_per_ms;        // ... before its first heartbeat (exec, ZFS's start)
   Nanoseconds yield_ns = 10'000 * ns_per_ms;             // a planned switchover drains and exports within this or is given up
   Nanoseconds look_again_ns = 1'000 * ns_per_ms;         // a refused import is judged again this often
+  Nanoseconds read_again_ns = 5'000 * ns_per_ms;         // the record of a pool that nobody serves is read this often: the watch is only a hint
   Nanoseconds restart_back_off_ns = 500 * ns_per_ms;     // a pool process that dies again and again: doubling ...
   Nanoseconds restart_back_off_most_ns = 10'000 * ns_per_ms;
 };

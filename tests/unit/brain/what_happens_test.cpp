@@ -317,6 +317,20 @@ TEST_F(WhatHappens, cold_start__no_import_while_the_owner_serves_elsewhere_or_th
   EXPECT_EQ(other_store.record().wanted, record::Wanted::serving);
 }
 
+// The import's swap was under way when its agent restarted, and no watch told of it (simulator, seed 0xe5d87).
+TEST_F(WhatHappens, exported__an_import_that_nobody_was_told_of_is_noticed) {
+  Record record = make_record(1);
+  record.wanted = record::Wanted::exported;
+  agent.start(node_a, record);
+  agent.pass_ms(3'000);
+  record.epoch = Epoch{6};
+  record.rev = record.rev.next();
+  record.wanted = record::Wanted::serving;
+  store.put(record);
+  agent.pass_ms(20'000);
+  EXPECT_EQ(agent.count<agent::StartPool>(), 1u);
+}
+
 // The node knows the pool for less than the window after which an owner counts as silent.
 TEST_F(WhatHappens, import_right_after_export__is_not_refused) {
   agent.start(node_a, make_record(1), Epoch{5});

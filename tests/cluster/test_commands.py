@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 
-from harness import check, run, wait_for
+from harness import BIN, check, run, wait_for
 
 
 def _volumes(pair):
@@ -129,6 +129,24 @@ def test_lost_redundancy_is_told(pair):
 
 
 test_lost_redundancy_is_told.options = {"pools": 1}
+
+
+def test_events_are_followed(pair):
+    """`events -f` shows what happens while it runs, at once, into a pipe or file too."""
+    seen = pair.folder / "events"
+    with open(seen, "w") as file:
+        follower = subprocess.Popen([str(BIN / "zpair"), "--sandbox", str(pair.dir), "events", "-f"], stdout=file)
+    try:
+        wait_for("what was before", lambda: "owner-changed" in seen.read_text())
+        pair.kill("b")
+        wait_for("what happens", lambda: "redundancy-lost" in seen.read_text())
+        check(follower.poll() is None, "it ended by itself")
+    finally:
+        follower.kill()
+        follower.wait()
+
+
+test_events_are_followed.options = {"pools": 1}
 
 
 def test_status_keys_are_the_documented_ones(pair):

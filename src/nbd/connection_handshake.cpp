@@ -74,7 +74,8 @@ block::Task<bool> Connection::negotiate_in_time() {
     log_info("nbd: a client did not choose an export within {} ms: it is dropped", server_.options_.handshake_ms);
     end();
   };
-  const auto timer = block::Reactor::current().call_at(boot_time_ns() + server_.options_.handshake_ms * ns_per_ms, give_up);
+  const auto timer =
+      block::Reactor::current().call_at(boot_time_ns() + server_.options_.handshake_ms * ns_per_ms, give_up);
   const bool serves = co_await negotiate();
   block::Reactor::current().cancel_timer(timer);
   co_return serves;

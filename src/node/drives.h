@@ -22,8 +22,8 @@
 #include "control/start_document.h"
 #include "fence/fence_file.h"
 #include "node/state_folder.h"
-#include "nvme/target.h"
 #include "node/uberblock.h"
+#include "nvme/target.h"
 
 namespace zpair::node {
 

@@ -12,8 +12,8 @@
 namespace zpair::node {
 
 struct Uberblock {
-  Txg txg;                       // 0: none
-  std::uint64_t written_s = 0;   // by the wall clock of who wrote it: for people only
+  Txg txg;                      // 0: none
+  std::uint64_t written_s = 0;  // by the wall clock of who wrote it: for people only
 };
 
 // No txg: no uberblock, or the drive cannot be read.

@@ -147,7 +147,7 @@ class RawClient {
     bytes.resize(filled);
     return bytes;
   }
-  [[nodiscard]] bool ended() {   // silence for the whole time limit is no end
+  [[nodiscard]] bool ended() {  // silence for the whole time limit is no end
     std::byte byte;
     ssize_t count = -1;
     do count = ::recv(fd_, &byte, 1, 0);

@@ -360,10 +360,10 @@ void LegDriver::finish(LegIo& io) {
     ++leg.counters.read_error_count;
     // Bad labels: ZFS closes a leg whose probe fails. So the owner shall take it off before, as long as another one serves.
     const bool labels_of_ack_set = leg.in_ack_set && io.in_labels != 0;
-    const bool bad_place = io.status == block::IoStatus::media_error && !labels_of_ack_set;
-    LegEvent::Kind kind = bad_place ? LegEvent::Kind::media_error : LegEvent::Kind::error;
     const bool of_import = importing_ && !zp_mutated(ZP_READS_NOT_HELD);
     const bool must_hold = leg.in_ack_set && (of_import || another_leg_serves(leg) == labels_of_ack_set);
+    const bool bad_place = io.status == block::IoStatus::media_error && !(labels_of_ack_set && must_hold);
+    LegEvent::Kind kind = bad_place ? LegEvent::Kind::media_error : LegEvent::Kind::error;
     if (io.status == block::IoStatus::cancelled || must_hold) {
       hold(io, kind);
     } else {

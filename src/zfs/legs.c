@@ -484,6 +484,10 @@ bring_online(spa_t *spa, const uint64_t *guids, int count)
 			(void) usleep(BREATH_US);
 		spa_vdev_state_enter(spa, SCL_NONE);
 		vdev_t *vd = spa_lookup_by_guid(spa, guids[i], B_FALSE);
+		if (zp_leg_find(guids[i], vd->vdev_path) == NULL) {	/* failed again meanwhile: it stays offline */
+			(void) spa_vdev_state_exit(spa, NULL, 0);
+			continue;
+		}
 		vd->vdev_offline = vd->vdev_tmpoffline = B_FALSE;
 		vd->vdev_faulted = vd->vdev_degraded = vd->vdev_removed = 0;
 		vd->vdev_cant_read = vd->vdev_cant_write = B_FALSE;

@@ -451,6 +451,36 @@ Task<void> bad_labels(World& world) {
   co_await group.close();
   co_await end_well(world, std::move(*volume));
 }
+// The last leg of a mirror has one bad label of four: a bad place like any other, for the owner has nobody to go on with.
+Task<void> a_bad_label_of_the_last_leg(World& world) {
+  co_await world.open_drives(one_mirror);
+  auto spec = co_await world.import_spec(one_mirror);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  const Txg since = report->uberblock_txg;
+  LegId leg = world.leg_of("b0");
+  world.set_ack_set({"a0"});
+  auto failed = co_await world.pool->fail_legs({leg});
+  REQUIRE_OK(failed);
+  const std::uint64_t third_label = (world.drive("a0").geometry().size_bytes & ~((256ULL << 10) - 1)) - (512 << 10);
+  REQUIRE_OK(world.drive("a0").apply(fmt::format("read-errors {}+{}", third_label, 256 << 10)));
+  auto outcome = co_await world.pool->bring_back({world.leg("b0", leg)}, since);  // opens the mirror again, a0 too
+  REQUIRE_OK(outcome);
+  REQUIRE(std::ranges::any_of(world.events, [](const LegEvent& event) { return event.kind == LegEvent::Kind::media_error; }));
+  for (const LegEvent& event : world.events) REQUIRE(event.kind == LegEvent::Kind::media_error && !event.held);
+  REQUIRE_OK(world.drive("a0").apply("read-errors off"));
+  auto exported = co_await world.pool->export_pool();
+  REQUIRE_OK(exported);
+  co_await world.close_drives();
+}
+TEST(Driver, a_bad_label_of_the_last_leg_is_a_bad_place) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, make_and_export));
+  EXPECT_WELL(in_child(folder, a_bad_label_of_the_last_leg));
+}
+
 TEST(Driver, a_probe_that_would_close_a_leg_of_the_ack_set_is_held_and_every_write_is_flushed_on_both) {
   Folder folder;
   make_files(folder.path, one_mirror);

@@ -57,8 +57,9 @@ block::Task<void> Connection::run() {
 void Connection::end() {
   if (ending_) return;
   ending_ = true;
-  // Only the reading half: the peer must see the end when the requests have finished, not before.
-  ::shutdown(stream_->fd(), SHUT_RD);
+  // Only the reading half: the peer must see the end when the requests have finished, not before. In the handshake nothing
+  // of it is at a device yet, and an answer that it does not read must not hold us.
+  ::shutdown(stream_->fd(), negotiating_ ? SHUT_RDWR : SHUT_RD);
   wake();
   server_.pulse();
 }

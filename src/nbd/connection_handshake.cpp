@@ -76,7 +76,9 @@ block::Task<bool> Connection::negotiate_in_time() {
   };
   const auto timer =
       block::Reactor::current().call_at(boot_time_ns() + server_.options_.handshake_ms * ns_per_ms, give_up);
+  negotiating_ = true;
   const bool serves = co_await negotiate();
+  negotiating_ = false;
   block::Reactor::current().cancel_timer(timer);
   co_return serves;
 }

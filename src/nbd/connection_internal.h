@@ -104,6 +104,7 @@ class Connection {
   block::Signal changed_;
   block::TaskGroup tasks_;
   bool first_write_done_ = false;
+  bool negotiating_ = false;
   bool ending_ = false;
   bool disconnected_ = false;  // the client said goodbye: what is left is answered
   bool writer_stops_ = false;

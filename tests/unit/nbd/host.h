@@ -171,6 +171,10 @@ class RawClient {
     out.put(wire::option_magic).put(number).put(static_cast<std::uint32_t>(data.size())).put(std::span(data));
     send(out.take());
   }
+  [[nodiscard]] bool hung_up_on() const {
+    pollfd look{fd_, POLLRDHUP, 0};
+    return ::poll(&look, 1, 0) > 0 && (look.revents & (POLLRDHUP | POLLHUP)) != 0;
+  }
   struct Reply {
     std::uint32_t type = 0;
     Bytes data;

@@ -330,6 +330,20 @@ TEST(Server, a_client_that_does_not_finish_its_handshake_is_dropped_and_others_a
   EXPECT_EQ(speaking.simple(), (RawClient::Simple{0, 7})) << "who has chosen its export stays";
 }
 
+TEST(Server, a_client_that_asks_and_never_reads_is_dropped_too) {
+  ServerOptions options;
+  options.handshake_ms = 100;
+  Fixture fixture(options);
+  for (int number = 0; number < 100; ++number) {
+    const std::string name = "tank/" + std::string(200, 'v') + std::to_string(number);
+    EXPECT_TRUE(fixture.host.on([&] { return fixture.server->add_export({name, &fixture.device, false}); }));
+  }
+  RawClient deaf = fixture.connect_as(Transport::local);
+  deaf.greet();
+  for (int times = 0; times < 100; ++times) deaf.option(wire::opt_list);   // 2 MB of answers: more than a socket holds
+  EXPECT_TRUE(fixture.host.until([&] { return deaf.hung_up_on(); })) << "what it does not read holds the server";
+}
+
 TEST(Server, wrong_use_is_one_clear_error) {
   Fixture fixture;
   fixture.host.on([&] {

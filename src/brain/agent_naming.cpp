@@ -127,6 +127,7 @@ std::string incomplete(const record::Record& record, const std::vector<LegId>& l
     if (here == mirror.legs.end()) return fmt::format("incomplete: it has no leg of mirror-{}", index);
     if (here->resyncing) return fmt::format("incomplete: {} is in mid-resync", label(*here));
     if (!here->in_sync && here->full) return fmt::format("incomplete: {} is a new leg, or of another history", label(*here));
+    if (!here->in_sync && here->off_rev == Revision{}) return fmt::format("incomplete: when {} went off is not recorded", label(*here));
     const Revision went = here->in_sync ? Revision{} : here->off_rev;
     if (off_rev && *off_rev != went) return fmt::format("incomplete: {} did not go off together with the other legs", label(*here));
     off_rev = went;

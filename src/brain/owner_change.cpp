@@ -225,6 +225,7 @@ void on(Turn& turn, const MirrorAdded& event) {
     if (now == nullptr) continue;
     leg.in_sync = now->in_sync;
     leg.since = now->since;
+    leg.off_rev = now->off_rev;
   }
   const bool same = find_mirror(state.stored.record, event.mirror) != nullptr && *find_mirror(state.stored.record, event.mirror) == built;
   state.change->mirror = std::move(built);

@@ -45,7 +45,7 @@ Leg leg_of(const json& value) {
   leg.resyncing = value.at("resyncing");
   leg.since = id_of<Txg>(value.at("since"));
   leg.full = value.at("full");
-  leg.off_rev = Revision{value.value("off_rev", std::uint64_t{0})};   // records before it had one
+  leg.off_rev = Revision{value.value("off_rev", std::uint64_t{0})};   // records before it had one: not known
   return leg;
 }
 

@@ -63,6 +63,7 @@ inline void take_off(Record& record, LegId leg, Txg since) {
   record::Leg& found = *record::find_leg(record, leg);
   found.in_sync = false;
   found.since = since;
+  found.off_rev = record.rev;
 }
 
 struct FakeStore {

@@ -47,6 +47,24 @@ TEST_F(Rule1, guids_as_built_are_recorded) {
   EXPECT_EQ(owner.count<AnswerCommand>(), 1u);
 }
 
+TEST_F(Rule1, a_leg_taken_off_while_its_mirror_is_built_stays_off_since_the_same_revision) {
+  owner.serve(make_record(1));
+  owner.hold<AddMirror>();
+  owner.feed(MirrorOffered{owner.now_ns, 1, new_mirror()});
+  owner.tick();
+  owner.feed(LegErred{owner.now_ns, leg_id(3, node_b), LegFault::io_error, "EIO"});
+  ASSERT_FALSE(in_sync(store.record(), leg_id(3, node_b)));
+  const Revision off_rev = store.record().rev;
+  record::Mirror built = new_mirror();
+  built.guid = MirrorId{78};
+  built.legs[1].guid = LegId{900};
+  owner.feed(MirrorAdded{owner.now_ns, MirrorId{77}, built});
+  ASSERT_GT(store.record().rev, off_rev) << "the guids as built";
+  ASSERT_NE(record::find_leg(store.record(), LegId{900}), nullptr);
+  EXPECT_FALSE(in_sync(store.record(), LegId{900}));
+  EXPECT_EQ(record::find_leg(store.record(), LegId{900})->off_rev, off_rev);
+}
+
 TEST_F(Rule1, an_add_that_fails_is_undone_in_the_record) {
   owner.serve(make_record(1));
   owner.hold<AddMirror>();

@@ -429,6 +429,24 @@ TEST_F(Rule11, legs_that_went_off_at_different_times_are_no_complete_side) {
   EXPECT_NE(store.record().why.find("incomplete"), std::string::npos);
 }
 
+// Records written before they had off_rev.
+TEST_F(Rule11, legs_that_went_off_nobody_knows_when_are_no_complete_side) {
+  Record record = make_record(2);
+  for (int mirror : {0, 1}) {
+    take_off(record, leg_id(mirror, node_b), Txg{812});
+    record::find_leg(record, leg_id(mirror, node_b))->off_rev = Revision{};
+  }
+  agent.watch_owner(node_b, record);
+  agent.owner_asks = false;
+  agent.pass_ms(2000);
+  agent.feed(ImportOrdered{agent.now_ns, 5, true, false});
+  EXPECT_FALSE(agent.last<AnswerCommand>().done);
+  EXPECT_NE(agent.last<AnswerCommand>().text.find("is not recorded"), std::string::npos) << agent.last<AnswerCommand>().text;
+  agent.feed(ImportOrdered{agent.now_ns, 6, true, true});
+  agent.pass_ms(200);
+  EXPECT_TRUE(agent.last<AnswerCommand>().done);
+}
+
 TEST_F(Rule11, a_new_leg_is_no_complete_one) {
   Record record = make_record(1);
   take_off(record, leg_id(0, node_b), Txg{});

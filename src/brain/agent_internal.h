@@ -33,6 +33,7 @@ std::string next_op(State& state);
 // agent_partner.cpp: windows are judged against the last tick (design, section 3).
 bool partner_present(const State& state);
 bool owner_lives(const State& state);                      // heard, or vouched for by its agent
+bool partner_owns(const State& state, const record::Record& record);
 void owner_heard(State& state, Nanoseconds now_ns);
 void pursue_survey_asked(Turn& turn);
 

@@ -26,6 +26,11 @@ bool owner_lives(const State& state) {
   return age(state, state.owner_heard_ns) < state.limits.silence_ns || vouched(state);
 }
 
+// By that record, and as far as it has been heard. (An owner whose silence is not certain yet is asked by the survey.)
+bool partner_owns(const State& state, const record::Record& record) {
+  return record.wanted == record::Wanted::serving && record.owner != state.node && !state.cold && owner_lives(state);
+}
+
 void owner_heard(State& state, Nanoseconds now_ns) {
   state.owner_heard_ns = std::max(state.owner_heard_ns, now_ns);
   state.cold = false;

@@ -28,12 +28,6 @@ std::optional<Kind> called_for(const State& state, Nanoseconds now_ns) {
   return Kind::restart;
 }
 
-// By the record, and as far as it has been heard. (An owner whose silence is not certain yet is asked by the survey.)
-bool partner_owns(const State& state) {
-  const bool recorded = state.stored && state.stored->record.wanted == record::Wanted::serving && !owned_here(state);
-  return recorded && !state.cold && owner_lives(state);
-}
-
 bool busy(const State& state) {
   return state.takeover || state.switchover || state.handover || state.survey_asked || state.process != Process::none || state.keeping;
 }
@@ -68,7 +62,7 @@ void on(Turn& turn, const ImportOrdered& event) {
   State& state = turn.state;
   auto answer = [&](bool done, std::string text) { turn.order(AnswerCommand{event.command, done, std::move(text)}); };
   if (state.process != Process::none) return answer(false, "this node has it imported already");
-  if (partner_owns(state)) return answer(false, "the partner has it imported");
+  if (state.stored && partner_owns(state, state.stored->record)) return answer(false, "the partner has it imported");
   if (swap_is_open(state)) return answer(false, "an import is on its way already");
   drop_takeover(turn, "an import by command comes first");
   begin_takeover(turn, Kind::import, event.command);

@@ -259,6 +259,7 @@ void takeover_read(Turn& turn, const RecordRead& event) {
   const record::Record& record = event.stored->record;
   if (record.version > record::format_version) return refuse(turn, fmt::format("the record has version {}, this program knows {}", record.version, record::format_version));
   if (record.wanted == record::Wanted::exported && takeover.kind != Kind::import) return drop_takeover(turn, "the pool is exported");
+  if (takeover.kind == Kind::import && partner_owns(state, record)) return drop_takeover(turn, "the partner has it imported");  // the kept copy was older
   takeover.base = *event.stored;
   takeover.phase = Takeover::Phase::surveying;
 }

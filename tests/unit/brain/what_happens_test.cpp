@@ -347,6 +347,25 @@ TEST_F(WhatHappens, import_right_after_export__is_not_refused) {
   EXPECT_EQ(store.record().wanted, record::Wanted::serving);
 }
 
+// Exported, says this node's own copy; and no watch told it that the partner has imported it since.
+TEST_F(WhatHappens, import_of_what_the_partner_has_imported_meanwhile__is_refused) {
+  Record record = make_record(1);
+  agent.watch_owner(node_b, record);
+  agent.owner_asks = false;
+  record.wanted = record::Wanted::exported;
+  record.rev = record.rev.next();
+  store.put(record);
+  agent.feed(RecordSeen{agent.now_ns, *store.stored});
+  record.wanted = record::Wanted::serving;
+  record.epoch = Epoch{6};
+  record.rev = record.rev.next();
+  store.put(record);
+  agent.feed(agent::ImportOrdered{agent.now_ns, 4, false, false});
+  EXPECT_EQ(agent.last<agent::AnswerCommand>(), (agent::AnswerCommand{4, false, "the partner has it imported"}));
+  EXPECT_EQ(agent.count<SwapRecord>(), 0u);
+  EXPECT_EQ(store.record().epoch, Epoch{6});
+}
+
 TEST_F(WhatHappens, owners_node_wholly_cut_off__it_answers_nothing_and_exits_when_it_hears) {
   owner.serve(make_record(1));
   owner.promises = false;

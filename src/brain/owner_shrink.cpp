@@ -166,6 +166,12 @@ void hold(Turn& turn, const std::string& why) {
   ask_record(turn);
 }
 
+// Another verifier, or no drive at all, is what a restart or a plug looks like.
+bool is_own_fault(const LegView& view, Cause cause) {
+  const bool errs = view.fault == LegFault::io_error || view.fault == LegFault::read_errors;
+  return cause == Cause::slow || (cause == Cause::erred && errs);
+}
+
 void open_shrink(Turn& turn, const std::vector<Verdict>& off) {
   State& state = turn.state;
   std::string why;
@@ -182,7 +188,7 @@ void open_shrink(Turn& turn, const std::vector<Verdict>& off) {
     leg.off_rev = wanted.rev;
     LegView& view = view_of(state, verdict.leg);
     view.off_why = verdict.why;
-    view.own_fault = verdict.cause == Cause::erred || verdict.cause == Cause::slow;
+    view.own_fault = is_own_fault(view, verdict.cause);
   }
   open_swap(turn, Purpose::shrink, std::move(wanted));
 }

@@ -229,6 +229,29 @@ TEST_F(Rule8, a_leg_whose_node_dies_again_and_again_returns_at_once) {
   }
 }
 
+TEST_F(Rule8, a_leg_whose_drive_comes_and_goes_returns_at_once) {
+  for (LegFault fault : {LegFault::verifier_changed, LegFault::drive_gone}) {
+    FakeStore other;
+    OwnerBench plugged{other};
+    plugged.serve(make_record(1));
+    for (int time = 0; time < 3; ++time) {
+      plugged.feed(LegErred{plugged.now_ns, leg_id(0, node_b), fault, "gone"});
+      ASSERT_FALSE(in_sync(other.record(), leg_id(0, node_b)));
+      plugged.pass_ms(2000);
+      EXPECT_TRUE(in_sync(other.record(), leg_id(0, node_b))) << "fault " << static_cast<int>(fault) << ", time " << time;
+    }
+  }
+}
+
+TEST_F(Rule8, a_leg_with_too_many_read_errors_again_backs_off) {
+  owner.serve(make_record(1));
+  for (int time = 0; time < 2; ++time) {
+    owner.feed(LegErred{owner.now_ns, leg_id(0, node_b), LegFault::read_errors, "17 in a minute"});
+    owner.pass_ms(2000);
+  }
+  EXPECT_FALSE(in_sync(store.record(), leg_id(0, node_b)));
+}
+
 TEST_F(Rule8, a_diverged_side_comes_back_as_new_legs_by_full_resync) {
   serve_alone(2);
   owner.foreign_txg_count = 2;

@@ -310,6 +310,7 @@ block::Task<Result<std::string>> PoolAgent::import(Override accepted, Deadline d
 }
 
 block::Task<std::string> PoolAgent::side() {
+  Visit visit(*this);
   const NodeId here = node_.config->node;
   const auto record = newest_record();
   if (!record) co_return fmt::format("side {}: its record is not known yet", here);

@@ -170,6 +170,21 @@ TEST(PoolAgentDriver, a_node_without_an_in_sync_leg_refuses) {
   });
 }
 
+TEST(PoolAgentDriver, its_close_waits_for_whoever_asks_for_its_side) {
+  run([](Reactor& reactor) -> Task<void> {
+    Node node(reactor);
+    record::Record record = co_await node.make_pool(NodeId::b, NodeId::a);
+    PoolAgent pool("tank", node.parts);
+    pool.start(record);
+    Task<std::string> asked = pool.side();
+    asked.start();
+    EXPECT_FALSE(asked.done()) << "it reads a drive";
+    co_await pool.close();
+    EXPECT_TRUE(asked.done());
+    co_await node.close(pool);
+  });
+}
+
 TEST(PoolAgentDriver, a_promise_is_answered_with_its_nonce) {
   run([](Reactor& reactor) -> Task<void> {
     Node node(reactor);

@@ -44,6 +44,8 @@ std::string World::what_import_lacks(const Process& at) {
   return "";
 }
 
+bool World::overtaken(const Process& at) const { return store_ && store_->record.epoch > at.epoch; }
+
 // 12 (H32): after a shrink every mirror has a named leg that the owner reaches. Section 3: a window counts only time in
 // which the process itself ran.
 void World::check_shrink_order(Process& at, const record::Record& wanted) {

@@ -55,10 +55,9 @@ void World::try_import(std::uint64_t pid) {
         begin_write(*at, Write{mirror, block, found, 0, {}, {}, {}, {}});   // claim: the legs are made equal
       }
     }
-    // One that a newer import has overtaken may find less: its claim never ends, as the legs that hold more are fenced.
-    bool overtaken = store_ && store_->record.epoch > at->epoch;
     at->import_lacks = what_import_lacks(*at);
-    if (!overtaken && !at->import_lacks.empty()) return breaks(at->import_lacks);
+    // One that a newer import has overtaken may find less: its claim never ends, as the legs that hold more are fenced.
+    if (!overtaken(*at) && !at->import_lacks.empty()) return breaks(at->import_lacks);
     tell("node {}: process {} imports at txg {} (epoch {})", at->node, pid, best.txg, at->epoch);
   });
 }
@@ -75,6 +74,8 @@ void World::import_moves(Process& at) {
     });
   };
   if (at.claiming) {
+    // No former owner acknowledges while it is read and claimed. (One overtaken may hear late that its claim had ended in time.)
+    if (!overtaken(at)) at.import_lacks = what_import_lacks(at);
     if (!at.import_lacks.empty()) return breaks(at.import_lacks);
     at.claiming = false;
     at.imported = true;

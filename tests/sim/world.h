@@ -205,7 +205,7 @@ struct Process {
   std::uint64_t resync_order = 0, resync_id = 0;
   std::shared_ptr<StoreClient> store = std::make_shared<StoreClient>();   // shared with its requests under way
   record::Floor import_floor;
-  std::string import_lacks;                   // invariant 1, when the legs were read
+  std::string import_lacks;                   // invariant 1, when the legs were read; unless overtaken, at the claim's end too
   bool claiming = false, replaying = false, drained = false;
   std::optional<Txg> pending_sync;            // a txg that waits for its writes
   std::optional<Txg> syncing;                 // ... whose uberblocks are not yet flushed on every online leg
@@ -388,6 +388,7 @@ class World {
   // check.cpp
   void check_legs();
   std::string what_import_lacks(const Process& at);
+  bool overtaken(const Process& at) const;
   void check_shrink_order(Process& at, const record::Record& wanted);
   void check_import_order(NodeId node, const record::Record& wanted);
   void check_failing(Process& at);

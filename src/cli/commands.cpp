@@ -300,7 +300,7 @@ Result<void> volume_destroy(const Context& context, const std::string& text) {
     return change(context, "/v1/volume/destroy", {{"pool", volume.pool}, {"name", volume.name}}, text + " is destroyed");
   }
   ZP_TRY(named, parse_snapshot_name(text));
-  return change(context, "/v1/volume/destroy", body_of(named), text + " is destroyed");
+  return change(context, "/v1/volume/destroy_snapshot", body_of(named), text + " is destroyed");
 }
 
 Result<void> volume_snapshot(const Context& context, const std::string& text) {

@@ -44,7 +44,7 @@ Api::Api(Daemon& daemon) : daemon_(daemon) {
   add("POST /v1/pool/export", &Api::pool_export);
   add("POST /v1/pool/import", &Api::pool_import);
   add("POST /v1/pool/scrub", &Api::pool_scrub);
-  for (const char* change : {"create", "resize", "destroy", "snapshot", "clone", "rollback"})
+  for (const char* change : {"create", "resize", "destroy", "snapshot", "destroy_snapshot", "clone", "rollback"})
     add(std::string("POST /v1/volume/") + change, &Api::volume_change);
   add("POST /v1/switchover", &Api::switchover);
   add("POST /v1/takeover", &Api::takeover);

@@ -100,7 +100,7 @@ Result<void> Process::start_api() {
   routes["GET /v1/status"] = [this](Request) { return get_pools(); };
   routes["GET /v1/volumes"] = [this](Request) { return get_volumes(); };
   routes["GET /v1/events"] = [this](Request request) { return get_events(std::move(request)); };
-  for (const char* verb : {"create", "resize", "destroy", "snapshot", "clone", "rollback"}) {
+  for (const char* verb : {"create", "resize", "destroy", "snapshot", "destroy_snapshot", "clone", "rollback"}) {
     routes[fmt::format("POST /v1/volume/{}", verb)] = [this, verb](Request request) { return post_volume(verb, std::move(request.body)); };
   }
   routes["POST /v1/pool/scrub"] = [this](Request request) { return post_scrub(std::move(request.body)); };
@@ -159,18 +159,27 @@ block::Task<Result<std::string>> Process::post_volume(std::string verb, std::str
     co_return describe(info);
   }
   ZP_CO_TRY(name, from_body(body, [](const json& value) { return value.at("name").get<std::string>(); }));
-  const auto snapshot_in = [](const json& value) { return value_or<std::string>(value, "snapshot", ""); };
-  ZP_CO_TRY(snapshot, from_body(body, snapshot_in));
   Result<void> done;
   if (verb == "resize") {
     ZP_CO_TRY(size_bytes, from_body(body, [](const json& value) { return value.at("size_bytes").get<std::uint64_t>(); }));
     done = co_await exports_->resize(name, size_bytes);
   } else if (verb == "destroy") {
-    done = snapshot.empty() ? co_await exports_->destroy(name) : co_await exports_->destroy_snapshot(name, snapshot);
-  } else if (verb == "rollback") {
-    done = co_await exports_->roll_back(name, snapshot);
+    // Whoever means a snapshot must not lose the volume.
+    ZP_CO_TRY(of_snapshot, from_body(body, [](const json& value) { return value.contains("snapshot"); }));
+    if (of_snapshot || name.contains('@')) {
+      co_return fail(ErrorCode::invalid, "/v1/volume/destroy destroys a volume and names no snapshot: see /v1/volume/destroy_snapshot");
+    }
+    done = co_await exports_->destroy(name);
   } else {
-    done = co_await exports_->snapshot(name, snapshot);
+    ZP_CO_TRY(snapshot, from_body(body, [](const json& value) { return value.at("snapshot").get<std::string>(); }));
+    if (snapshot.empty()) co_return fail(ErrorCode::invalid, "the request names no snapshot of volume {}", name);
+    if (verb == "rollback") {
+      done = co_await exports_->roll_back(name, snapshot);
+    } else if (verb == "destroy_snapshot") {
+      done = co_await exports_->destroy_snapshot(name, snapshot);
+    } else {
+      done = co_await exports_->snapshot(name, snapshot);
+    }
   }
   if (!done) co_return std::unexpected(done.error());
   co_return std::string("{}");

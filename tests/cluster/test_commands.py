@@ -1,6 +1,7 @@
 """The commands of an ordinary day, under a load that must not notice, and what `status` and `events` say meanwhile."""
 import json
 import os
+import socket
 import subprocess
 import time
 
@@ -64,6 +65,16 @@ def _refused(pair, word, *command):
     check(word in done.stderr, f"{command} does not say '{word}': {done.stderr}")
 
 
+def _post(uri, path, body):
+    """The answer of the zpaird whose node serves a volume at `uri`, as it stands."""
+    text = json.dumps(body).encode()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(60)
+        client.connect(os.path.dirname(uri.split("socket=")[1]) + "/zpaird.sock")
+        client.sendall(f"POST {path} HTTP/1.1\r\nHost: zpair\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
+        return b"".join(iter(lambda: client.recv(65536), b"")).decode()
+
+
 def _io(uri, *commands):
     done = run("qemu-io", "-f", "raw", "-t", "none", *(word for command in commands for word in ("-c", command)), uri)
     check("failed" not in done.stdout + done.stderr and "error" not in done.stdout + done.stderr, f"{commands}: {done.stdout}{done.stderr}")
@@ -89,6 +100,15 @@ def test_snapshot_clone_and_rollback(pair):
 
     pair.zpair("volume", "snapshot", "tank-a/data@two")
     _refused(pair, "newer snapshots", "volume", "rollback", "tank-a/data@one")
+    # Whoever means a snapshot cannot lose the volume by a request that lacks it.
+    for path, body, word in (("destroy", {"name": "copy", "snapshot": ""}, "names no snapshot"),
+                             ("destroy", {"name": "copy", "snapshot": "two"}, "names no snapshot"),
+                             ("destroy", {"name": "copy@two"}, "names no snapshot"),
+                             ("destroy_snapshot", {"name": "copy", "snapshot": ""}, "names no snapshot"),
+                             ("destroy_snapshot", {"name": "copy"}, "cannot be read")):
+        answer = _post(uri["a"], f"/v1/volume/{path}", {"pool": "tank-a"} | body)
+        check(word in answer, f"{path} {body}: {answer}")
+    check(("tank-a", "copy") in _volumes(pair), "the volume is gone")
     pair.zpair("volume", "destroy", "tank-a/data@two")
     sockets = {node: os.stat(uri[node].split("socket=")[1]).st_ino for node in "ab"}
     for node in "ab":   # a client at either node, its data may not change under it

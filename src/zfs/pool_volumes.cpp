@@ -121,7 +121,9 @@ Task<Result<VolumeInfo>> Pool::roll_back_volume(std::string name, std::string sn
   std::string full = full_name(name);
   auto roll_back = [&](zp_why* why) { return zp_volume_rollback(full.c_str(), snapshot.c_str(), why); };
   ZP_CO_CHECK(co_await ask(engine_, roll_back));
-  co_return co_await look_at(name);
+  auto info = co_await look_at(name);
+  if (!info) co_return fail(info.error(), "volume {} is rolled back to {}, but then", full, snapshot);
+  co_return info;
 }
 
 Task<Result<void>> Pool::destroy_snapshot(std::string name, std::string snapshot) {

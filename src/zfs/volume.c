@@ -211,7 +211,11 @@ zp_volume_rollback(const char *name, const char *snapshot, struct zp_why *why)
 	error = zp_volume_look(name, &after, why);
 	if (error == 0 && before.reserved_bytes != 0 && after.size_bytes != before.size_bytes)
 		error = reserve(name, after.size_bytes, after.block_size_bytes, why);
-	return (error);
+	if (error != 0) {
+		struct zp_why then = *why;
+		return (zp_explain(why, error, "volume %s is rolled back to %s, but then: %s", name, full, then.text));
+	}
+	return (0);
 }
 
 int

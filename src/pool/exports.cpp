@@ -19,14 +19,33 @@ Exports::~Exports() { ZP_ASSERT(closed_, "exports are closed before they end"); 
 block::Task<Result<void>> Exports::open_all() {
   ZP_CO_TRY(volumes, co_await pool_.list_volumes());
   for (const zfs::VolumeInfo& volume : volumes) {
+    const Change change(*this, volume.name);
     auto opened = co_await open(volume.name);
     if (!opened) co_return fail(opened.error(), "volume {}/{} does not open", options_.pool_name, volume.name);
   }
   co_return Result<void>{};
 }
 
+Result<void> Exports::check_free(const std::string& name) const {
+  if (closed_) return fail(ErrorCode::unreachable, "pool {} is no longer served here: try again", options_.pool_name);
+  if (changing_.contains(name)) return fail(ErrorCode::refused, "volume {} is being changed: try again", export_name(name));
+  return {};
+}
+
+// It need not be open: what failed to open again can be rolled back or destroyed.
+Result<void> Exports::check_known(const std::string& name) const {
+  auto found = entries_.find(name);
+  if (found != entries_.end() && found->second.known.guid != 0) return {};
+  return fail(ErrorCode::not_found, "pool {} has no volume {}", options_.pool_name, name);
+}
+
 block::Task<Result<void>> Exports::open(std::string name) {
+  if (closed_) co_return fail(ErrorCode::cancelled, "pool {} is no longer served here", options_.pool_name);
   ZP_CO_TRY(volume, co_await pool_.open_volume(name));
+  if (closed_) {
+    co_await volume->close();
+    co_return fail(ErrorCode::cancelled, "pool {} is no longer served here", options_.pool_name);
+  }
   Entry& entry = entries_[name];
   entry.volume = std::move(volume);
   entry.known = {name, entry.volume->geometry().size_bytes, entry.volume->info().guid};
@@ -64,6 +83,7 @@ block::Task<void> Exports::close() {
   closed_ = true;
   co_await server_.close();
   co_await tasks_.close();
+  while (!changing_.empty()) co_await change_over_.wait();
   for (auto& [name, entry] : entries_) {
     if (entry.volume) co_await entry.volume->close();
     entry.volume.reset();
@@ -105,6 +125,8 @@ block::Task<void> Exports::run_relay_link(UniqueFd connected) {
 
 block::Task<Result<zfs::VolumeInfo>> Exports::create(zfs::VolumeSpec spec) {
   const std::string name = spec.name;
+  ZP_CO_CHECK(check_free(name));
+  const Change change(*this, name);
   ZP_CO_TRY(info, co_await pool_.create_volume(std::move(spec)));
   ZP_CO_CHECK(co_await open(name));
   options_.volumes_changed();
@@ -112,17 +134,18 @@ block::Task<Result<zfs::VolumeInfo>> Exports::create(zfs::VolumeSpec spec) {
 }
 
 block::Task<Result<void>> Exports::resize(std::string name, std::uint64_t size_bytes) {
-  ZP_CO_TRY(info, co_await pool_.resize_volume(std::move(name), size_bytes));
+  ZP_CO_CHECK(check_free(name));
+  const Change change(*this, name);
+  ZP_CO_TRY(info, co_await pool_.resize_volume(name, size_bytes));
   static_cast<void>(info);
   options_.volumes_changed();
   co_return Result<void>{};
 }
 
 block::Task<Result<void>> Exports::destroy(std::string name) {
-  auto found = entries_.find(name);
-  if (found == entries_.end() || !found->second.volume) {
-    co_return fail(ErrorCode::not_found, "pool {} has no volume {}", options_.pool_name, name);
-  }
+  ZP_CO_CHECK(check_free(name));
+  ZP_CO_CHECK(check_known(name));
+  const Change change(*this, name);
   co_await shut(name);
   auto destroyed = co_await pool_.destroy_volume(name);
   if (!destroyed) {
@@ -135,13 +158,16 @@ block::Task<Result<void>> Exports::destroy(std::string name) {
   co_return Result<void>{};
 }
 
+// Taken out before anything is waited for: nobody else finds it and ends it too.
 block::Task<void> Exports::shut(std::string name) {
+  Entry& entry = entries_[name];
+  const auto volume = std::move(entry.volume);
+  if (!volume) co_return;
+  entry.known.size_bytes = volume->geometry().size_bytes;
+  entry.listening = false;
   auto removed = co_await server_.remove_export(export_name(name));
   static_cast<void>(removed);
-  Entry& entry = entries_[name];
-  co_await entry.volume->close();
-  entry.volume.reset();
-  entry.listening = false;
+  co_await volume->close();
 }
 
 block::Task<Result<void>> Exports::snapshot(std::string name, std::string snapshot) {
@@ -154,6 +180,8 @@ block::Task<Result<void>> Exports::destroy_snapshot(std::string name, std::strin
 
 block::Task<Result<zfs::VolumeInfo>> Exports::clone(std::string name, std::string snapshot, std::string clone,
                                                     zfs::VolumeSpec::Space space) {
+  ZP_CO_CHECK(check_free(clone));
+  const Change change(*this, clone);
   ZP_CO_TRY(info, co_await pool_.clone_volume(std::move(name), std::move(snapshot), clone, space));
   ZP_CO_CHECK(co_await open(clone));
   options_.volumes_changed();
@@ -161,22 +189,21 @@ block::Task<Result<zfs::VolumeInfo>> Exports::clone(std::string name, std::strin
 }
 
 block::Task<Result<void>> Exports::roll_back(std::string name, std::string snapshot) {
-  auto found = entries_.find(name);
-  if (found == entries_.end() || !found->second.volume) {
-    co_return fail(ErrorCode::not_found, "pool {} has no volume {}", options_.pool_name, name);
-  }
+  ZP_CO_CHECK(check_free(name));
+  ZP_CO_CHECK(check_known(name));
+  const Change change(*this, name);
   if (const std::uint32_t clients = client_count(name); clients > 0) {
     co_return fail(ErrorCode::refused, "volume {} has {} client(s), whose data would change under them: disconnect them first",
                    export_name(name), clients);
   }
   co_await shut(name);
-  auto rolled = co_await pool_.roll_back_volume(name, std::move(snapshot));
-  if (closed_) co_return fail(ErrorCode::cancelled, "pool {} ends", options_.pool_name);
+  auto rolled = co_await pool_.roll_back_volume(name, snapshot);
   auto again = co_await open(name);   // clients that came meanwhile wait at its socket
   if (!again) log_error("volume {}: {}", export_name(name), again.error().message);
   options_.volumes_changed();
   if (!rolled) co_return std::unexpected(rolled.error());
-  co_return again;
+  if (!again) co_return fail(again.error(), "volume {} is rolled back to {}, but does not open", export_name(name), snapshot);
+  co_return Result<void>{};
 }
 
 block::Task<Result<std::vector<VolumeView>>> Exports::list() {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -39,13 +40,14 @@ class Exports {
   void serve();                                            // rule 6: acknowledgements may leave from now on
   bool serving() const { return serving_; }
   block::Task<void> drain();                               // takes nothing new; returns when all requests have finished
-  block::Task<void> close();                               // ends all clients and closes the volumes
+  block::Task<void> close();                               // ends all clients, waits for changes, closes the volumes
 
   void take_socket(std::string volume, UniqueFd listening);
   void take_client(std::string volume, UniqueFd connected);   // it waits until the volume serves
   void take_relay_link(UniqueFd connected);               // its LinkHeader names volume and session
   void recheck_reads() { server_.recheck_reads(); }
 
+  // One change of a volume at a time: another one meanwhile is refused.
   block::Task<Result<zfs::VolumeInfo>> create(zfs::VolumeSpec spec);
   block::Task<Result<void>> resize(std::string name, std::uint64_t size_bytes);
   block::Task<Result<void>> destroy(std::string name);
@@ -71,6 +73,21 @@ class Exports {
     bool listening = false;
     Known known;               // stays while the volume is shut for a moment: its socket must too. guid 0: no volume yet
   };
+  // While it lives, nobody else changes the volume, and close() waits.
+  struct Change {
+    Change(Exports& host, std::string volume) : exports(host), name(std::move(volume)) { exports.changing_.insert(name); }
+    ~Change() {
+      exports.changing_.erase(name);
+      exports.change_over_.set();
+      exports.change_over_.reset();
+    }
+    Change(const Change&) = delete;
+    Change& operator=(const Change&) = delete;
+    Exports& exports;
+    std::string name;
+  };
+  Result<void> check_free(const std::string& name) const;
+  Result<void> check_known(const std::string& name) const;
   block::Task<Result<void>> open(std::string name);
   block::Task<void> shut(std::string name);
   block::Task<void> run_relay_link(UniqueFd connected);
@@ -82,6 +99,8 @@ class Exports {
   nbd::Server server_;
   std::map<std::string, Entry> entries_;
   std::vector<std::pair<std::string, UniqueFd>> waiting_clients_;
+  std::set<std::string> changing_;
+  block::Signal change_over_;
   bool serving_ = false;
   bool closed_ = false;
   block::TaskGroup tasks_;

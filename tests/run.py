@@ -30,7 +30,7 @@ SOAK_SECONDS = 3600
 SOAK_CUTS = 10_000
 SOAK_SCHEDULES = 1_000_000  # about 7 000 steps each
 # libzpool is a debug build of its own with its own allocator: sanitizers run everything outside it.
-WITHOUT_SANITIZER = {"zfs_test", "pool_test", "pool_legs_test"}
+WITHOUT_SANITIZER = {"zfs_test", "pool_test", "pool_legs_test", "pool_exports_test"}
 LOG_LINES = 40
 WORKERS = (os.cpu_count() or 2) + 1   # a life waits now and then
 HANGS_AFTER_SECONDS = 900   # a program that hangs must not hide what the others say

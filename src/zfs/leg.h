@@ -41,7 +41,7 @@ struct PoolLayout {
 
 // A leg did not do what it was told: from now on the command is held (no answer) until the owner fails the leg, lets the
 // held commands be tried again, or exits. A read's media error that ZFS can serve from another leg is told, not held. One over
-// the labels is an `error`: the leg must be shrunk, or ZFS would close it by itself.
+// the labels is an `error` and held while another leg serves: this one must be shrunk, or ZFS would close it by itself.
 struct LegEvent {
   enum class Kind : std::uint8_t {
     error,              // the device refused a command

@@ -196,8 +196,9 @@ Result<void> FaultDevice::apply_one(std::string_view command) {
   } else {
     return fail(
         ErrorCode::invalid,
-        "no fault `{}`: known are read-errors, write-errors, flush-errors, torn-writes, wrong-data, slow, latency-us, "
-        "parallel, hang, lose-cache, tear-cache, clear",
+        "no fault `{}`: write read-errors, write-errors, flush-errors, torn-writes or wrong-data with on, off, "
+        "PROBABILITY "
+        "or OFFSET+SIZE; slow MS, latency-us READ WRITE FLUSH, parallel N, hang on, lose-cache, tear-cache, clear",
         command);
   }
   return {};

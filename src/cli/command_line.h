@@ -21,6 +21,23 @@ struct Globals {
 
 using Chosen = std::function<Result<void>(const Globals&)>;
 
+// A command below `parent`; `example` is printed at the end of its help.
+CLI::App* add_command(CLI::App& parent, const std::string& name, const std::string& help, const std::string& example = "");
+// A word that must be given, and may not be empty: `zpair pool destroy "$POOL"` with no POOL does nothing.
+CLI::Option* add_word(CLI::App& command, const std::string& name, std::string& word, const std::string& help);
+CLI::Option* add_optional_word(CLI::App& command, const std::string& name, std::string& word, const std::string& help);
+
+// Checks a word by the function that will read it: what is wrong on the line is a usage error, and nobody is asked.
+template <class Parse>
+CLI::Validator reads_by(Parse parse) {
+  return CLI::Validator(
+      [parse](std::string& text) {
+        auto read = parse(text);
+        return read ? std::string() : read.error().message;
+      },
+      "");
+}
+
 // An option that takes 256M, 10G, …
 CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t& size_bytes, const std::string& help, const std::string& otherwise);
 

@@ -54,16 +54,12 @@ Result<json> parse_mirrors(const std::vector<std::string>& texts) {
   return mirrors;
 }
 
-// NODE:DRIVE
-Result<std::pair<std::string, std::string>> parse_drive(const std::string& text) {
-  const auto colon = text.find(':');
-  if (colon == std::string::npos || colon + 1 == text.size() || !parse_node(text.substr(0, colon))) {
-    return fail(ErrorCode::invalid, "'{}' names no drive: write NODE:DRIVE, as in a:/dev/disk/by-id/nvme-…", text);
-  }
-  return std::pair{text.substr(0, colon), text.substr(colon + 1)};
+// As it is written: a link stays a link, /dev/disk/by-id is what it was given for.
+std::string place_of(const std::string& path) {
+  std::error_code gone;
+  const auto absolute = std::filesystem::absolute(path, gone);
+  return gone ? path : absolute.lexically_normal().string();
 }
-
-std::string full_path(const std::string& path) { return std::filesystem::absolute(path).lexically_normal().string(); }
 
 std::string plan_of(const json& answer) {
   std::string out = fmt::format("would make {} with:\n", text_of(answer, "name"));
@@ -136,13 +132,21 @@ void print_error(const Error& error) {
   std::fprintf(stderr, "zpair: %s\n", line.c_str());
 }
 
+Result<std::pair<std::string, std::string>> parse_drive(const std::string& text) {
+  const auto colon = text.find(':');
+  if (colon == std::string::npos || colon + 1 == text.size() || !parse_node(text.substr(0, colon))) {
+    return fail(ErrorCode::invalid, "'{}' names no drive: write NODE:DRIVE, as in a:/dev/disk/by-id/nvme-…", text);
+  }
+  return std::pair{text.substr(0, colon), text.substr(colon + 1)};
+}
+
 Result<json> parse_mirror(const std::string& text) {
   json legs = json::array();
   for (std::size_t begin = 0; begin <= text.size();) {
     const auto end = std::min(text.find(',', begin), text.size());
     auto drive = parse_drive(text.substr(begin, end - begin));
-    if (!drive) return fail(ErrorCode::invalid, "--mirror {}: {}; a mirror is written a:DRIVE,b:DRIVE", text, drive.error().message);
-    legs.push_back({{"node", drive->first}, {"path", full_path(drive->second)}});
+    if (!drive) return fail(ErrorCode::invalid, "{}; a mirror is written a:DRIVE,b:DRIVE", drive.error().message);
+    legs.push_back({{"node", drive->first}, {"path", place_of(drive->second)}});
     begin = end + 1;
   }
   return legs;
@@ -192,11 +196,11 @@ Result<void> show_status(const Context& context, const std::string& pool) {
 
 Result<void> pool_create(const Context& context, const PoolCreate& options) {
   return make_or_add(context, "/v1/pool/create", options, {{"owner", options.owner}},
-                     fmt::format("{} serves on node {}: {} mirrors", options.name, options.owner, options.mirrors.size()));
+                     fmt::format("{} serves on node {}: {}", options.name, options.owner, count_of(options.mirrors.size(), "mirror")));
 }
 
 Result<void> pool_add(const Context& context, const PoolCreate& options) {
-  return make_or_add(context, "/v1/pool/add", options, json::object(), fmt::format("{} has {} mirrors more", options.name, options.mirrors.size()));
+  return make_or_add(context, "/v1/pool/add", options, json::object(), fmt::format("{} has {} more", options.name, count_of(options.mirrors.size(), "mirror")));
 }
 
 Result<void> pool_list(const Context& context) {
@@ -382,7 +386,7 @@ Result<void> drive_replace(const Context& context, const std::string& pool, cons
   return change(context, "/v1/drive/replace",
                 {{"pool", pool},
                  {"old", {{"node", old_drive.first}, {"drive", old_drive.second}}},
-                 {"new", {{"node", new_drive.first}, {"path", full_path(new_drive.second)}}},
+                 {"new", {{"node", new_drive.first}, {"path", place_of(new_drive.second)}}},
                  {"force", force}},
                 fmt::format("{} resyncs: zpair status {}", new_text, pool));
 }

@@ -22,6 +22,8 @@ struct Context {
 int exit_code_of(const Error& error);
 void print_error(const Error& error);                       // one line: zpair: …
 
+// What follows says `invalid` when the text is not of that form: a usage error.
+Result<std::pair<std::string, std::string>> parse_drive(const std::string& text);   // NODE:DRIVE
 // a:DRIVE,b:DRIVE → [{"node", "path"}, …]; a path is made full.
 Result<nlohmann::json> parse_mirror(const std::string& text);
 struct VolumeName {

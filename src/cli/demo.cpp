@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -282,8 +283,12 @@ int Demo::verdict(const Result<void>& carried_through) {
   for (const auto& event : events_) {
     list.push_back({{"name", event.name}, {"stall_ms", event.stall_ms ? json(*event.stall_ms) : json()}, {"goal_ms", event.goal_ms ? json(*event.goal_ms) : json()}});
   }
+  bool written = true;
   if (!options_.json_file.empty()) {
-    std::ofstream(options_.json_file) << json{{"acknowledged", acknowledged_}, {"lost", lost_}, {"corrupt", corrupt_}, {"events", list}}.dump(2) << "\n";
+    std::ofstream file(options_.json_file);
+    file << json{{"acknowledged", acknowledged_}, {"lost", lost_}, {"corrupt", corrupt_}, {"events", list}}.dump(2) << std::endl;
+    written = file.good();
+    if (!written) print_error({ErrorCode::io, fmt::format("cannot write {}", options_.json_file)});
   }
   if (missed > 0) std::printf("%td of %zu goals missed (the ordinary longest wait of this machine is %llu ms)\n", missed, events_.size(), static_cast<unsigned long long>(ordinary_ms_));
   if (failed_ > 0) std::printf("%llu operations were answered with an error\n", static_cast<unsigned long long>(failed_));
@@ -294,7 +299,7 @@ int Demo::verdict(const Result<void>& carried_through) {
   }
   std::printf("acknowledged %llu, lost %llu, corrupt %llu\n", static_cast<unsigned long long>(acknowledged_), static_cast<unsigned long long>(lost_),
               static_cast<unsigned long long>(corrupt_));
-  return lost_ == 0 && corrupt_ == 0 && refused && carried_through && acknowledged_ > 0 ? 0 : 1;
+  return lost_ == 0 && corrupt_ == 0 && refused && carried_through && acknowledged_ > 0 && written ? 0 : 1;
 }
 
 }  // namespace
@@ -302,18 +307,26 @@ int Demo::verdict(const Result<void>& carried_through) {
 int run_demo(const DemoOptions& options) {
   struct sigaction action {};
   action.sa_handler = [](int) { interrupted = true; };
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
+  for (int signal_number : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal_number, &action, nullptr);
+  // Now, not after three minutes.
+  if (!options.json_file.empty() && !std::ofstream(options.json_file, std::ios::app)) {
+    print_error({ErrorCode::io, fmt::format("cannot write {}: {}", options.json_file, ::strerror(errno))});
+    return 1;
+  }
   std::string parent = options.dir;
   if (parent.empty()) {
     char folder[] = "/tmp/zpair-demo-XXXXXX";
     if (::mkdtemp(folder) == nullptr) {
-      print_error({ErrorCode::io, "cannot make a folder in /tmp"});
+      print_error({ErrorCode::io, fmt::format("cannot make a folder in /tmp: {}", ::strerror(errno))});
       return 1;
     }
     parent = folder;
   }
   const std::string dir = parent + "/s";
+  if (is_sandbox(dir)) {
+    print_error({ErrorCode::exists, fmt::format("{} is a sandbox already, and the demo removes its own at the end: give another folder", dir)});
+    return 1;
+  }
   int code = 1;
   {
     Demo demo(dir, options);
@@ -321,7 +334,7 @@ int run_demo(const DemoOptions& options) {
     code = demo.verdict(done);
   }
   if (is_sandbox(dir)) {
-    if (auto removed = sandbox_down(dir, Down::delete_folder); !removed) print_error(removed.error());
+    if (auto removed = sandbox_down(dir, Down::delete_folder, Format::text); !removed) print_error(removed.error());
   }
   std::error_code error;
   if (options.dir.empty()) std::filesystem::remove_all(parent, error);

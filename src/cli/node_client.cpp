@@ -5,6 +5,7 @@
 #include "api/http_client.h"
 #include "cli/peer_process.h"
 #include "cli/sandbox_layout.h"
+#include "cli/sizes.h"
 
 namespace zpair::cli {
 
@@ -35,7 +36,7 @@ Result<Nodes> Nodes::of_sandbox(const std::string& dir) {
 }
 
 Result<json> Nodes::ask(const std::string& method, const std::string& target, const std::string& body, std::int64_t timeout_ms) const {
-  if (places_.empty()) return fail(ErrorCode::unreachable, "no node of the sandbox {} runs: zpair sandbox up {}", sandbox_, sandbox_);
+  if (places_.empty()) return fail(ErrorCode::unreachable, "no node of the sandbox {} runs: zpair sandbox up {}", sandbox_, quoted(sandbox_));
   for (std::size_t i = 0; i < places_.size(); ++i) {
     auto answer = ask_one(places_[i], method, target, body, timeout_ms);
     const bool next_may_know = !answer && answer.error().code == ErrorCode::unreachable && i + 1 < places_.size();

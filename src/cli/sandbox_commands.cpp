@@ -163,7 +163,8 @@ Result<void> start_all(SandboxLayout& layout) {
 
 void print_up(const SandboxLayout& layout) {
   progress("");
-  std::printf("sandbox %s is up: %u pools of %u mirrors\n", layout.dir.c_str(), layout.options.pools, layout.options.mirrors);
+  std::printf("sandbox %s is up: %s of %s\n", layout.dir.c_str(), count_of(layout.options.pools, "pool").c_str(),
+              count_of(layout.options.mirrors, "mirror").c_str());
   if (auto nodes = Nodes::of_sandbox(layout.dir)) {
     for (const json& volume : merged_volumes(*nodes)["volumes"]) {
       std::printf("  %s/%s\n", text_of(volume, "pool").c_str(), text_of(volume, "name").c_str());
@@ -173,7 +174,7 @@ void print_up(const SandboxLayout& layout) {
       }
     }
   }
-  std::printf("see it: zpair --sandbox %s status\n", layout.dir.c_str());
+  std::printf("see it: zpair --sandbox %s status\n", quoted(layout.dir).c_str());
 }
 
 std::vector<std::string> links_named(const std::string& text) {
@@ -204,6 +205,9 @@ json nodes_of(const std::vector<SandboxProcess>& processes) {
 Result<void> make_sandbox(const std::string& dir, const SandboxOptions& options) {
   if (is_sandbox(dir)) {
     ZP_TRY(layout, load_layout(dir));
+    if (options != SandboxOptions{} && options != layout.options) {
+      return fail(ErrorCode::exists, "{} is a sandbox that was made with other options: leave them out to resume it, or choose another folder", dir);
+    }
     return start_all(layout);
   }
   ZP_TRY(layout, plan_sandbox(dir, options));
@@ -214,14 +218,15 @@ Result<void> make_sandbox(const std::string& dir, const SandboxOptions& options)
   return started;
 }
 
-Result<void> sandbox_up(const std::string& dir, const SandboxOptions& options) {
+Result<void> sandbox_up(const std::string& dir, const SandboxOptions& options, Format format) {
   ZP_CHECK(make_sandbox(dir, options));
+  if (format == Format::json) return sandbox_status(dir, format);
   ZP_TRY(layout, load_layout(dir));
   print_up(layout);
   return {};
 }
 
-Result<void> sandbox_down(const std::string& dir, Down how) {
+Result<void> sandbox_down(const std::string& dir, Down how, Format format) {
   ZP_TRY(layout, load_layout(dir));
   (void)resume_target(layout, "all");
   if (how == Down::keep_folder) {
@@ -243,7 +248,7 @@ Result<void> sandbox_down(const std::string& dir, Down how) {
     progress("");
     ZP_CHECK(end_target(layout, "both", end_grace_ms));
     ZP_CHECK(end_target(layout, "all", end_grace_ms));
-    std::printf("sandbox %s is down: zpair sandbox up %s resumes it\n", layout.dir.c_str(), dir.c_str());
+    if (format == Format::text) std::printf("sandbox %s is down: zpair sandbox up %s resumes it\n", layout.dir.c_str(), quoted(dir).c_str());
     return {};
   }
   ZP_CHECK(kill_target(layout, "all"));
@@ -295,6 +300,11 @@ Result<void> sandbox_kill(const std::string& dir, const std::string& target) {
 
 Result<void> sandbox_start(const std::string& dir, const std::string& target) {
   ZP_TRY(layout, load_layout(dir));
+  if (target.starts_with("pool:")) {
+    ZP_TRY(picture, picture_of(dir));
+    const std::string pool = target.substr(5);
+    if (find_pool(picture, pool) == nullptr) return fail(ErrorCode::not_found, "no node that runs knows a pool {}: zpairds start their pool processes themselves", pool);
+  }
   return start_target(layout, target);
 }
 
@@ -332,17 +342,16 @@ Result<void> sandbox_wait(const std::string& dir, WaitFor what, std::int64_t tim
     return lacks.empty();
   });
   progress("");
-  if (!there) return fail(ErrorCode::timed_out, "after {} s {}: zpair --sandbox {} status says why", timeout_s, lacks, dir);
+  if (!there) return fail(ErrorCode::timed_out, "after {} s {}: zpair --sandbox {} status says why", timeout_s, lacks, quoted(dir));
   return {};
 }
 
 Result<void> sandbox_fault(const std::string& dir, const std::string& drive, const std::string& command) {
-  const auto colon = drive.find(':');
-  if (colon == std::string::npos || !parse_node(drive.substr(0, colon))) return fail(ErrorCode::invalid, "'{}' names no drive: write NODE:DRIVE", drive);
+  ZP_TRY(named, parse_drive(drive));
+  const auto& [node, name] = named;
   ZP_TRY(nodes, Nodes::of_sandbox(dir));
-  const std::string node = drive.substr(0, colon);
   if (!nodes.has(node)) return fail(ErrorCode::unreachable, "node {} does not run: its drives cannot be given a fault", node);
-  ZP_CHECK(nodes.only(node).post("/v1/fault", {{"node", node}, {"drive", drive.substr(colon + 1)}, {"command", command}}));
+  ZP_CHECK(nodes.only(node).post("/v1/fault", {{"node", node}, {"drive", name}, {"command", command}}));
   return {};
 }
 

@@ -12,11 +12,12 @@ namespace zpair::cli {
 
 enum class Down { keep_folder, delete_folder };
 
-// Makes the sandbox, or resumes the one that is there (then the options count for nothing). Returns when its pools serve.
+// Makes the sandbox, or resumes the one that is there: other options than it was made with are refused, none are fine.
+// Returns when its pools serve.
 Result<void> make_sandbox(const std::string& dir, const SandboxOptions& options);   // without a word
-Result<void> sandbox_up(const std::string& dir, const SandboxOptions& options);
+Result<void> sandbox_up(const std::string& dir, const SandboxOptions& options, Format format);
 // Exports its pools, stops every process.
-Result<void> sandbox_down(const std::string& dir, Down how);
+Result<void> sandbox_down(const std::string& dir, Down how, Format format);
 Result<void> sandbox_status(const std::string& dir, Format format);
 Result<void> sandbox_kill(const std::string& dir, const std::string& target);
 Result<void> sandbox_start(const std::string& dir, const std::string& target);

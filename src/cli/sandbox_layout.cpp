@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/unique_fd.h"
+#include "cli/sizes.h"
 
 namespace zpair::cli {
 
@@ -21,7 +22,9 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::size_t longest_run_base = 60;   // "/a" and the sockets' names still fit a socket path
+constexpr std::size_t longest_run_base = 30;   // "/a/pool-NAME.control" still fits a socket path, with the longest name that a pool may have
+constexpr std::int64_t longest_link_latency_ms = 10000;
+constexpr std::uint32_t longest_partner_wait_s = 3600;
 constexpr int etcd_switch_host = 100;
 constexpr int path_switch_host = 100;
 
@@ -97,48 +100,18 @@ Result<void> make_drive(const std::string& file, std::uint64_t size_bytes) {
   return {};
 }
 
-Result<void> check_options(const SandboxOptions& options) {
-  if (options.pools < 1 || options.pools > 26) return fail(ErrorCode::invalid, "--pools is {}: give 1 to 26", options.pools);
-  if (options.mirrors < 1 || options.mirrors > 99) return fail(ErrorCode::invalid, "--mirrors is {}: give 1 to 99", options.mirrors);
-  if (options.drive_size_bytes < (std::uint64_t{64} << 20) || options.drive_size_bytes % 4096 != 0) {
-    return fail(ErrorCode::invalid, "--drive-size is {} bytes: give at least 64M, a multiple of 4096", options.drive_size_bytes);
+// The folder was absent or empty when the sandbox was planned.
+void remove_what_was_made(const SandboxLayout& layout, bool folder_was_there) {
+  std::error_code ignored;
+  if (!folder_was_there) {
+    fs::remove_all(layout.dir, ignored);
+  } else {
+    for (const auto& entry : fs::directory_iterator(layout.dir, ignored)) fs::remove_all(entry.path(), ignored);
   }
-  if (options.volumes > 0 && options.volume_size_bytes % (1 << 20) != 0) {
-    return fail(ErrorCode::invalid, "--volume-size is {} bytes: give whole megabytes", options.volume_size_bytes);
-  }
-  if (options.direct_paths && options.link_latency_ms != 0) {
-    return fail(ErrorCode::invalid, "--link-latency is what the switch adds: leave --direct-paths out");
-  }
-  return {};
+  fs::remove_all(layout.run_base, ignored);
 }
 
-}  // namespace
-
-int etcd_host(std::string_view member) { return member == "a" ? 1 : member == "b" ? 2 : 3; }
-
-std::string SandboxLayout::drive_file(std::string_view node, std::string_view pool, std::uint32_t mirror) const {
-  return fmt::format("{}/drives/{}/{}-{:02}", dir, node, pool, mirror);
-}
-
-Result<SandboxLayout> plan_sandbox(const std::string& dir, const SandboxOptions& options) {
-  ZP_CHECK(check_options(options));
-  std::error_code error;
-  if (fs::exists(dir, error) && (!fs::is_directory(dir, error) || !fs::is_empty(dir, error))) {
-    return fail(ErrorCode::exists, "{} is there and is neither empty nor a sandbox: choose another folder", dir);
-  }
-  SandboxLayout layout;
-  layout.dir = fs::weakly_canonical(fs::absolute(dir), error).string();
-  while (layout.dir.size() > 1 && layout.dir.back() == '/') layout.dir.pop_back();
-  if (error) return fail(error_from_errno(error.value()), "cannot find the folder {}", dir);
-  layout.options = options;
-  layout.run_id = Uuid::random().to_string();
-  layout.run_base = layout.dir + "/run";
-  if (layout.run_base.size() > longest_run_base) layout.run_base = fmt::format("/tmp/zpair-{}-{}", ::getuid(), layout.run_id.substr(0, 8));
-  ZP_CHECK(choose_addresses(layout));
-  return layout;
-}
-
-Result<void> write_sandbox(const SandboxLayout& layout) {
+Result<void> write_all(const SandboxLayout& layout) {
   ZP_CHECK(make_folder(layout.log_dir()));
   for (std::string_view member : member_names) ZP_CHECK(make_folder(layout.etcd_dir(member)));
   for (std::string_view node : node_names) {
@@ -157,16 +130,80 @@ Result<void> write_sandbox(const SandboxLayout& layout) {
   return save_layout(layout);
 }
 
+}  // namespace
+
+Result<void> check_options(const SandboxOptions& options) {
+  if (options.pools < 1 || options.pools > 26) return fail(ErrorCode::invalid, "--pools is {}: give 1 to 26", options.pools);
+  if (options.mirrors < 1 || options.mirrors > 99) return fail(ErrorCode::invalid, "--mirrors is {}: give 1 to 99", options.mirrors);
+  if (options.drive_size_bytes < (std::uint64_t{64} << 20) || options.drive_size_bytes % 4096 != 0) {
+    return fail(ErrorCode::invalid, "--drive-size is {} bytes: give at least 64M, a multiple of 4096", options.drive_size_bytes);
+  }
+  if (options.volumes > 0 && options.volume_size_bytes % (1 << 20) != 0) {
+    return fail(ErrorCode::invalid, "--volume-size is {} bytes: give whole megabytes", options.volume_size_bytes);
+  }
+  if (options.link_latency_ms < 0 || options.link_latency_ms > longest_link_latency_ms) {
+    return fail(ErrorCode::invalid, "--link-latency is {} ms: give 0 to {}", options.link_latency_ms, longest_link_latency_ms);
+  }
+  if (options.partner_wait_s > longest_partner_wait_s) {
+    return fail(ErrorCode::invalid, "--partner-wait is {} s: give 0 to {}", options.partner_wait_s, longest_partner_wait_s);
+  }
+  if (options.direct_paths && options.link_latency_ms != 0) {
+    return fail(ErrorCode::invalid, "--link-latency is what the switch adds: leave --direct-paths out");
+  }
+  return {};
+}
+
+int etcd_host(std::string_view member) { return member == "a" ? 1 : member == "b" ? 2 : 3; }
+
+std::string SandboxLayout::drive_file(std::string_view node, std::string_view pool, std::uint32_t mirror) const {
+  return fmt::format("{}/drives/{}/{}-{:02}", dir, node, pool, mirror);
+}
+
+Result<SandboxLayout> plan_sandbox(const std::string& dir, const SandboxOptions& options) {
+  ZP_CHECK(check_options(options));
+  SandboxLayout layout;
+  ZP_TRY(full, full_path(dir));
+  layout.dir = full;
+  std::error_code error;
+  if (fs::exists(dir, error) && (!fs::is_directory(dir, error) || !fs::is_empty(dir, error))) {
+    return fail(ErrorCode::exists, "{} is there and is neither empty nor a sandbox: choose another folder", dir);
+  }
+  layout.options = options;
+  layout.run_id = Uuid::random().to_string();
+  layout.run_base = layout.dir + "/run";
+  if (layout.run_base.size() > longest_run_base) layout.run_base = fmt::format("/tmp/zpair-{}-{}", ::getuid(), layout.run_id.substr(0, 8));
+  ZP_CHECK(choose_addresses(layout));
+  return layout;
+}
+
+Result<void> write_sandbox(const SandboxLayout& layout) {
+  std::error_code error;
+  const bool folder_was_there = fs::exists(layout.dir, error);
+  auto written = write_all(layout);
+  if (!written) remove_what_was_made(layout, folder_was_there);
+  return written;
+}
+
+Result<std::string> full_path(const std::string& path) {
+  if (path.empty()) return fail(ErrorCode::invalid, "'' names no folder and no file");
+  std::error_code error;
+  const fs::path absolute = fs::absolute(path, error);
+  if (error) return fail(error_from_errno(error.value()), "cannot tell where {} is (is the current folder gone?)", path);
+  std::string full = fs::weakly_canonical(absolute, error).string();
+  if (error) return fail(error_from_errno(error.value()), "cannot find {}", path);
+  while (full.size() > 1 && full.back() == '/') full.pop_back();
+  return full;
+}
+
 bool is_sandbox(const std::string& dir) {
   std::error_code error;
   return fs::exists(dir + "/sandbox.json", error);
 }
 
 Result<SandboxLayout> load_layout(const std::string& dir) {
-  std::error_code error;
-  const std::string full = fs::weakly_canonical(fs::absolute(dir), error).string();
+  ZP_TRY(full, full_path(dir));
   std::ifstream in(full + "/sandbox.json");
-  if (!in) return fail(ErrorCode::not_found, "{} is no sandbox: make one with zpair sandbox up {}", dir, dir);
+  if (!in) return fail(ErrorCode::not_found, "{} is no sandbox: make one with zpair sandbox up {}", dir, quoted(dir));
   std::ostringstream text;
   text << in.rdbuf();
   try {

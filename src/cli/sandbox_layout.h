@@ -27,7 +27,11 @@ struct SandboxOptions {
   std::int64_t link_latency_ms = 0;
   std::uint32_t partner_wait_s = 10;
   bool direct_paths = false;                                   // the nodes speak to each other without the switch: nothing to cut, nothing to copy
+
+  bool operator==(const SandboxOptions&) const = default;
 };
+
+Result<void> check_options(const SandboxOptions& options);   // invalid: names the option and what it may be
 
 struct SandboxLayout {
   std::string dir;                           // full path, without links
@@ -62,9 +66,10 @@ int etcd_host(std::string_view member);      // 1, 2, 3
 
 // A fresh sandbox: checks the folder (absent or empty), chooses addresses and ports. Nothing is written.
 Result<SandboxLayout> plan_sandbox(const std::string& dir, const SandboxOptions& options);
-// Folders, sparse drive files, configurations, the switch's plan, sandbox.json.
+// Folders, sparse drive files, configurations, the switch's plan, sandbox.json. What was made goes again when it fails.
 Result<void> write_sandbox(const SandboxLayout& layout);
 
+Result<std::string> full_path(const std::string& path);      // from the root on, without links as far as it exists
 bool is_sandbox(const std::string& dir);
 Result<SandboxLayout> load_layout(const std::string& dir);   // not_found: names the command that makes one
 Result<void> save_layout(const SandboxLayout& layout);       // replaces the file atomically

@@ -171,6 +171,10 @@ bool any_left(const SandboxLayout& layout, const std::function<bool(const Sandbo
   return std::any_of(processes.begin(), processes.end(), matches);
 }
 
+auto nothing_runs(const std::string& target) {
+  return fail(ErrorCode::not_found, "no process of {} runs: zpair sandbox status DIR shows those that do", target);
+}
+
 std::vector<std::string> parts_of(const std::string& target) {
   if (target == "both") return {"a", "b"};
   if (target == "all") return {"switch", "a", "b", "witness"};
@@ -283,7 +287,7 @@ Result<void> kill_target(const SandboxLayout& layout, const std::string& target)
       if (!matches(process)) continue;
       if (UniqueFd handle = open_process(process, layout.dir)) handles.push_back(std::move(handle));
     }
-    if (handles.empty()) return fail(ErrorCode::not_found, "no process of {} runs", target);
+    if (handles.empty()) return nothing_runs(target);
     for (const auto& handle : handles) ZP_CHECK(send_signal(handle, SIGKILL));
     for (const auto& handle : handles) wait_gone(handle, gone_timeout_ms);
     return {};
@@ -300,6 +304,7 @@ Result<void> kill_target(const SandboxLayout& layout, const std::string& target)
 
 Result<void> pause_target(const SandboxLayout& layout, const std::string& target) {
   ZP_TRY(matches, matcher_of(target));
+  if (!any_left(layout, matches)) return nothing_runs(target);
   ZP_CHECK(signal_all(layout, matches, SIGSTOP));
   const bool all = wait_until(gone_timeout_ms, [&] {
     return !any_left(layout, [&](const auto& process) { return matches(process) && process.state != "paused"; });
@@ -310,6 +315,7 @@ Result<void> pause_target(const SandboxLayout& layout, const std::string& target
 
 Result<void> resume_target(const SandboxLayout& layout, const std::string& target) {
   ZP_TRY(matches, matcher_of(target));
+  if (!any_left(layout, matches)) return nothing_runs(target);
   return signal_all(layout, matches, SIGCONT);
 }
 

@@ -27,6 +27,7 @@ Result<void> start_target(const SandboxLayout& layout, const std::string& target
 
 // kill -9; returns when all of the target are gone. Processes that they started meanwhile too.
 Result<void> kill_target(const SandboxLayout& layout, const std::string& target);
+// not_found when nothing of the target runs.
 Result<void> pause_target(const SandboxLayout& layout, const std::string& target);
 Result<void> resume_target(const SandboxLayout& layout, const std::string& target);
 // SIGTERM, and SIGKILL for what is still there after `grace_ms`.

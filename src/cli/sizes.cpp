@@ -20,8 +20,9 @@ Result<std::uint64_t> parse_size(std::string_view text) {
     const auto unit = units.find(static_cast<char>(std::toupper(static_cast<unsigned char>(rest[0]))));
     if (unit == std::string_view::npos) return bad();
     factor = std::pow(1024.0, static_cast<double>(unit));
-    const std::string_view after = rest.substr(1);
-    if (!after.empty() && after != "B" && after != "iB") return bad();
+    std::string after(rest.substr(1));
+    for (char& c : after) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    if (!after.empty() && after != "B" && after != "IB") return bad();
   }
   const double bytes = number * factor;
   if (bytes < 1 || bytes > 9.2e18 || bytes != std::floor(bytes)) return bad();
@@ -37,6 +38,16 @@ std::string format_size(std::uint64_t size_bytes) {
   }
   if (unit == 0 || number == std::floor(number)) return fmt::format("{:.0f}{}", number, units[unit]);
   return fmt::format("{:.{}f}{}", number, number < 10 ? 2 : number < 100 ? 1 : 0, units[unit]);
+}
+
+std::string count_of(std::uint64_t count, std::string_view noun) { return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s"); }
+
+std::string quoted(const std::string& word) {
+  constexpr std::string_view plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-";
+  if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
+  std::string out = "'";
+  for (char c : word) out += c == '\'' ? "'\\''" : std::string(1, c);
+  return out + "'";
 }
 
 std::string format_duration(std::int64_t seconds) {

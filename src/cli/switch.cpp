@@ -251,9 +251,10 @@ std::set<std::string> Switch::links() const {
 
 bool Switch::known(const CutName& name) const {
   const auto arrow = name.direction.find('>');
-  const auto is_node = [](std::string_view node) { return node == "a" || node == "b" || node == "witness"; };
-  const bool direction_known = name.direction.empty() || (arrow != std::string::npos && is_node(std::string_view(name.direction).substr(0, arrow)) &&
-                                                          is_node(std::string_view(name.direction).substr(arrow + 1)));
+  const std::string from = name.direction.substr(0, arrow);
+  const std::string to = arrow == std::string::npos ? "" : name.direction.substr(arrow + 1);
+  const auto is_node = [](const std::string& node) { return node == "a" || node == "b" || node == "witness"; };
+  const bool direction_known = name.direction.empty() || (is_node(from) && is_node(to) && from != to);
   return direction_known && links().contains(name.link);
 }
 

@@ -85,6 +85,40 @@ def test_wrong_drives(pair):
 test_wrong_drives.options = {"pools": 1}
 
 
+def _wrong_sandboxes(pair):
+    """Folders, parts and links that are none: one line each, nothing is made."""
+    fresh = pair.folder / "fresh"
+    for code, word, *command in [
+        (USAGE, "empty word", "up", ""),
+        (USAGE, "--link-latency is -5", "up", fresh, "--link-latency", "-5"),
+        (USAGE, "--pools is 0", "up", fresh, "--pools", 0),
+        (USAGE, "at least 64M", "up", fresh, "--drive-size", "1M"),
+        (FAILED, "neither empty nor a sandbox", "up", pair.folder),
+        (FAILED, "neither empty nor a sandbox", "up", pair.dir / "sandbox.json"),
+        (FAILED, "cannot make the folder", "up", "/proc/zpair"),
+        (FAILED, "other options", "up", pair.dir, "--mirrors", 5),
+        (FAILED, "is no sandbox", "down", pair.folder, "--delete"),
+        (FAILED, "is no sandbox", "status", fresh),
+        (USAGE, "'foo' is no part", "kill", pair.dir, "foo"),
+        (FAILED, "no process of pool:nosuch", "kill", pair.dir, "pool:nosuch"),
+        (FAILED, "no process of pool:nosuch", "pause", pair.dir, "pool:nosuch"),
+        (FAILED, "a pool nosuch", "start", pair.dir, "pool:nosuch"),
+        (FAILED, "no such link", "cut", pair.dir, "path3"),
+        (FAILED, "no such link", "cut", pair.dir, "path1:a>a"),
+        (USAGE, "not in range", "wait", pair.dir, "--timeout", -3),
+        (USAGE, "names no drive", "fault", pair.dir, "tank-a-00", "clear"),
+        (FAILED, "has no drive nosuch", "fault", pair.dir, "a:nosuch", "clear"),
+        (FAILED, "slow MS", "fault", pair.dir, "a:tank-a-00", "slow"),
+        (FAILED, "cannot write", "demo", "--json", pair.folder / "nosuch" / "file"),
+        (FAILED, "is a sandbox already", "demo", "--dir", pair.folder),
+    ]:
+        done = run(BIN / "zpair", "sandbox", *command, ok=None)
+        said = f"{' '.join(map(str, command))}: exit {done.returncode}: {done.stderr}{done.stdout}"
+        lines = done.stderr.splitlines()
+        check(done.returncode == code and len(lines) == 1 and lines[0].startswith("zpair: ") and word in lines[0] and not done.stdout, said)
+    check(not fresh.exists(), "a sandbox that was refused left its folder")
+
+
 def test_unknown_names(pair):
     """Unknown pools, volumes, nodes, drives and commands, names that exist already: one line each, nothing changed."""
     good = {node: _drive(pair, node, "good") for node in "ab"}
@@ -100,25 +134,31 @@ def test_unknown_names(pair):
         (FAILED, "nosuch", "volume", "snapshot", "tank-a/nosuch@monday"),
         (FAILED, "no such snapshot", "volume", "clone", "tank-a/vm1@nosuch", "tank-a/vm2"),
         (FAILED, "different pools", "volume", "clone", "tank-a/vm1@monday", "tank-b/vm2"),
-        (FAILED, "names no snapshot", "volume", "clone", "tank-a/vm1", "tank-a/vm2"),
+        (USAGE, "names no snapshot", "volume", "clone", "tank-a/vm1", "tank-a/vm2"),
         (FAILED, "no snapshot tank-a/vm1@nosuch", "volume", "rollback", "tank-a/vm1@nosuch"),
         (FAILED, "nosuch", "volume", "rollback", "tank-a/nosuch@monday"),
         (FAILED, "nosuch", "volume", "destroy", "tank-a/vm1@nosuch"),
         (USAGE, "c", "switchover", "tank-a", "--to", "c"),
         (USAGE, "c", *_create("c", mirror)),
-        (FAILED, "names no drive", *_create("a", f"c:{good['a']},b:{good['b']}")),
+        (USAGE, "names no drive", *_create("a", f"c:{good['a']},b:{good['b']}")),
         (FAILED, "is no name for a pool", *_create("a", mirror, name="bad name")),
         (FAILED, "exists already", *_create("b", mirror, name="tank-a")),
         (FAILED, "exists", "volume", "create", "tank-a/vm1", "1M"),
-        (FAILED, "names no volume", "volume", "create", "tank-a", "1M"),
+        (USAGE, "names no volume", "volume", "create", "tank-a", "1M"),
+        (USAGE, "names no drive", "drive", "replace", "tank-a", "tank-a-00", f"b:{good['b']}"),
+        (USAGE, "empty word", "pool", "destroy", ""),
+        (USAGE, "empty word", "failback", ""),
+        (USAGE, "requires --accept-data-loss", "pool", "import", "tank-a", "--accept-corruption"),
         (USAGE, "c", "store", "readmit", "c"),
         (REFUSED, "nothing to readmit", "store", "readmit", "b"),
         (USAGE, "statsu", "statsu"),
-        (USAGE, "lsit", "pool", "lsit"),
+        (USAGE, "no command 'lsit' (see zpair pool --help)", "pool", "lsit"),
         (USAGE, "subcommand", "pool"),
-        (USAGE, "POOL/NAME", "volume", "create"),
+        (USAGE, "POOL/NAME is required (see zpair volume create --help)", "volume", "create"),
+        (USAGE, "no place for '-p'", "pool", "create", "-p", "--owner", "a"),
         (USAGE, "--nosuch", "status", "--nosuch"),
     ])
+    _wrong_sandboxes(pair)
 
 
 test_unknown_names.options = {"pools": 1}

@@ -1,7 +1,9 @@
 #include "cli/sandbox_layout.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -101,13 +103,48 @@ TEST_F(Layout, a_moved_sandbox_is_refused) {
 TEST_F(Layout, a_long_folder_gets_its_sockets_elsewhere) {
   auto layout = plan_sandbox(folder_ + "/" + std::string(80, 'x'), options_);
   ASSERT_TRUE(layout) << layout.error().message;
-  EXPECT_LE(layout->run_dir("a").size(), 70u);
+  EXPECT_LE((layout->run_dir("a") + "/pool-" + std::string(60, 'p') + ".control").size(), 107u);
+}
+
+// A full disk, or as here a limit of the process.
+TEST_F(Layout, what_cannot_be_written_wholly_is_taken_back) {
+  fs::create_directory(folder_ + "/empty");
+  const auto former_handler = ::signal(SIGXFSZ, SIG_IGN);
+  rlimit former{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &former), 0);
+  for (const char* name : {"/new", "/empty"}) {
+    auto layout = plan_sandbox(folder_ + name, options_);
+    ASSERT_TRUE(layout) << layout.error().message;
+    const rlimit small{1 << 20, former.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &small);
+    auto written = write_sandbox(*layout);
+    ::setrlimit(RLIMIT_FSIZE, &former);
+    ASSERT_FALSE(written);
+    EXPECT_NE(written.error().message.find(layout->drive_file("a", "tank-a", 0)), std::string::npos) << written.error().message;
+  }
+  ::signal(SIGXFSZ, former_handler);
+  EXPECT_FALSE(fs::exists(folder_ + "/new"));
+  EXPECT_TRUE(fs::is_empty(folder_ + "/empty"));
+}
+
+TEST_F(Layout, an_empty_name_and_a_current_folder_that_is_gone_are_errors) {
+  EXPECT_EQ(plan_sandbox("", options_).error().code, ErrorCode::invalid);
+  EXPECT_EQ(load_layout("").error().code, ErrorCode::invalid);
+  const fs::path former = fs::current_path();
+  fs::create_directory(folder_ + "/gone");
+  fs::current_path(folder_ + "/gone");
+  fs::remove(folder_ + "/gone");
+  auto layout = plan_sandbox("s", options_);
+  fs::current_path(former);
+  ASSERT_FALSE(layout);
+  EXPECT_NE(layout.error().message.find("where s is"), std::string::npos) << layout.error().message;
 }
 
 TEST_F(Layout, options_that_make_no_pair_are_refused) {
   for (auto change : {+[](SandboxOptions& o) { o.pools = 0; }, +[](SandboxOptions& o) { o.mirrors = 100; },
                       +[](SandboxOptions& o) { o.drive_size_bytes = 1 << 20; }, +[](SandboxOptions& o) { o.volume_size_bytes = 4097; },
-                      +[](SandboxOptions& o) { o.direct_paths = true, o.link_latency_ms = 5; }}) {
+                      +[](SandboxOptions& o) { o.direct_paths = true, o.link_latency_ms = 5; },
+                      +[](SandboxOptions& o) { o.link_latency_ms = -5; }, +[](SandboxOptions& o) { o.partner_wait_s = 1u << 31; }}) {
     SandboxOptions options;
     change(options);
     auto layout = plan_sandbox(folder_ + "/s", options);

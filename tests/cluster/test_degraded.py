@@ -226,4 +226,44 @@ def test_override_wants_a_complete_side(pair):
     check(pair.pool("tank-a")["epoch"] == epoch, "something changed")
 
 
-test_override_of_the_operator.options = test_override_wants_a_complete_side.options = {"pools": 1}
+def test_override_of_a_side_in_mid_resync(pair):
+    """The owner dies in the middle of the partner's resync: that side is refused until corruption is accepted too; then it serves at a
+    new epoch, the event says what was named, and the former owner comes back as a side of new legs."""
+    load = pair.load("a", ["tank-a"])
+    load.goes_on()
+    pair.kill("b")
+    _wait_degraded(pair, "tank-a", "b")
+    time.sleep(3)
+    for leg in pair.legs("tank-a", "a"):   # reads take long: the resync can be met in its middle
+        pair.sandbox("fault", f"a:{leg['drive']}", "latency-us 20000 0 0")
+    pair.start("b")
+    wait_for("a running resync", lambda: any(leg["state"] == "resyncing" for leg in pair.legs("tank-a", "b")), seconds=40, every=0.02)
+    pair.kill("a")
+    load.stop_hard()
+    wait_for("the refusal", lambda: pair.pool("tank-a")["state"] == "down", seconds=40)
+    check(pair.in_sync("tank-a", "b") == 0, "the resync was over before the kill: nothing was shown")
+    epoch = pair.pool("tank-a")["epoch"]
+    refused = pair.zpair("pool", "import", "tank-a", "--accept-data-loss", ok=(3,))
+    check("mid-resync" in refused.stderr and "--accept-corruption" in refused.stderr, refused.stderr)
+    pool = pair.pool("tank-a")
+    check((pool["state"], pool["epoch"]) == ("down", epoch), f"the refusal changed something: {pool['state']}, epoch {pool['epoch']}")
+    done = pair.zpair("pool", "import", "tank-a", "--accept-data-loss", "--accept-corruption")
+    check("mid-resync" in done.stdout, done.stdout)
+    pool = pair.wait_owner("tank-a", "b")
+    check(pool["epoch"] > epoch, "no new epoch")
+    check(any(event["kind"] == "override" and "mid-resync" in event["text"] for event in pair.events()), "no event tells it")
+    pair.zpair("volume", "create", "tank-a/after", "16M")   # what is written from here on is safe again
+    after = pair.load("b", ["tank-a"], ["after"], working_set="4M")
+    after.goes_on()
+    pair.start("a")
+    pair.wait_in_sync()
+    copied = [event["text"] for event in pair.events() if event["kind"] == "resync-started"]
+    check(sum("new and gets everything" in text for text in copied) == 2, f"a's legs did not come back as new ones: {copied}")
+    after.finish()
+    pair.kill("b")                       # what a's new legs hold is all that is left
+    pair.wait_owner("tank-a", "a")
+    after.verify_at(pair.uris("a", ["tank-a"], ["after"])[0])
+
+
+for _test in (test_override_of_the_operator, test_override_wants_a_complete_side, test_override_of_a_side_in_mid_resync):
+    _test.options = {"pools": 1}

@@ -235,6 +235,10 @@ std::string NodeConfig::volume_socket(std::string_view pool, std::string_view vo
   return fmt::format("{}/{}.{}.nbd", run_dir, pool, volume);
 }
 
+std::string NodeConfig::volume_address(std::string_view pool, std::string_view volume, std::uint64_t guid) const {
+  return fmt::format("nbd+unix:///{}/{}~{}?socket={}", pool, volume, guid, volume_socket(pool, volume));
+}
+
 Result<NodeConfig> parse_config(std::string_view text, std::string_view file) {
   toml::table parsed;
   try {

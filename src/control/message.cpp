@@ -20,8 +20,12 @@ record::Wanted wanted_of(const std::string& text) {
 
 struct ToJson {
   json operator()(const Start& m) const { return {{"kind", "start"}, {"document", json_of(m.document)}}; }
-  json operator()(const VolumeSocket& m) const { return {{"kind", "volume_socket"}, {"volume", m.volume}}; }
-  json operator()(const VolumeClient& m) const { return {{"kind", "volume_client"}, {"volume", m.volume}}; }
+  json operator()(const VolumeSocket& m) const {
+    return {{"kind", "volume_socket"}, {"volume", m.volume}, {"guid", m.guid}};
+  }
+  json operator()(const VolumeClient& m) const {
+    return {{"kind", "volume_client"}, {"volume", m.volume}, {"guid", m.guid}};
+  }
   json operator()(const RelayLink& m) const {
     return {{"kind", "relay_link"}, {"volume", m.volume}, {"session", m.session}, {"link_number", m.link_number}};
   }
@@ -100,8 +104,8 @@ KeepRecord keep_record_of(const json& value) {
 Result<Message> message_of(const json& value) {
   const std::string kind = value.at("kind");
   if (kind == "start") return Start{start_document_of(value.at("document"))};
-  if (kind == "volume_socket") return VolumeSocket{value.at("volume")};
-  if (kind == "volume_client") return VolumeClient{value.at("volume")};
+  if (kind == "volume_socket") return VolumeSocket{value.at("volume"), value.at("guid")};
+  if (kind == "volume_client") return VolumeClient{value.at("volume"), value.at("guid")};
   if (kind == "relay_link") return RelayLink{value.at("volume"), value.at("session"), value.at("link_number")};
   if (kind == "export") return Export{wanted_of(value.at("wanted"))};
   if (kind == "release_promise") return ReleasePromise{};

@@ -21,9 +21,11 @@ struct Start {                      // the first message to a new process; never
 };
 struct VolumeSocket {               // with a descriptor: the listening Unix socket of a volume, any time after `Start`;
   std::string volume;               // the process keeps it and listens once the volume serves
+  std::uint64_t guid = 0;           // which volume: a later one of the same name gets a socket of its own
 };
 struct VolumeClient {               // with a descriptor: a client of `volume` that the relay accepted and never linked (no
   std::string volume;               // byte passed): it is served as if it had just come to the volume's socket
+  std::uint64_t guid = 0;
 };
 struct RelayLink {                  // with a descriptor: a connection that the partner's relay opened for one client
   std::string volume;               // session of `volume` (agent::RelayHello, read). The pool process says

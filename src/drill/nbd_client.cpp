@@ -1,5 +1,7 @@
 #include "drill/nbd_client.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -163,12 +165,21 @@ block::Task<Result<ExportInfo>> NbdClient::open(Deadline deadline) {
 block::Task<void> NbdClient::close() {
   closing_ = true;
   opened_.set();
+  if (line_ != nullptr && connected_ && commands_.empty()) say_goodbye();
   if (line_ != nullptr) line_->stream->shutdown();
   to_send_changed_.set();
   co_await tasks_.close();
   std::vector<Command*> left;
   for (auto& [cookie, command] : commands_) left.push_back(command);
   for (Command* command : left) finish(*command, fail(ErrorCode::cancelled, "the client was closed"));
+}
+
+// So that the server knows that this client does not come back. Nothing else is being sent.
+void NbdClient::say_goodbye() {
+  std::byte header[wire::request_bytes] = {};
+  wire::store(header, wire::request_magic);
+  wire::store(header + 6, std::uint16_t{wire::cmd_disc});
+  ::send(line_->stream->fd(), header, sizeof header, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 // ---- commands -------------------------------------------------------------------------------------------------------

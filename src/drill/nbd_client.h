@@ -86,6 +86,7 @@ class NbdClient {
   block::Task<Result<void>> receive_simple(Line& line);
   block::Task<Result<void>> receive_chunk(Line& line);
   void queue_all_again();
+  void say_goodbye();
   Command* unanswered(std::uint64_t cookie);
   void finish(Command& command, Result<void> result);
 

@@ -38,10 +38,11 @@ block::Task<void> Connection::run() {
   bool linked = true;
   if (options_.transport == Transport::relay) linked = co_await admit_link();
   bool serves = false;
-  if (linked && !ending_) serves = co_await negotiate_in_time();
+  if (linked && !ending_) serves = co_await negotiate();
   if (serves && !ending_) {
     tasks_.spawn(write_replies());
     co_await read_requests();
+    if (!disconnected_) export_->client_lost_ns = boot_time_ns();
   }
   if (!disconnected_) end();
   while (in_flight_ > 0) co_await changed_.wait();

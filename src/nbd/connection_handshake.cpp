@@ -6,15 +6,43 @@
 
 namespace zpair::nbd {
 
+// Whoever says nothing must not keep a connection for ever: a thousand of them and nobody else gets in. Ends the connection
+// unless what its life spans is over in time.
+class Connection::TimeBound {
+ public:
+  TimeBound(Connection& connection, const char* what) : connection_(connection) {
+    const std::int64_t limit_ms = connection.server_.options_.handshake_ms;
+    connection_.negotiating_ = true;
+    timer_ = block::Reactor::current().call_at(boot_time_ns() + limit_ms * ns_per_ms, [&connection, what, limit_ms] {
+      log_info("nbd: {} within {} ms: the connection is dropped", what, limit_ms);
+      connection.end();
+    });
+  }
+  ~TimeBound() {
+    connection_.negotiating_ = false;
+    block::Reactor::current().cancel_timer(timer_);
+  }
+  TimeBound(const TimeBound&) = delete;
+  TimeBound& operator=(const TimeBound&) = delete;
+
+ private:
+  Connection& connection_;
+  block::Reactor::TimerId timer_;
+};
+
 // A link of a relay: ends the links that its header names, waits until their requests have finished, then answers.
 block::Task<bool> Connection::admit_link() {
+  std::optional<TimeBound> bound(std::in_place, *this, "a relay's link was not admitted");
   auto header = co_await read_link_header(*stream_);
   if (!header || ending_) co_return false;
   if (header->kind == LinkKind::probe) {
     auto answered = co_await write_link_answer(*stream_, LinkAnswer::admitted);
+    bound.reset();
     if (answered) co_await echo_probes();
     co_return false;
   }
+  auto asked = parse_export_name(header->volume);
+  if (!asked) co_return false;
   link_ = *header;
   auto is_former = [this](const auto& other) { return is_former_link(*other, *link_); };
   for (const auto& other : server_.connections_) {
@@ -23,8 +51,9 @@ block::Task<bool> Connection::admit_link() {
   while (!ending_ && std::ranges::any_of(server_.connections_, is_former)) co_await server_.changed_.wait();
   if (ending_) co_return false;
 
-  options_.volume = link_->volume;
-  bool known = server_.find_export(options_.volume) != nullptr;
+  options_.volume = asked->volume;
+  const Server::Export* found = server_.find_export(asked->volume);
+  bool known = found != nullptr && asked->means(found->facts);
   auto answered = co_await write_link_answer(*stream_, known ? LinkAnswer::admitted : LinkAnswer::unknown_volume);
   co_return answered.has_value() && known;
 }
@@ -40,6 +69,7 @@ bool Connection::is_former_link(const Connection& other, const LinkHeader& heade
 block::Task<void> Connection::echo_probes() {
   std::byte bytes[64];
   while (!ending_) {
+    const TimeBound bound(*this, "a relay's probe said nothing");
     auto got = co_await stream_->read_some(bytes);
     if (!got || *got == 0) co_return;
     auto sent = co_await stream_->write_all(std::span<const std::byte>(bytes, *got));
@@ -68,23 +98,9 @@ Directory Connection::directory() const {
   return directory;
 }
 
-// Whoever says nothing must not keep a connection for ever: a thousand of them and nobody else gets in.
-block::Task<bool> Connection::negotiate_in_time() {
-  auto give_up = [this] {
-    log_info("nbd: a client did not choose an export within {} ms: it is dropped", server_.options_.handshake_ms);
-    end();
-  };
-  const auto timer =
-      block::Reactor::current().call_at(boot_time_ns() + server_.options_.handshake_ms * ns_per_ms, give_up);
-  negotiating_ = true;
-  const bool serves = co_await negotiate();
-  negotiating_ = false;
-  block::Reactor::current().cancel_timer(timer);
-  co_return serves;
-}
-
 // True: the client chose an export and this connection is one of its connections.
 block::Task<bool> Connection::negotiate() {
+  const TimeBound bound(*this, "a client did not choose an export");
   const Directory offers = directory();
   std::vector<std::byte> hello = greeting();
   auto greeted = co_await stream_->write_all(std::span<const std::byte>(hello));

@@ -25,6 +25,7 @@ struct Server::Export {
   bool removing = false;
   std::uint64_t read_count = 0, write_count = 0, flush_count = 0, other_count = 0;
   std::uint64_t read_bytes = 0, written_bytes = 0;
+  Nanoseconds client_lost_ns = 0;
 };
 
 class Connection {
@@ -46,6 +47,9 @@ class Connection {
   std::uint32_t in_flight() const { return in_flight_; }
   std::uint32_t reads_held() const { return static_cast<std::uint32_t>(held_.size()); }
   Server::Export* export_served() const { return export_; }
+  const std::string& volume_asked_for() const {
+    return options_.volume;
+  }  // by its socket or link; empty: its name says it
   const std::string& client() const { return handshake_.client; }
   Transport transport() const { return options_.transport; }
 
@@ -53,8 +57,8 @@ class Connection {
   struct Slot;
 
   // handshake (connection_handshake.cpp)
+  class TimeBound;
   block::Task<bool> admit_link();
-  block::Task<bool> negotiate_in_time();
   block::Task<bool> negotiate();
   Directory directory() const;
   bool enter_export();

@@ -1,6 +1,7 @@
 #include "nbd/handshake.h"
 
 #include <algorithm>
+#include <charconv>
 
 #include "nbd/wire.h"
 
@@ -45,6 +46,11 @@ Result<Found> find(const Directory& directory, std::string_view text) {
   }
   auto facts = directory.find(volume);
   if (!facts) return fail(ErrorCode::not_found, "no volume '{}' is served here", volume);
+  if (!name.means(*facts)) {
+    return fail(ErrorCode::not_found,
+                "volume '{}' with id {} is no more: what has its name now is another volume, with id {}", volume,
+                name.identity, facts->identity);
+  }
   return Found{std::move(*facts), name.client};
 }
 
@@ -137,14 +143,26 @@ bool is_client_name_character(char c) {
 Result<ExportName> parse_export_name(std::string_view text) {
   if (text.size() > wire::greatest_name_bytes) return fail(ErrorCode::invalid, "the export name is too long");
   while (text.starts_with('/')) text.remove_prefix(1);  // nbd://HOST/NAME and nbd://HOST//NAME both occur
-  std::size_t at = text.rfind('@');
-  if (at == std::string_view::npos) return ExportName{std::string(text), ""};
-  std::string_view client = text.substr(at + 1);
-  if (client.empty() || client.size() > 128 || !std::ranges::all_of(client, is_client_name_character)) {
-    return fail(ErrorCode::invalid, "'{}' is no client name: use 1 to 128 letters, digits, '-', '_', '.' or ':'",
-                client);
+  ExportName name;
+  if (std::size_t at = text.rfind('@'); at != std::string_view::npos) {
+    name.client = text.substr(at + 1);
+    if (name.client.empty() || name.client.size() > 128 ||
+        !std::ranges::all_of(name.client, is_client_name_character)) {
+      return fail(ErrorCode::invalid, "'{}' is no client name: use 1 to 128 letters, digits, '-', '_', '.' or ':'",
+                  name.client);
+    }
+    text = text.substr(0, at);
   }
-  return ExportName{std::string(text.substr(0, at)), std::string(client)};
+  if (std::size_t tilde = text.rfind('~'); tilde != std::string_view::npos) {
+    std::string_view digits = text.substr(tilde + 1);
+    auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), name.identity);
+    if (error != std::errc{} || end != digits.data() + digits.size() || name.identity == 0) {
+      return fail(ErrorCode::invalid, "'{}' is no volume's id: see the addresses in zpair volume list", digits);
+    }
+    text = text.substr(0, tilde);
+  }
+  name.volume = text;
+  return name;
 }
 
 std::vector<std::byte> greeting() {

@@ -20,6 +20,7 @@ struct ExportFacts {
   std::uint64_t size_bytes = 0;
   std::uint32_t block_size_bytes = 4096;
   bool read_only = false;
+  std::uint64_t identity = 0;  // the volume's guid; another one of the same name has another
 };
 
 // What this client may see.
@@ -30,9 +31,13 @@ struct Directory {
   enum class ClientName : std::uint8_t { optional, required } client_name = ClientName::optional;
 };
 
+// POOL/VOLUME~IDENTITY@CLIENT, of which identity and client may be missing. NBD knows no identity of a device: a client that
+// names it is never served another volume that has the name by now (re-created, perhaps with its pool). ZFS allows no '~'.
 struct ExportName {
-  std::string volume;  // POOL/VOLUME, or empty
-  std::string client;  // after the last '@', or empty
+  std::string volume;          // POOL/VOLUME, or empty
+  std::uint64_t identity = 0;  // 0: whichever has the name
+  std::string client;          // after the last '@', or empty
+  bool means(const ExportFacts& facts) const { return identity == 0 || identity == facts.identity; }
 };
 Result<ExportName> parse_export_name(std::string_view text);
 

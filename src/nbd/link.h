@@ -30,7 +30,7 @@ struct LinkHeader {
   NodeId node = NodeId::a;          // the relay's
   Uuid relay;                       // random at each start of a relay: links of the node's former relays end
   std::uint64_t session = 0;        // one for each client connection at the relay
-  std::string volume;               // POOL/VOLUME; empty for a probe
+  std::string volume;               // POOL/VOLUME~IDENTITY; empty for a probe
   std::vector<std::uint64_t> ends;  // sessions of this relay that are over
   bool operator==(const LinkHeader&) const = default;
 };

@@ -28,13 +28,13 @@ Server::~Server() {
 
 Result<void> Server::add_export(ExportOptions options) {
   ZP_ASSERT(options.device != nullptr, "an export has a device");
-  if (options.name.empty() || options.name.contains('@')) {
-    return fail(ErrorCode::invalid, "'{}' is no export name: POOL/VOLUME without '@' is", options.name);
+  if (options.name.empty() || options.name.find_first_of("@~") != std::string::npos) {
+    return fail(ErrorCode::invalid, "'{}' is no export name: POOL/VOLUME without '@' and '~' is", options.name);
   }
   if (exports_.contains(options.name)) return fail(ErrorCode::exists, "volume {} is served already", options.name);
   block::Geometry geometry = options.device->geometry();
   auto added = std::make_unique<Export>();
-  added->facts = {options.name, geometry.size_bytes, geometry.block_size_bytes, options.read_only};
+  added->facts = {options.name, geometry.size_bytes, geometry.block_size_bytes, options.read_only, options.identity};
   added->options = std::move(options);
   exports_.emplace(added->facts.name, std::move(added));
   return {};
@@ -54,13 +54,17 @@ block::Task<Result<void>> Server::remove_export(std::string name) {
     door->closing = true;
     door->listener->close();
   }
-  auto uses_it = [removed](const auto& connection) { return connection->export_served() == removed; };
-  for (auto& connection : connections_) {
-    if (uses_it(connection)) connection->end();
-  }
-  pulse();
+  auto uses_it = [removed, &name](const auto& connection) {
+    return connection->export_served() == removed || connection->volume_asked_for() == name;
+  };
   auto closes = [&name](const auto& door) { return door->options.volume == name && !door->closed; };
-  while (std::ranges::any_of(connections_, uses_it) || std::ranges::any_of(doors_, closes)) co_await changed_.wait();
+  pulse();
+  while (std::ranges::any_of(connections_, uses_it) || std::ranges::any_of(doors_, closes)) {
+    for (auto& connection : connections_) {
+      if (uses_it(connection)) connection->end();
+    }
+    co_await changed_.wait();
+  }
   doors_.remove_if([&name](const auto& door) { return door->options.volume == name && door->closed; });
   exports_.erase(name);
   co_return Result<void>{};
@@ -171,6 +175,7 @@ std::vector<ExportStatus> Server::status() const {
   for (const auto& [name, served] : exports_) {
     ExportStatus status{};
     status.name = name;
+    status.client_lost_ns = served->client_lost_ns;
     status.size_bytes = served->facts.size_bytes;
     status.read_count = served->read_count;
     status.write_count = served->write_count;

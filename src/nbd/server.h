@@ -10,7 +10,7 @@
 //            (rule 10) and its own protocol errors.
 // Source:    NBD protocol, doc/proto.md of the NetworkBlockDevice project; rules 6 (reads) and 10 (clients).
 //
-// Rule 10 here. An export name is `POOL/VOLUME` or `POOL/VOLUME@CLIENT`. With a client name there is one connection at a
+// Rule 10 here. An export name is `POOL/VOLUME~IDENTITY@CLIENT`, without the identity or the client if need be. With a client name there is one connection at a
 // time: a newer one ends the older and its first request waits until the older one's requests have finished. Without a
 // name (local sockets and relayed ones only) several may be open; a new one's first write waits until connections whose
 // peer is gone have finished. A relayed link ends the former links that its header names (link.h) in the same way.
@@ -46,6 +46,7 @@ struct ExportOptions {
   std::string name;  // POOL/VOLUME
   block::BlockDevice* device = nullptr;
   bool read_only = false;
+  std::uint64_t identity = 0;  // the volume's guid, which a client may name (handshake.h)
 };
 
 enum class Transport : std::uint8_t {
@@ -71,7 +72,8 @@ struct ExportStatus {
   std::uint64_t size_bytes;
   std::uint64_t read_count, write_count, flush_count, other_count;  // answered with success
   std::uint64_t read_bytes, written_bytes;
-  std::uint32_t reads_held;  // by rule 6, now
+  std::uint32_t reads_held;    // by rule 6, now
+  Nanoseconds client_lost_ns;  // when a connection last ended without a goodbye: its client may come back; 0: never
   std::vector<ClientStatus> clients;
 };
 
@@ -83,7 +85,8 @@ class Server {
   Server& operator=(const Server&) = delete;
 
   Result<void> add_export(ExportOptions options);
-  // Ends its clients, waits for their requests; the device is free when it returns. Its listeners close.
+  // Ends its clients, also those in the handshake, waits for their requests; the device is free when it returns. Its
+  // listeners close. Nothing that came for it is served by a later export of the same name.
   block::Task<Result<void>> remove_export(std::string name);
 
   // Accepts clients until close() (or remove_export() of its volume). While paused, clients wait in the backlog.

@@ -50,7 +50,7 @@ class Api {
   Answer pool_import(Asked asked);
   Answer pool_scrub(Asked asked);
   Answer volume_change(Asked asked);
-  block::Task<void> wait_for_volume(std::string pool, std::string name, From from);
+  block::Task<void> wait_for_volume(std::string pool, std::string name, std::uint64_t guid, From from);
   Answer switchover(Asked asked);
   Answer takeover(Asked asked);
   Answer failback(Asked asked);

@@ -294,10 +294,10 @@ Api::Answer Api::pool_scrub(Asked asked) {
 }
 
 // A new volume's socket is there on either node before anybody is told of it; a partner that is away is not waited for.
-block::Task<void> Api::wait_for_volume(std::string pool, std::string name, From from) {
+block::Task<void> Api::wait_for_volume(std::string pool, std::string name, std::uint64_t guid, From from) {
   const Deadline deadline = Deadline::in_ms(volume_known_ms);
   const auto knows = [&](const auto& volumes) {
-    return std::any_of(volumes.begin(), volumes.end(), [&](const auto& volume) { return volume.name == name; });
+    return std::any_of(volumes.begin(), volumes.end(), [&](const auto& volume) { return volume.name == name && volume.guid == guid; });
   };
   for (PoolAgent* agent = daemon_.find_pool(pool); agent != nullptr && !knows(agent->volumes()) && !deadline.passed();
        agent = daemon_.find_pool(pool)) {
@@ -309,7 +309,10 @@ block::Task<void> Api::wait_for_volume(std::string pool, std::string name, From 
     auto value = Impl::parsed(answer);
     if (!value) co_return;
     for (const json& volume : Impl::list_in(*value, "volumes")) {
-      if (Impl::text_or(volume, "pool") == pool && Impl::text_or(volume, "name") == name) co_return;
+      if (Impl::text_or(volume, "pool") == pool && Impl::text_or(volume, "name") == name &&
+          Impl::text_or(volume, "guid") == std::to_string(guid)) {
+        co_return;
+      }
     }
     co_await block::Reactor::current().after_ms(20);
   }
@@ -325,11 +328,12 @@ Api::Answer Api::volume_change(Asked asked) {
     name = clone;   // the volume that is new
   }
   ZP_CO_TRY(text, co_await to_owner(asked, pool, Impl::slow_ms));
-  if (clones || asked.request.path == "/v1/volume/create") co_await wait_for_volume(pool, name, asked.from);
   json answer = json::parse(text.empty() ? "{}" : text, nullptr, false);
+  const std::uint64_t guid = answer.is_object() ? std::strtoull(Impl::text_or(answer, "guid").c_str(), nullptr, 10) : 0;
+  if (clones || asked.request.path == "/v1/volume/create") co_await wait_for_volume(pool, name, guid, asked.from);
   if (answer.is_object() && answer.contains("nbd") && answer["nbd"].is_object()) {
     answer["nbd"][std::string(name_of(daemon_.config().node))] =
-        fmt::format("nbd+unix:///{}/{}?socket={}", pool, name, daemon_.config().volume_socket(pool, name));
+        daemon_.config().volume_address(pool, name, guid);
     text = Impl::dump(answer);
   }
   co_return std::move(text);

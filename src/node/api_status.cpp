@@ -246,6 +246,7 @@ Api::Answer Api::volumes(Asked asked) {
       for (const auto& known : agent->volumes()) {
         of_pool.push_back({{"pool", name},
                            {"name", known.name},
+                           {"guid", std::to_string(known.guid)},
                            {"size_bytes", known.size_bytes},
                            {"used_bytes", nullptr},
                            {"thin", nullptr},
@@ -258,8 +259,8 @@ Api::Answer Api::volumes(Asked asked) {
     for (json& volume : of_pool) {
       std::string volume_name = Impl::text_or(volume, "name");
       if (!volume.contains("nbd") || !volume["nbd"].is_object()) volume["nbd"] = json::object();
-      volume["nbd"][std::string(name_of(daemon_.config().node))] = fmt::format(
-          "nbd+unix:///{}/{}?socket={}", name, volume_name, daemon_.config().volume_socket(name, volume_name));
+      volume["nbd"][std::string(name_of(daemon_.config().node))] =
+          daemon_.config().volume_address(name, volume_name, std::strtoull(Impl::text_or(volume, "guid").c_str(), nullptr, 10));
       list.push_back(std::move(volume));
     }
   }

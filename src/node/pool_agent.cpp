@@ -33,14 +33,14 @@ PoolAgent::PoolAgent(std::string pool, NodeParts& node)
           .config = node.config,
           .paths = node.paths,
           .give =
-              [this](const std::string& volume, int fd) {
+              [this](const std::string& volume, std::uint64_t guid, int fd) {
                 if (!process_) return;
-                auto sent = process_->send(control::VolumeSocket{volume}, fd);
+                auto sent = process_->send(control::VolumeSocket{volume, guid}, fd);
                 if (!sent) log_warning("pool {}: the socket of volume {}: {}", pool_, volume, sent.error().message);
               },
           .give_client =
-              [this](const std::string& volume, int fd) {
-                if (process_) (void)process_->send(control::VolumeClient{volume}, fd);
+              [this](const std::string& volume, std::uint64_t guid, int fd) {
+                if (process_) (void)process_->send(control::VolumeClient{volume, guid}, fd);
               },
       }) {
   state_.limits = node.limits;
@@ -165,9 +165,9 @@ void PoolAgent::learn_volumes(std::vector<agent::PoolState::Volume> volumes) {
   std::sort(volumes.begin(), volumes.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   if (volumes == volumes_) return;
   volumes_ = std::move(volumes);
-  std::vector<std::string> names;
-  for (const auto& volume : volumes_) names.push_back(volume.name);
-  sockets_.set_volumes(names);
+  std::map<std::string, std::uint64_t> guids;
+  for (const auto& volume : volumes_) guids.emplace(volume.name, volume.guid);
+  sockets_.set_volumes(guids);
   if (!started_ && !creating_) return;
   auto store = [](PoolAgent& self, std::vector<agent::PoolState::Volume> list) -> block::Task<void> {
     auto stored = co_await self.node_.folder->store_volumes(self.pool_, std::move(list));

@@ -18,7 +18,7 @@ VolumeSockets::VolumeSockets(Options options) : options_(std::move(options)) {
   relay.node = options_.config->node;
   relay.path_count = options_.paths.size();
   relay.connect = [this](std::size_t path) { return connect(path); };
-  relay.pass_on = [this](const std::string& export_name, UniqueFd client) { keep_client(export_name, std::move(client)); };
+  relay.pass_on = [this](const std::string& bound_name, UniqueFd client) { keep_client(bound_name, std::move(client)); };
   relay_ = std::make_unique<nbd::Relay>(std::move(relay));
 }
 
@@ -26,6 +26,10 @@ VolumeSockets::~VolumeSockets() { ZP_ASSERT(tasks_.running() == 0, "the volume s
 
 std::string VolumeSockets::socket_path(const std::string& volume) const {
   return options_.config->volume_socket(options_.pool, volume);
+}
+
+std::string VolumeSockets::bound_name(const std::string& volume, std::uint64_t guid) const {
+  return fmt::format("{}/{}~{}", options_.pool, volume, guid);
 }
 
 std::vector<std::string> VolumeSockets::volumes() const {
@@ -36,26 +40,31 @@ std::vector<std::string> VolumeSockets::volumes() const {
   return names;
 }
 
-void VolumeSockets::set_volumes(const std::vector<std::string>& volumes) {
-  for (const std::string& volume : volumes) {
+void VolumeSockets::set_volumes(const std::map<std::string, std::uint64_t>& guids) {
+  for (const auto& [volume, guid] : guids) {
     auto found = sockets_.find(volume);
-    if (found != sockets_.end()) {
+    if (found != sockets_.end() && found->second.guid == guid) {
       found->second.removing = false;
-      continue;
+    } else if (auto made = listen(volume, guid); !made) {
+      log_error("volume {}/{} has no local socket: {}", options_.pool, volume, made.error().message);
     }
-    auto listener = block::Listener::listen(block::Endpoint{"unix:" + socket_path(volume)});
-    if (!listener) {
-      log_error("volume {}/{} has no local socket: {}", options_.pool, volume, listener.error().message);
-      continue;
-    }
-    Socket& socket = sockets_[volume];
-    socket.listener = std::move(*listener);
-    if (server_ == Server::process) options_.give(volume, socket.listener->fd());
   }
   for (auto& [name, socket] : sockets_) {
-    if (std::find(volumes.begin(), volumes.end(), name) == volumes.end()) socket.removing = true;
+    if (!guids.contains(name) || guids.at(name) != socket.guid) socket.removing = true;
   }
   settle();
+}
+
+// In the place of a former volume's socket, if there is one: its backlog ends, and the relay lets its clients go (settle).
+Result<void> VolumeSockets::listen(const std::string& volume, std::uint64_t guid) {
+  ZP_TRY(listener, block::Listener::listen(block::Endpoint{"unix:" + socket_path(volume)}));
+  Socket& socket = sockets_[volume];
+  socket.listener = std::move(listener);
+  socket.guid = guid;
+  socket.removing = false;
+  std::erase_if(waiting_clients_, [&volume](const Client& client) { return client.volume == volume; });
+  if (server_ == Server::process) options_.give(volume, guid, socket.listener->fd());
+  return {};
 }
 
 void VolumeSockets::serve_by(Server server) {
@@ -67,24 +76,26 @@ void VolumeSockets::serve_by(Server server) {
 
 void VolumeSockets::give_all() {
   for (const auto& [name, socket] : sockets_) {
-    if (!socket.removing) options_.give(name, socket.listener->fd());
+    if (!socket.removing) options_.give(name, socket.guid, socket.listener->fd());
   }
-  for (const auto& [name, client] : waiting_clients_) {
-    if (options_.give_client) options_.give_client(name, client.get());
+  for (const Client& client : waiting_clients_) {
+    if (options_.give_client) options_.give_client(client.volume, client.guid, client.fd.get());
   }
   waiting_clients_.clear();
 }
 
 // The owner died before it had admitted this client: it would see the end of its connection, and QEMU takes that for an
 // error. Nothing was said to it yet, so this node's own process can serve it.
-void VolumeSockets::keep_client(const std::string& export_name, UniqueFd client) {
-  const std::string name = export_name.substr(export_name.find('/') + 1);
-  const auto found = sockets_.find(name);
-  if (closed_ || server_ == Server::relay || found == sockets_.end() || found->second.removing) return;
-  if (server_ == Server::process) {
-    if (options_.give_client) options_.give_client(name, client.get());
-  } else {
-    waiting_clients_.emplace_back(name, std::move(client));
+void VolumeSockets::keep_client(const std::string& relayed_as, UniqueFd client) {
+  if (closed_ || server_ == Server::relay) return;
+  for (const auto& [name, socket] : sockets_) {
+    if (socket.removing || bound_name(name, socket.guid) != relayed_as) continue;
+    if (server_ != Server::process) {
+      waiting_clients_.push_back({name, socket.guid, std::move(client)});
+    } else if (options_.give_client) {
+      options_.give_client(name, socket.guid, client.get());
+    }
+    return;
   }
 }
 
@@ -111,18 +122,22 @@ block::Task<void> VolumeSockets::run_settle() {
     again_ = false;
     for (auto at = sockets_.begin(); at != sockets_.end() && !closed_;) {
       auto& [name, socket] = *at;
-      bool want_relay = server_ == Server::relay && !socket.removing;
-      if (socket.relayed && !want_relay) {
-        co_await relay_->remove_volume(export_name(name));
-        socket.relayed = false;
-      } else if (!socket.relayed && want_relay) {
+      const bool want_relay = server_ == Server::relay && !socket.removing;
+      const std::string wanted_name = want_relay ? bound_name(name, socket.guid) : "";
+      if (!socket.relayed_as.empty() && socket.relayed_as != wanted_name) {
+        const std::string former_name = socket.relayed_as;
+        co_await relay_->remove_volume(former_name);
+        socket.relayed_as.clear();
+        continue;   // what is wanted may have changed meanwhile
+      }
+      if (want_relay && socket.relayed_as.empty()) {
         auto copy = nbd::duplicate(socket.listener->fd());
-        auto added = copy ? relay_->add_volume(export_name(name), std::make_unique<block::Listener>(std::move(*copy)))
+        auto added = copy ? relay_->add_volume(wanted_name, std::make_unique<block::Listener>(std::move(*copy)))
                           : Result<void>(std::unexpected(copy.error()));
         if (!added) log_error("volume {}/{} is not relayed: {}", options_.pool, name, added.error().message);
-        socket.relayed = added.has_value();
+        if (added) socket.relayed_as = wanted_name;
       }
-      if (socket.removing && !socket.relayed) {
+      if (socket.removing) {
         ::unlink(socket_path(name).c_str());
         at = sockets_.erase(at);
       } else {

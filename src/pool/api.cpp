@@ -140,10 +140,9 @@ block::Task<Result<std::string>> Process::await_command(std::uint64_t id) {
 
 // A new volume, and where clients find it.
 std::string Process::describe(const zfs::VolumeInfo& info) const {
-  const std::string socket = options_.config.volume_socket(options_.pool, info.name);
   json nbd = {{"a", nullptr}, {"b", nullptr}};
-  nbd[std::string(name_of(options_.config.node))] = fmt::format("nbd+unix:///{}/{}?socket={}", options_.pool, info.name, socket);
-  return json{{"pool", options_.pool}, {"name", info.name}, {"size_bytes", info.size_bytes}, {"nbd", nbd}}.dump();
+  nbd[std::string(name_of(options_.config.node))] = options_.config.volume_address(options_.pool, info.name, info.guid);
+  return json{{"pool", options_.pool}, {"name", info.name}, {"guid", std::to_string(info.guid)}, {"size_bytes", info.size_bytes}, {"nbd", nbd}}.dump();
 }
 
 block::Task<Result<std::string>> Process::post_volume(std::string verb, std::string body) {
@@ -204,6 +203,9 @@ block::Task<Result<std::string>> Process::post_scrub(std::string body) {
 
 block::Task<Result<std::string>> Process::post_end(owner::End end, std::string) {
   if (!driver_.started()) co_return fail(ErrorCode::unreachable, "pool {} has not started yet", options_.pool);
+  if (const std::uint32_t clients = exports_ ? exports_->client_count() : 0; end == owner::End::destroy && clients > 0) {
+    co_return fail(ErrorCode::refused, "the volumes of pool {} have {} client(s): disconnect them first", options_.pool, clients);
+  }
   const std::uint64_t id = new_command();
   commands_[id] = std::make_unique<Command>();
   feed(owner::EndOrdered{boot_time_ns(), id, end});

@@ -261,10 +261,8 @@ block::Task<Result<std::string>> Process::get_volumes() {
   ZP_CO_TRY(views, co_await exports_->list());
   json volumes = json::array();
   for (const VolumeView& view : views) {
-    const std::string socket = options_.config.volume_socket(options_.pool, view.info.name);
-    const std::string uri = fmt::format("nbd+unix:///{}/{}?socket={}", options_.pool, view.info.name, socket);
     json nbd = {{"a", nullptr}, {"b", nullptr}};
-    nbd[std::string(name_of(options_.config.node))] = uri;
+    nbd[std::string(name_of(options_.config.node))] = options_.config.volume_address(options_.pool, view.info.name, view.info.guid);
     volumes.push_back({{"pool", options_.pool},
                        {"name", view.info.name},
                        {"guid", text_of(view.info.guid)},

@@ -16,15 +16,23 @@ Exports::Exports(zfs::Pool& pool, Options options)
 
 Exports::~Exports() { ZP_ASSERT(closed_, "exports are closed before they end"); }
 
-block::Task<Result<void>> Exports::open_all() {
+block::Task<Result<std::vector<std::string>>> Exports::open_all() {
   ZP_CO_TRY(volumes, co_await pool_.list_volumes());
+  std::vector<std::string> left_out;
   for (const zfs::VolumeInfo& volume : volumes) {
     const Change change(*this, volume.name);
+    know(volume);
+    entries_[volume.name].imported = true;
     auto opened = co_await open(volume.name);
-    if (!opened) co_return fail(opened.error(), "volume {}/{} does not open", options_.pool_name, volume.name);
+    if (opened) continue;
+    if (closed_) co_return std::unexpected(opened.error());
+    left_out.push_back(fmt::format("volume {} does not open and is not served: {}", export_name(volume.name), opened.error().message));
   }
-  co_return Result<void>{};
+  co_return left_out;
 }
+
+// From now on it is one of the pool's volumes, whether it opens or not.
+void Exports::know(const zfs::VolumeInfo& info) { entries_[info.name].known = {info.name, info.size_bytes, info.guid}; }
 
 Result<void> Exports::check_free(const std::string& name) const {
   if (closed_) return fail(ErrorCode::unreachable, "pool {} is no longer served here: try again", options_.pool_name);
@@ -39,6 +47,23 @@ Result<void> Exports::check_known(const std::string& name) const {
   return fail(ErrorCode::not_found, "pool {} has no volume {}", options_.pool_name, name);
 }
 
+// Nobody's data changes under a client, and no client of a former volume writes to the next one of its name.
+Result<void> Exports::check_no_client(const std::string& name) const {
+  if (const std::uint32_t clients = client_count(name); clients > 0) {
+    return fail(ErrorCode::refused, "volume {} has {} client(s), whose data would change under them: disconnect them first",
+                export_name(name), clients);
+  }
+  Nanoseconds last_seen_ns = entries_.at(name).imported ? serving_since_ns_ : 0;
+  for (const nbd::ExportStatus& status : server_.status()) {
+    if (status.name == export_name(name)) last_seen_ns = std::max(last_seen_ns, status.client_lost_ns);
+  }
+  const Nanoseconds left_ns = last_seen_ns + options_.may_come_back_ms * ns_per_ms - boot_time_ns();
+  if (last_seen_ns == 0 || left_ns <= 0) return {};
+  return fail(ErrorCode::refused,
+              "volume {} may have a client whose connection broke and that comes back with old data: end it, and try again in {} s",
+              export_name(name), (left_ns + ns_per_s - 1) / ns_per_s);
+}
+
 block::Task<Result<void>> Exports::open(std::string name) {
   if (closed_) co_return fail(ErrorCode::cancelled, "pool {} is no longer served here", options_.pool_name);
   ZP_CO_TRY(volume, co_await pool_.open_volume(name));
@@ -49,7 +74,7 @@ block::Task<Result<void>> Exports::open(std::string name) {
   Entry& entry = entries_[name];
   entry.volume = std::move(volume);
   entry.known = {name, entry.volume->geometry().size_bytes, entry.volume->info().guid};
-  auto added = server_.add_export({.name = export_name(name), .device = entry.volume.get()});
+  auto added = server_.add_export({.name = export_name(name), .device = entry.volume.get(), .identity = entry.known.guid});
   ZP_ASSERT(added.has_value(), "a volume is exported once");
   listen_where_possible(name, entry);
   co_return Result<void>{};
@@ -57,12 +82,13 @@ block::Task<Result<void>> Exports::open(std::string name) {
 
 void Exports::serve() {
   serving_ = true;
+  serving_since_ns_ = boot_time_ns();
   for (auto& [name, entry] : entries_) listen_where_possible(name, entry);
-  for (auto& [name, client] : std::exchange(waiting_clients_, {})) take_client(name, std::move(client));
+  for (Client& client : std::exchange(waiting_clients_, {})) take_client(client.volume, client.guid, std::move(client.fd));
 }
 
 void Exports::listen_where_possible(const std::string& name, Entry& entry) {
-  if (!serving_ || !entry.volume || !entry.socket || entry.listening) return;
+  if (!serving_ || !entry.volume || !entry.socket || entry.listening || entry.socket_guid != entry.known.guid) return;
   auto duplicate = nbd::duplicate(entry.socket.get());   // ours stays: the server closes its own with the export
   if (!duplicate) {
     log_error("volume {}: {}", export_name(name), duplicate.error().message);
@@ -90,22 +116,26 @@ block::Task<void> Exports::close() {
   }
 }
 
-void Exports::take_socket(std::string volume, UniqueFd listening) {
+void Exports::take_socket(std::string volume, std::uint64_t guid, UniqueFd listening) {
   if (closed_) return;
   // A zpaird that was restarted made a new socket at the same path: it is served besides the former one, which may have
   // clients in its backlog still.
   Entry& entry = entries_[volume];
+  if (entry.known.guid != 0 && entry.known.guid != guid) return;
   entry.socket = std::move(listening);
+  entry.socket_guid = guid;
   entry.listening = false;
   listen_where_possible(volume, entry);
 }
 
-void Exports::take_client(std::string volume, UniqueFd connected) {
+void Exports::take_client(std::string volume, std::uint64_t guid, UniqueFd connected) {
   if (closed_) return;
   if (!serving_) {
-    waiting_clients_.emplace_back(std::move(volume), std::move(connected));
+    waiting_clients_.push_back({std::move(volume), guid, std::move(connected)});
     return;
   }
+  auto found = entries_.find(volume);
+  if (found == entries_.end() || found->second.known.guid != guid) return;
   auto stream = std::make_unique<block::Stream>(std::move(connected));
   server_.serve(std::move(stream), {.transport = nbd::Transport::local, .volume = export_name(volume)});
 }
@@ -128,9 +158,7 @@ block::Task<Result<zfs::VolumeInfo>> Exports::create(zfs::VolumeSpec spec) {
   ZP_CO_CHECK(check_free(name));
   const Change change(*this, name);
   ZP_CO_TRY(info, co_await pool_.create_volume(std::move(spec)));
-  ZP_CO_CHECK(co_await open(name));
-  options_.volumes_changed();
-  co_return info;
+  co_return co_await begin(std::move(info));
 }
 
 block::Task<Result<void>> Exports::resize(std::string name, std::uint64_t size_bytes) {
@@ -145,6 +173,7 @@ block::Task<Result<void>> Exports::resize(std::string name, std::uint64_t size_b
 block::Task<Result<void>> Exports::destroy(std::string name) {
   ZP_CO_CHECK(check_free(name));
   ZP_CO_CHECK(check_known(name));
+  ZP_CO_CHECK(check_no_client(name));
   const Change change(*this, name);
   co_await shut(name);
   auto destroyed = co_await pool_.destroy_volume(name);
@@ -183,19 +212,23 @@ block::Task<Result<zfs::VolumeInfo>> Exports::clone(std::string name, std::strin
   ZP_CO_CHECK(check_free(clone));
   const Change change(*this, clone);
   ZP_CO_TRY(info, co_await pool_.clone_volume(std::move(name), std::move(snapshot), clone, space));
-  ZP_CO_CHECK(co_await open(clone));
+  co_return co_await begin(std::move(info));
+}
+
+// A volume that is there now: known at once, so that one which does not open can still be destroyed.
+block::Task<Result<zfs::VolumeInfo>> Exports::begin(zfs::VolumeInfo info) {
+  know(info);
+  auto opened = co_await open(info.name);
   options_.volumes_changed();
+  if (!opened) co_return fail(opened.error(), "volume {} was made, but does not open", export_name(info.name));
   co_return info;
 }
 
 block::Task<Result<void>> Exports::roll_back(std::string name, std::string snapshot) {
   ZP_CO_CHECK(check_free(name));
   ZP_CO_CHECK(check_known(name));
+  ZP_CO_CHECK(check_no_client(name));
   const Change change(*this, name);
-  if (const std::uint32_t clients = client_count(name); clients > 0) {
-    co_return fail(ErrorCode::refused, "volume {} has {} client(s), whose data would change under them: disconnect them first",
-                   export_name(name), clients);
-  }
   co_await shut(name);
   auto rolled = co_await pool_.roll_back_volume(name, snapshot);
   auto again = co_await open(name);   // clients that came meanwhile wait at its socket
@@ -233,6 +266,12 @@ std::uint32_t Exports::client_count(const std::string& volume) const {
     if (status.name == export_name(volume)) return static_cast<std::uint32_t>(status.clients.size());
   }
   return 0;
+}
+
+std::uint32_t Exports::client_count() const {
+  std::size_t count = 0;
+  for (const nbd::ExportStatus& status : server_.status()) count += status.clients.size();
+  return static_cast<std::uint32_t>(count);
 }
 
 std::uint64_t Exports::answered_count() const {

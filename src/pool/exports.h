@@ -3,7 +3,12 @@
 // handed over, and on links of the partner's relay. Nobody is let in before serve().
 // Ownership: the engine's pool outlives it. close() before the pool is exported.
 // Threading: reactor thread.
-// Errors:    as the engine's; a volume that does not open is reported and left out, the others serve.
+// Errors:    as the engine's; a volume that does not open is told and left out, the others serve.
+//
+// What changes a volume's data under its clients (destroy, rollback) is refused while it has any. A client whose connection
+// ended without a goodbye counts for `may_come_back_ms` more, and so does, after an import, whoever was a client of the
+// former process: it connects again and sends what was not answered. A client that is away for longer is told apart only by
+// the volume's guid in its export name (nbd/handshake.h), and not at all after a rollback.
 // Source:    rules 6 and 10; design, section 4.
 #include <functional>
 #include <map>
@@ -30,27 +35,30 @@ class Exports {
  public:
   struct Options {
     std::string pool_name;
+    std::int64_t may_come_back_ms = 20'000;                // QEMU's longest wait between two tries is 16 s
     std::function<bool()> read_permitted;                  // rule 6
     std::function<void()> volumes_changed;
   };
   Exports(zfs::Pool& pool, Options options);
   ~Exports();
 
-  block::Task<Result<void>> open_all();                    // replays what the import left; no client yet
+  // Replays what the import left; no client yet. Answers which volumes do not open, and why, one line each.
+  block::Task<Result<std::vector<std::string>>> open_all();
   void serve();                                            // rule 6: acknowledgements may leave from now on
   bool serving() const { return serving_; }
   block::Task<void> drain();                               // takes nothing new; returns when all requests have finished
   block::Task<void> close();                               // ends all clients, waits for changes, closes the volumes
 
-  void take_socket(std::string volume, UniqueFd listening);
-  void take_client(std::string volume, UniqueFd connected);   // it waits until the volume serves
+  // Of a former volume of that name they are closed, by their guid.
+  void take_socket(std::string volume, std::uint64_t guid, UniqueFd listening);
+  void take_client(std::string volume, std::uint64_t guid, UniqueFd connected);   // it waits until the volume serves
   void take_relay_link(UniqueFd connected);               // its LinkHeader names volume and session
   void recheck_reads() { server_.recheck_reads(); }
 
   // One change of a volume at a time: another one meanwhile is refused.
   block::Task<Result<zfs::VolumeInfo>> create(zfs::VolumeSpec spec);
   block::Task<Result<void>> resize(std::string name, std::uint64_t size_bytes);
-  block::Task<Result<void>> destroy(std::string name);
+  block::Task<Result<void>> destroy(std::string name);                           // refused while it has clients
   block::Task<Result<void>> snapshot(std::string name, std::string snapshot);
   block::Task<Result<void>> destroy_snapshot(std::string name, std::string snapshot);
   block::Task<Result<zfs::VolumeInfo>> clone(std::string name, std::string snapshot, std::string clone, zfs::VolumeSpec::Space space);
@@ -64,13 +72,16 @@ class Exports {
   };
   std::vector<Known> known() const;                        // from memory: what wants a socket
   std::uint32_t client_count(const std::string& volume) const;
+  std::uint32_t client_count() const;                      // of all volumes
   std::uint64_t answered_count() const;                    // requests of all clients ever answered with success
 
  private:
   struct Entry {
     std::unique_ptr<zfs::Volume> volume;
     UniqueFd socket;           // kept: a socket that came before its volume serves
+    std::uint64_t socket_guid = 0;
     bool listening = false;
+    bool imported = false;     // it had clients of a former process, perhaps
     Known known;               // stays while the volume is shut for a moment: its socket must too. guid 0: no volume yet
   };
   // While it lives, nobody else changes the volume, and close() waits.
@@ -88,7 +99,10 @@ class Exports {
   };
   Result<void> check_free(const std::string& name) const;
   Result<void> check_known(const std::string& name) const;
+  Result<void> check_no_client(const std::string& name) const;
+  void know(const zfs::VolumeInfo& info);
   block::Task<Result<void>> open(std::string name);
+  block::Task<Result<zfs::VolumeInfo>> begin(zfs::VolumeInfo info);
   block::Task<void> shut(std::string name);
   block::Task<void> run_relay_link(UniqueFd connected);
   void listen_where_possible(const std::string& name, Entry& entry);
@@ -98,10 +112,16 @@ class Exports {
   Options options_;
   nbd::Server server_;
   std::map<std::string, Entry> entries_;
-  std::vector<std::pair<std::string, UniqueFd>> waiting_clients_;
+  struct Client {
+    std::string volume;
+    std::uint64_t guid;
+    UniqueFd fd;
+  };
+  std::vector<Client> waiting_clients_;
   std::set<std::string> changing_;
   block::Signal change_over_;
   bool serving_ = false;
+  Nanoseconds serving_since_ns_ = 0;
   bool closed_ = false;
   block::TaskGroup tasks_;
 };

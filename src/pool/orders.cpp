@@ -133,6 +133,7 @@ block::Task<void> Process::run_replay() {
     finish(control::exit_failed, "failed", opened.error().message);
     co_return;
   }
+  for (std::string& why : *opened) events_.add("volume-left-out", std::move(why));
   tell_zpaird();
   feed(owner::Replayed{boot_time_ns()});
 }

@@ -91,15 +91,15 @@ void Process::on_message(control::Received received) {
     begin(std::move(start->document));
   } else if (auto* socket = std::get_if<control::VolumeSocket>(&message)) {
     if (exports_) {
-      exports_->take_socket(socket->volume, std::move(received.fd));
+      exports_->take_socket(socket->volume, socket->guid, std::move(received.fd));
     } else {
-      early_sockets_[socket->volume] = std::move(received.fd);
+      early_sockets_[socket->volume] = {socket->guid, std::move(received.fd)};
     }
   } else if (auto* client = std::get_if<control::VolumeClient>(&message)) {
     if (exports_) {
-      exports_->take_client(client->volume, std::move(received.fd));
+      exports_->take_client(client->volume, client->guid, std::move(received.fd));
     } else {
-      early_clients_.emplace_back(client->volume, std::move(received.fd));
+      early_clients_.emplace_back(client->volume, EarlySocket{client->guid, std::move(received.fd)});
     }
   } else if (std::holds_alternative<control::RelayLink>(message)) {
     if (exports_) exports_->take_relay_link(std::move(received.fd));
@@ -228,9 +228,9 @@ void Process::make_parts(const record::Stored& stored) {
                                                    .read_permitted = [this] { return driver_.may_answer_reads(); },
                                                    .volumes_changed = [this] { tell_zpaird(); },
                                                });
-  for (auto& [volume, socket] : early_sockets_) exports_->take_socket(volume, std::move(socket));
+  for (auto& [volume, socket] : early_sockets_) exports_->take_socket(volume, socket.guid, std::move(socket.fd));
   early_sockets_.clear();
-  for (auto& [volume, client] : early_clients_) exports_->take_client(volume, std::move(client));
+  for (auto& [volume, client] : early_clients_) exports_->take_client(volume, client.guid, std::move(client.fd));
   early_clients_.clear();
   promises_ = std::make_unique<Promises>(Promises::Options{
       .config = options_.config, .pool = options_.pool, .feed = [this](owner::Event event) {

@@ -183,8 +183,12 @@ class Process final : private Hands {
   std::unique_ptr<Promises> promises_;
   std::unique_ptr<zfs::Pool> pool_;
   std::unique_ptr<Exports> exports_;
-  std::map<std::string, UniqueFd> early_sockets_;         // came before the volumes were there
-  std::vector<std::pair<std::string, UniqueFd>> early_clients_;
+  struct EarlySocket {
+    std::uint64_t guid = 0;
+    UniqueFd fd;
+  };
+  std::map<std::string, EarlySocket> early_sockets_;      // came before the volumes were there
+  std::vector<std::pair<std::string, EarlySocket>> early_clients_;
   std::optional<brain::owner::SetAckSet> ack_set_;        // as last ordered
 
   std::map<std::uint64_t, std::unique_ptr<Command>> commands_;

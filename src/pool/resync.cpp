@@ -154,7 +154,7 @@ void Process::end_resync(const std::vector<LegId>& legs, std::uint64_t resync_id
   report.scan_min_txg = outcome->scan_min_txg;
   report.dtl_empty = true;            // the engine accepts nothing less
   report.synced_after_online = true;
-  report.logs_replayed = true;        // exports opened every volume before this
+  report.logs_replayed = true;        // the import did, or failed
   feed(owner::ResyncEnded{boot_time_ns(), legs, report, resync_id});
 }
 

@@ -231,11 +231,15 @@ Task<void> Pool::learn_log_floors(const std::vector<VolumeLog>& floor_logs) {
   }
 }
 
-// Every log, side by side. The volumes stay open for whoever asks for them.
+// Every log, side by side, that has records to replay or that the floor says something about: an import without it would
+// lose what was acknowledged (rule 7), or let legs return before it (rule 8). The volumes stay open for whoever asks for them.
 Task<Result<void>> Pool::replay_logs(ImportReport& report) {
   std::vector<std::string> live;
   auto find_live = [&live, pool = handle_->pool] { live = volumes_with_live_logs(pool); };
   co_await apart(engine_, find_live);
+  for (const auto& [name, sequence] : handle_->floor_sequences) {
+    if (std::ranges::find(live, full_name(name)) == live.end()) live.push_back(full_name(name));
+  }
   if (zp_mutated(ZP_LOGS_NOT_REPLAYED)) live.clear();
   std::optional<Error> refused;
   block::TaskGroup replays;

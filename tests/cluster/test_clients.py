@@ -1,10 +1,11 @@
 """Clients of others over the volume's one socket, the relay, memory, many planned moves."""
 import re
+import signal
 import statistics
 import subprocess
 import time
 
-from harness import Failed, check, stalls, wait_for
+from harness import Failed, check, run, stalls, wait_for
 
 
 class Guest:
@@ -63,6 +64,63 @@ def test_qemu_across_takeover_and_process_kill(pair):
 
 
 test_qemu_across_takeover_and_process_kill.options = {"pools": 1}
+
+
+def _refused(pair, word, *command):
+    done = pair.zpair(*command, ok=(3,))
+    check(word in done.stderr, f"{command} does not say '{word}': {done.stderr}")
+
+
+def test_a_volume_made_again_is_another_one(pair):
+    """destroy is refused under a client of either node; a QEMU that was cut off and reconnects never writes to the next volume of that name."""
+    drives = {}
+    for node in "ab":
+        drives[node] = pair.dir / "drives" / node / "other"
+        with open(drives[node], "wb") as file:
+            file.truncate(256 << 20)
+
+    def make():
+        pair.zpair("pool", "create", "p2", "--owner", "a", "--mirror", f"a:{drives['a']},b:{drives['b']}")
+        pair.wait_owner("p2", "a")
+        pair.zpair("volume", "create", "p2/vm", "16M")
+        return {node: pair.uris(node, ["p2"])[0] for node in "ab"}
+
+    def clients():
+        return next(volume["clients"] for volume in pair.zpair_json("volume", "list")["volumes"] if volume["pool"] == "p2")
+
+    former = make()
+    guest = Guest(pair, former["a"])
+    wait_for("QEMU at the owner", lambda: clients() == 1)
+    _refused(pair, "1 client", "volume", "destroy", "p2/vm")
+    guest.end()
+    guest = Guest(pair, former["b"])
+    try:
+        wait_for("QEMU at the relay", lambda: clients() == 1)
+        _refused(pair, "1 client", "volume", "destroy", "p2/vm")
+        _refused(pair, "1 client", "pool", "destroy", "p2")
+        guest.process.send_signal(signal.SIGSTOP)
+        pair.kill("pool:p2")        # ends its connection, which it does not see yet
+        pair.wait_owner("p2", "a")
+        writer = subprocess.Popen(["qemu-io", "-f", "raw", "-c", "write -P 0x55 0 64k", guest.uri], stdout=subprocess.DEVNULL)
+        _refused(pair, "may have a client whose connection broke", "volume", "destroy", "p2/vm")
+        pair.zpair("pool", "destroy", "p2")
+        newer = make()
+        guest.process.send_signal(signal.SIGCONT)
+        for node in "ab":
+            reading = run("qemu-io", "-f", "raw", "-c", "read -P 0 0 64k", newer[node]).stdout
+            check("failed" not in reading, f"a new volume is not empty: {reading}")
+        time.sleep(2)               # QEMU has tried to connect by now
+        check(writer.poll() is None, "QEMU's write to a volume that is no more was answered")
+        reading = run("qemu-io", "-f", "raw", "-c", "read -P 0 0 64k", newer["b"]).stdout
+        check("failed" not in reading, f"a write for the former volume reached the new one: {reading}")
+        check(clients() == 0, "QEMU is a client of the new volume")
+    finally:
+        guest.process.kill()
+        guest.process.wait()
+    writer.wait(30)
+
+
+test_a_volume_made_again_is_another_one.options = {"pools": 1, "mirrors": 1}
 
 
 def test_relay_path_cut_with_writes_in_it(pair):

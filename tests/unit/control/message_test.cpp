@@ -35,8 +35,8 @@ TEST(ControlMessage, every_kind_survives_the_way_over_the_socket) {
   document.newest_txg = Txg{11};
   document.force = document.accept_data_loss = true;
   expect_round_trip(Start{document});
-  expect_round_trip(VolumeSocket{"vm1"});
-  expect_round_trip(VolumeClient{"vm1"});
+  expect_round_trip(VolumeSocket{"vm1", ~0ull});
+  expect_round_trip(VolumeClient{"vm1", 7});
   expect_round_trip(RelayLink{"vm1", "session", 3});
   expect_round_trip(Export{record::Wanted::exported});
   expect_round_trip(ReleasePromise{});

@@ -18,7 +18,7 @@ Directory one_volume() {
   Directory directory;
   directory.find = [](const std::string& name) -> std::optional<ExportFacts> {
     if (name != "tank/vm1") return std::nullopt;
-    return ExportFacts{"tank/vm1", 1 << 20, 4096, false};
+    return ExportFacts{"tank/vm1", 1 << 20, 4096, false, 7};
   };
   directory.list = [] { return std::vector<std::string>{"tank/vm1"}; };
   return directory;
@@ -123,8 +123,31 @@ TEST(Handshake, over_tcp_a_client_name_is_required_and_the_refusal_says_so) {
   EXPECT_EQ(handshake.chosen.name, "tank/vm1");
 }
 
+TEST(Handshake, a_client_that_names_an_id_is_not_served_another_volume_of_that_name) {
+  struct Row {
+    const char* name;
+    std::uint32_t reply;
+    const char* says;
+  };
+  for (const Row& row : {Row{"tank/vm1~7", wire::rep_ack, ""}, Row{"tank/vm1~7@vm-100", wire::rep_ack, ""},
+                         Row{"tank/vm1", wire::rep_ack, ""},
+                         Row{"tank/vm1~8", wire::rep_err_unknown, "volume 'tank/vm1' with id 8 is no more"},
+                         Row{"tank/vm1~8@vm-100", wire::rep_err_unknown, "is another volume, with id 7"},
+                         Row{"tank/vm1~", wire::rep_err_invalid, "no volume's id"},
+                         Row{"tank/vm1~0", wire::rep_err_invalid, "no volume's id"},
+                         Row{"tank/vm1~7x", wire::rep_err_invalid, "no volume's id"},
+                         Row{"tank/vm1~99999999999999999999", wire::rep_err_invalid, "no volume's id"}}) {
+    Handshake handshake;
+    const HandshakeStep step = on_option(handshake, one_volume(), wire::opt_go, test::RawClient::go_data(row.name));
+    EXPECT_EQ(step.next == Next::transmit, row.reply == wire::rep_ack) << row.name;
+    if (row.reply == wire::rep_ack) continue;
+    EXPECT_EQ(reply_type(step), row.reply) << row.name;
+    EXPECT_NE(reply_text(step).find(row.says), std::string::npos) << row.name << ": " << reply_text(step);
+  }
+}
+
 TEST(Handshake, several_connections_are_offered_only_without_a_name) {
-  ExportFacts facts{"tank/vm1", 1 << 20, 4096, false};
+  ExportFacts facts{"tank/vm1", 1 << 20, 4096, false, 7};
   Handshake unnamed;
   Handshake named;
   named.client = "vm-100";

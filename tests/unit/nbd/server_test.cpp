@@ -317,6 +317,51 @@ TEST(Server, removing_an_export_ends_its_clients_and_frees_the_device) {
   EXPECT_EQ(again.error().code, ErrorCode::not_found);
 }
 
+TEST(Server, what_came_for_a_removed_export_is_not_served_by_the_next_of_its_name) {
+  Fixture fixture;
+  const auto replace = [&](std::uint64_t identity) {
+    EXPECT_TRUE(fixture.host.await([&] { return fixture.server->remove_export("tank/vm1"); }));
+    EXPECT_TRUE(fixture.host.on([&] { return fixture.server->add_export({"tank/vm1", &fixture.device, false, identity}); }));
+  };
+  const Uuid relay = Uuid::random();
+  const auto link = [&](std::uint64_t session, const char* volume) {
+    RawClient client = fixture.connect_as(Transport::relay);
+    client.send(encode(LinkHeader{LinkKind::client, NodeId::b, relay, session, volume, {}}));
+    Bytes answer = client.receive(9);
+    EXPECT_EQ(answer.size(), 9u);
+    return std::pair(std::move(client), static_cast<LinkAnswer>(answer.empty() ? std::byte{} : answer.back()));
+  };
+  replace(7);
+  auto [linked, admitted] = link(1, "tank/vm1~7");
+  EXPECT_EQ(admitted, LinkAnswer::admitted);
+  constexpr std::size_t greeting_bytes = 18;
+  EXPECT_EQ(linked.receive(greeting_bytes).size(), greeting_bytes);
+  replace(8);
+  EXPECT_TRUE(linked.ended()) << "a link that was made for the former volume, in its handshake";
+  EXPECT_EQ(link(2, "tank/vm1~7").second, LinkAnswer::unknown_volume);
+  auto [newer, for_the_new] = link(3, "tank/vm1~8");
+  EXPECT_EQ(for_the_new, LinkAnswer::admitted);
+  EXPECT_TRUE(newer.go("tank/vm1~8"));
+  RawClient bad = fixture.connect_as(Transport::relay);
+  bad.send(encode(LinkHeader{LinkKind::client, NodeId::b, relay, 4, "tank/vm1~", {}}));
+  EXPECT_TRUE(bad.ended());
+}
+
+TEST(Server, a_client_that_left_without_a_goodbye_is_told) {
+  Fixture fixture;
+  const auto lost_ns = [&] { return fixture.host.on([&] { return fixture.server->status()[0].client_lost_ns; }); };
+  const auto alone = [&] { return fixture.host.until([&] { return fixture.server->status()[0].clients.empty(); }); };
+  RawClient polite = fixture.client();
+  polite.request(wire::cmd_disc, 1, 0, 0);
+  EXPECT_TRUE(polite.ended());
+  EXPECT_TRUE(alone());
+  EXPECT_EQ(lost_ns(), 0);
+  RawClient lost = fixture.client();
+  lost.hang_up();
+  EXPECT_TRUE(alone());
+  EXPECT_GT(lost_ns(), 0);
+}
+
 TEST(Server, a_client_that_does_not_finish_its_handshake_is_dropped_and_others_are_not) {
   ServerOptions options;
   options.handshake_ms = 100;
@@ -349,6 +394,7 @@ TEST(Server, wrong_use_is_one_clear_error) {
   fixture.host.on([&] {
     EXPECT_EQ(fixture.server->add_export({"tank/vm1", &fixture.device, false}).error().code, ErrorCode::exists);
     EXPECT_EQ(fixture.server->add_export({"tank/vm@1", &fixture.device, false}).error().code, ErrorCode::invalid);
+    EXPECT_EQ(fixture.server->add_export({"tank/vm~1", &fixture.device, false}).error().code, ErrorCode::invalid);
     auto listener = std::make_unique<block::Listener>(std::move(*duplicate(fixture.listening->fd())));
     EXPECT_EQ(fixture.server->listen(std::move(listener), {Transport::local, "tank/vm2"}).error().code,
               ErrorCode::not_found);
@@ -511,6 +557,32 @@ TEST(Link, a_probe_is_echoed) {
   EXPECT_EQ(Links::answer(probe), LinkAnswer::admitted);
   probe.send(test::bytes_of("12345678"));
   EXPECT_EQ(test::text_of(probe.receive(8)), "12345678");
+}
+
+TEST(Link, whoever_says_nothing_is_dropped_in_time) {
+  ServerOptions options;
+  options.handshake_ms = 100;
+  Fixture fixture(options);
+  const Uuid relay = Uuid::random();
+  const auto link = [&](LinkKind kind, std::uint64_t session) {
+    RawClient client = fixture.connect_as(Transport::relay);
+    client.send(encode(LinkHeader{kind, NodeId::b, relay, session, kind == LinkKind::probe ? "" : "tank/vm1", {}}));
+    return client;
+  };
+  RawClient silent = fixture.connect_as(Transport::relay);
+  EXPECT_TRUE(silent.ended()) << "no header";
+  RawClient probe = link(LinkKind::probe, 0);
+  EXPECT_EQ(Links::answer(probe), LinkAnswer::admitted);
+  EXPECT_TRUE(probe.ended()) << "a probe without a beat";
+  RawClient former = link(LinkKind::client, 5);
+  EXPECT_EQ(Links::answer(former), LinkAnswer::admitted);
+  EXPECT_TRUE(former.go("tank/vm1"));
+  fixture.hold_writes();
+  former.request(wire::cmd_write, 1, 0, 4096, filled(4096, 1));
+  EXPECT_TRUE(fixture.held(1));
+  RawClient newer = link(LinkKind::client, 5);
+  EXPECT_TRUE(newer.ended()) << "waits for a former link's request that hangs";
+  EXPECT_EQ(fixture.host.on([&] { return fixture.device.held.size(); }), 1u);
 }
 
 // ---- handing sockets over -------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
-// Changes of a volume against each other and against the end of the exports, on a real engine.
+// Changes of a volume against each other, its clients and the end of the exports, on a real engine.
 #include "pool/exports.h"
 
 #include "../zfs/scenario.h"
+#include "drill/nbd_client.h"
+#include "nbd/socket_handover.h"
 
 extern "C" int dsl_prop_set_int(const char* dataset, const char* property, int source,
                                 std::uint64_t value);  // libzpool's
@@ -17,12 +19,22 @@ using zfs::test::World;
 
 const std::vector<std::string> one_mirror = {"a0", "b0"};
 
+constexpr std::int64_t may_come_back_ms = 300;
+constexpr std::uint64_t sync_always = 1, sync_disabled = 2;
+
+std::unique_ptr<Exports> make_exports(World& world) {
+  return std::make_unique<Exports>(*world.pool, Exports::Options{.pool_name = "tank",
+                                                                 .may_come_back_ms = may_come_back_ms,
+                                                                 .read_permitted = [] { return true; },
+                                                                 .volumes_changed = [] {}});
+}
+
 Task<std::unique_ptr<Exports>> serve_one_volume(World& world) {
   co_await world.open_drives(one_mirror);
   world.make_pool();
   auto layout = co_await world.pool->create_pool(world.mirrors(1));
   REQUIRE_OK(layout);
-  auto exports = std::make_unique<Exports>(*world.pool, Exports::Options{"tank", [] { return true; }, [] {}});
+  auto exports = make_exports(world);
   exports->serve();
   auto made = co_await exports->create({.name = "vm1", .size_bytes = 16 << 20});
   REQUIRE_OK(made);
@@ -82,27 +94,26 @@ TEST(Exports, close_waits_for_changes_and_leaves_no_volume_open) {
   EXPECT_WELL(in_child(folder, close_during_changes));
 }
 
-Task<void> set_sync(World& world, std::uint64_t value) {
+Task<void> set_sync(World& world, std::uint64_t value, const char* dataset = "tank/vm1") {
   constexpr int local_source = 8;
-  auto set = [value] { return dsl_prop_set_int("tank/vm1", "sync", local_source, value); };
+  auto set = [value, dataset] { return dsl_prop_set_int(dataset, "sync", local_source, value); };
   int error = co_await world.engine->blocking(set);
   REQUIRE(error == 0);
 }
 Task<void> change_what_does_not_open(World& world) {
   auto exports = co_await serve_one_volume(world);
-  constexpr std::uint64_t always = 1, disabled = 2;
-  co_await set_sync(world, disabled);  // a volume that would not write its log does not open
+  co_await set_sync(world, sync_disabled);  // a volume that would not write its log does not open
   auto rolled = co_await exports->roll_back("vm1", "monday");
   REQUIRE(!rolled);
   auto views = co_await exports->list();
   REQUIRE(views && views->size() == 1 && !views->front().open);
-  co_await set_sync(world, always);
+  co_await set_sync(world, sync_always);
   rolled = co_await exports->roll_back("vm1", "monday");
   REQUIRE_OK(rolled);
   views = co_await exports->list();
   REQUIRE(views && views->front().open);
 
-  co_await set_sync(world, disabled);
+  co_await set_sync(world, sync_disabled);
   rolled = co_await exports->roll_back("vm1", "monday");
   REQUIRE(!rolled);
   auto dropped = co_await exports->destroy_snapshot("vm1", "monday");
@@ -114,6 +125,139 @@ Task<void> change_what_does_not_open(World& world) {
   REQUIRE(!destroyed && destroyed.error().code == ErrorCode::not_found);
   co_await end(world, *exports);
 }
+Task<void> create_what_does_not_open(World& world) {
+  auto exports = co_await serve_one_volume(world);
+  co_await set_sync(world, sync_disabled, "tank");
+  auto created = co_await exports->create({.name = "vm2", .size_bytes = 16 << 20});
+  REQUIRE(!created && created.error().message.find("volume tank/vm2 was made, but does not open") != std::string::npos);
+  auto cloned = co_await exports->clone("vm1", "monday", "vm3", zfs::VolumeSpec::Space::thin);
+  REQUIRE(!cloned && cloned.error().message.find("volume tank/vm3 was made, but does not open") != std::string::npos);
+  REQUIRE(exports->known().size() == 3);
+  for (const char* name : {"vm2", "vm3"}) {
+    auto destroyed = co_await exports->destroy(name);
+    REQUIRE_OK(destroyed);
+  }
+  REQUIRE(exports->known().size() == 1);
+  co_await end(world, *exports);
+}
+TEST(Exports, a_volume_that_was_made_and_does_not_open_is_known_and_can_be_destroyed) {
+  Folder folder;
+  zfs::test::make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, create_what_does_not_open));
+}
+
+Task<void> open_all_but_one(World& world) {
+  auto exports = co_await serve_one_volume(world);
+  auto created = co_await exports->create({.name = "vm2", .size_bytes = 16 << 20});
+  REQUIRE_OK(created);
+  co_await exports->close();
+  co_await set_sync(world, sync_disabled);
+  exports = make_exports(world);
+  auto opened = co_await exports->open_all();
+  REQUIRE_OK(opened);
+  REQUIRE(opened->size() == 1 && opened->front().find("volume tank/vm1 does not open and is not served: rule 2") == 0);
+  exports->serve();
+  auto views = co_await exports->list();
+  REQUIRE(views && views->size() == 2 && !(*views)[0].open && (*views)[1].open);
+  co_await set_sync(world, sync_always);
+  auto waiting = co_await exports->roll_back("vm1", "monday");  // clients of the former process may be on their way
+  REQUIRE(!waiting && waiting.error().code == ErrorCode::refused);
+  co_await world.reactor->after_ms(may_come_back_ms);
+  auto rolled = co_await exports->roll_back("vm1", "monday");
+  REQUIRE_OK(rolled);
+  co_await end(world, *exports);
+}
+TEST(Exports, a_volume_that_does_not_open_is_left_out_and_told) {
+  Folder folder;
+  zfs::test::make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, open_all_but_one));
+}
+
+std::uint64_t guid_of(const Exports& exports, const std::string& name) {
+  for (const Exports::Known& known : exports.known()) {
+    if (known.name == name) return known.guid;
+  }
+  return 0;
+}
+std::string address_of(const Exports& exports, const World& world) {
+  return fmt::format("nbd+unix:///tank/vm1~{}?socket={}/socket", guid_of(exports, "vm1"), world.folder);
+}
+
+Task<void> recreate_under_clients(World& world) {
+  auto exports = co_await serve_one_volume(world);
+  auto dropped = co_await exports->destroy_snapshot("vm1", "monday");
+  REQUIRE_OK(dropped);
+  auto listener = block::Listener::listen(block::Endpoint{"unix:" + world.folder + "/socket"});
+  REQUIRE_OK(listener);
+  const auto give_socket = [&](std::uint64_t guid) {
+    exports->take_socket("vm1", guid, std::move(*nbd::duplicate((*listener)->fd())));
+  };
+  const std::uint64_t former_guid = guid_of(*exports, "vm1");
+  give_socket(former_guid);
+  const std::string former_address = address_of(*exports, world);
+  std::vector<std::byte> ones(4096, std::byte{1});
+
+  drill::NbdClient client(*drill::NbdTarget::parse(former_address));
+  auto opened = co_await client.open(Deadline::in_ms(5000));
+  REQUIRE_OK(opened);
+  for (auto change : {0, 1}) {
+    auto refused = change == 0 ? co_await exports->destroy("vm1") : co_await exports->roll_back("vm1", "monday");
+    REQUIRE(!refused && refused.error().message.find("volume tank/vm1 has 1 client(s)") == 0);
+  }
+  auto unanswered = client.write(0, ones);
+  unanswered.start();
+  co_await client.close();  // no goodbye: a client whose connection broke
+  co_await unanswered;
+  while (exports->client_count("vm1") > 0) co_await world.reactor->after_ms(1);
+  for (auto change : {0, 1}) {
+    auto refused = change == 0 ? co_await exports->destroy("vm1") : co_await exports->roll_back("vm1", "monday");
+    REQUIRE(!refused && refused.error().message.find("volume tank/vm1 may have a client whose connection broke") == 0);
+  }
+  co_await world.reactor->after_ms(may_come_back_ms);
+  auto destroyed = co_await exports->destroy("vm1");
+  REQUIRE_OK(destroyed);
+  auto created = co_await exports->create({.name = "vm1", .size_bytes = 16 << 20});
+  REQUIRE_OK(created);
+
+  // Its socket and a client, late from zpaird; then a client that names the former volume at the new one's socket.
+  give_socket(former_guid);
+  int ends[2];
+  REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+  exports->take_client("vm1", former_guid, UniqueFd(ends[0]));
+  block::Stream turned_away{UniqueFd(ends[1])};
+  std::byte greeting[18];
+  auto read = co_await turned_away.read_exactly(greeting);
+  REQUIRE(!read);
+  drill::NbdClient back(*drill::NbdTarget::parse(former_address));
+  auto late_write = back.write(0, ones);
+  late_write.start();
+  opened = co_await back.open(Deadline::in_ms(50));
+  REQUIRE(!opened);  // nobody listens for the former one
+  give_socket(guid_of(*exports, "vm1"));
+  drill::NbdClient newer(*drill::NbdTarget::parse(address_of(*exports, world)));
+  opened = co_await newer.open(Deadline::in_ms(5000));
+  REQUIRE_OK(opened);
+  opened = co_await back.open(Deadline::in_ms(100));
+  REQUIRE(!opened &&
+          back.last_failure().find("is no more: what has its name now is another volume") != std::string::npos);
+  std::vector<std::byte> found(4096);
+  auto got = co_await newer.read(0, found);
+  REQUIRE_OK(got);
+  REQUIRE(found == std::vector<std::byte>(4096));
+  co_await back.close();
+  co_await late_write;
+  co_await newer.close();
+  while (exports->client_count("vm1") > 0) co_await world.reactor->after_ms(1);
+  destroyed = co_await exports->destroy("vm1");  // at once: its client said goodbye
+  REQUIRE_OK(destroyed);
+  co_await end(world, *exports);
+}
+TEST(Exports, no_client_of_a_destroyed_volume_reaches_the_next_one_of_its_name) {
+  Folder folder;
+  zfs::test::make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, recreate_under_clients));
+}
+
 TEST(Exports, a_volume_that_does_not_open_can_be_rolled_back_and_destroyed) {
   Folder folder;
   zfs::test::make_files(folder.path, one_mirror);

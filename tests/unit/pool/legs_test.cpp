@@ -142,6 +142,53 @@ TEST_F(LegsTest, keep_stores_newer_revisions_and_refuses_older_ones) {
   }());
 }
 
+// Twelve synced files at once stall the clients of a pool whose partner returns.
+TEST_F(LegsTest, keep_stores_one_fence_file_a_turn) {
+  reactor->run_until_done([]() -> block::Task<void> {
+    constexpr int mirror_count = 6;
+    Fixture fixture;
+    std::vector<Fixture> others(mirror_count - 1);
+    std::vector<control::DrivePlace> places = {fixture.place};
+    fixture.register_drive();
+    for (int index = 1; index < mirror_count; ++index) {
+      Fixture& other = others[static_cast<std::size_t>(index - 1)];
+      auto file = fence::FenceFile::create(control::fence_folder(fixture.folder), other.place.durable_id);
+      EXPECT_TRUE(file) << file.error().message;
+      places.push_back(other.place);
+      record::Mirror mirror = other.record.mirrors[0];
+      mirror.guid = MirrorId{static_cast<std::uint64_t>(index) + 1};
+      mirror.legs[0].guid = LegId{static_cast<std::uint64_t>(index) + 100};
+      fixture.record.mirrors.push_back(mirror);
+    }
+    Legs legs(fixture.options());
+    legs.know(fixture.record, places);
+    for (LegId leg : legs.all()) {
+      FenceOutcome outcome = co_await legs.fence(leg, Epoch{5}, Revision{9}, 1, Deadline::in_ms(2000));
+      EXPECT_EQ(outcome.kind, FenceOutcome::Kind::done) << outcome.why;
+    }
+    record::Record newer = fixture.record;
+    newer.rev = Revision{10};
+    auto keeping = legs.keep(newer, Deadline::in_ms(500));
+    keeping.start();
+    int stored_before = 0;
+    for (int turn = 0; stored_before < mirror_count && turn < 100; ++turn) {
+      int stored = 0;
+      for (const control::DrivePlace& place : places) {
+        auto file = fence::FenceFile::open(control::fence_folder(fixture.folder), place.durable_id);
+        auto contents = (*file)->contents();
+        stored += contents && contents->stored.rev == Revision{10};
+      }
+      EXPECT_LE(stored, stored_before + 1) << "turn " << turn;
+      stored_before = stored;
+      co_await block::Reactor::current().yield();
+    }
+    EXPECT_EQ(stored_before, mirror_count);
+    auto kept = co_await keeping;
+    EXPECT_TRUE(kept);
+    co_await legs.close();
+  }());
+}
+
 // Rule 9, hole 19: a node that was put back to an earlier day (a virtual machine's snapshot) knows less than it confirmed.
 TEST_F(LegsTest, a_leg_whose_node_forgot_what_it_was_told_is_refused) {
   reactor->run_until_done([]() -> block::Task<void> {

@@ -1,6 +1,8 @@
 #include "api/http_client.h"
 
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <charconv>
 #include <cstring>
@@ -66,6 +68,16 @@ block::Task<Result<std::string>> exchange(block::Stream& stream, const Call& cal
   co_return parse_answer(answer, call.socket_path);
 }
 
+auto nobody_answers(const std::string& socket_path) {
+  if (socket_path.size() >= sizeof(sockaddr_un::sun_path)) {
+    return fail(ErrorCode::unreachable, "'{}' is {} bytes long, a socket's path holds {}", socket_path, socket_path.size(), sizeof(sockaddr_un::sun_path) - 1);
+  }
+  if (::access(socket_path.c_str(), W_OK) != 0 && errno == EACCES) {
+    return fail(ErrorCode::unreachable, "no permission to ask at {}: do it as the user that zpaird runs as (sudo)", socket_path);
+  }
+  return fail(ErrorCode::unreachable, "nobody answers at {}: is zpaird running there?", socket_path);
+}
+
 }  // namespace
 
 Result<std::string> call_and_wait(const Call& call, std::int64_t timeout_ms) {
@@ -78,7 +90,7 @@ Result<std::string> call_and_wait(const Call& call, std::int64_t timeout_ms) {
   auto result = call.method == "GET" ? http.Get(call.target, headers) : http.Post(call.target, headers, call.body, "application/json");
   if (result) return outcome(result->status, std::move(result->body));
   if (result.error() == httplib::Error::Connection || result.error() == httplib::Error::ConnectionTimeout) {
-    return fail(ErrorCode::unreachable, "nobody answers at {}: is zpaird running there?", call.socket_path);
+    return nobody_answers(call.socket_path);
   }
   if (result.error() == httplib::Error::Read) {
     return fail(ErrorCode::timed_out, "no answer at {} within {} ms, or it broke off: the outcome is unknown", call.socket_path, timeout_ms);

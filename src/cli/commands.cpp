@@ -1,7 +1,10 @@
 #include "cli/commands.h"
 
+#include <sys/ioctl.h>
 #include <time.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <iterator>
@@ -43,6 +46,13 @@ Result<void> change(const Context& context, const std::string& target, const jso
     print(done + "\n");
   }
   return {};
+}
+
+// What a move of a pool was refused for, with the pool's name and where to read on.
+template <class T>
+Result<T> told(Result<T> answer, std::string_view what, const std::string& pool) {
+  if (answer || answer.error().code == ErrorCode::not_found) return answer;
+  return fail(answer.error().code, "cannot {} {}: {} (zpair status {} says more)", what, pool, answer.error().message, pool);
 }
 
 Result<json> parse_mirrors(const std::vector<std::string>& texts) {
@@ -123,6 +133,11 @@ std::string event_line(const json& event) {
 
 int exit_code_of(const Error& error) { return error.code == ErrorCode::refused ? 3 : 1; }
 
+std::size_t terminal_width() {
+  winsize size{};
+  return ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
 void print_error(const Error& error) {
   std::string line = error.message;
   for (char& c : line) {
@@ -187,9 +202,9 @@ Result<void> show_status(const Context& context, const std::string& pool) {
   if (context.format == Format::json) {
     print_json(status);
   } else if (pool.empty()) {
-    print(render_status(status));
+    print(render_status(status, terminal_width()));
   } else {
-    print(render_pool(status["pools"][0]));
+    print(render_pool(status["pools"][0], terminal_width()));
   }
   return {};
 }
@@ -234,7 +249,7 @@ Result<void> pool_export(const Context& context, const std::string& name) {
 
 Result<void> pool_import(const Context& context, const PoolImport& options) {
   const json order = {{"name", options.name}, {"accept_data_loss", options.accept_data_loss}, {"accept_corruption", options.accept_corruption}};
-  ZP_TRY(answer, context.nodes.post("/v1/pool/import", order));
+  ZP_TRY(answer, told(context.nodes.post("/v1/pool/import", order), "import", options.name));
   if (context.format == Format::json) {
     print_json(answer);
     return {};
@@ -332,7 +347,7 @@ Result<void> volume_rollback(const Context& context, const std::string& text) {
 Result<void> switchover(const Context& context, const std::string& pool, const std::string& to) {
   json body = {{"pool", pool}, {"to", nullptr}};
   if (!to.empty()) body["to"] = to;
-  ZP_TRY(answer, context.nodes.post("/v1/switchover", body));
+  ZP_TRY(answer, told(context.nodes.post("/v1/switchover", body), "move", pool));
   if (context.format == Format::json) {
     print_json(answer);
   } else {
@@ -350,13 +365,13 @@ Result<void> takeover(const Context& context, const std::string& pool) {
     const std::string other = text_of(entry, "owner") == "a" ? "b" : "a";
     if (nodes.has(other)) nodes = nodes.only(other);
   }
-  return change({nodes, context.format}, "/v1/takeover", {{"pool", pool}}, pool + " is taken over");
+  return told(change({nodes, context.format}, "/v1/takeover", {{"pool", pool}}, pool + " is taken over"), "take over", pool);
 }
 
 Result<void> failback(const Context& context, const std::string& pool) {
   json body = {{"pool", nullptr}};
   if (!pool.empty()) body["pool"] = pool;
-  ZP_TRY(answer, context.nodes.post("/v1/failback", body));
+  ZP_TRY(answer, pool.empty() ? context.nodes.post("/v1/failback", body) : told(context.nodes.post("/v1/failback", body), "bring home", pool));
   if (context.format == Format::json) {
     print_json(answer);
     return {};
@@ -422,6 +437,11 @@ Result<void> events(const Context& context, bool follow) {
     std::fflush(stdout);
   };
   ZP_TRY(first, context.nodes.get("/v1/events?since=0&wait_ms=0"));
+  // Numbers are in the order in which the node heard of it; what the partner told may have happened before.
+  if (first.contains("events")) {
+    std::stable_sort(first["events"].begin(), first["events"].end(),
+                     [](const json& one, const json& other) { return one.value("time_ms", std::int64_t{0}) < other.value("time_ms", std::int64_t{0}); });
+  }
   if (!follow && context.format == Format::json) {
     print_json(first);
     return {};

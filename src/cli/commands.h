@@ -20,6 +20,7 @@ struct Context {
 
 // 0 done, 1 failed, 2 usage, 3 refused by a rule.
 int exit_code_of(const Error& error);
+std::size_t terminal_width();                               // columns of stdout; 0: it is no terminal
 void print_error(const Error& error);                       // one line: zpair: …
 
 // What follows says `invalid` when the text is not of that form: a usage error.

@@ -288,7 +288,7 @@ Result<void> sandbox_status(const std::string& dir, Format format) {
     rows.push_back({text_of(link, "name"), text_of(link, "state"), link["connections"].dump(), format_size(link["held_bytes"].get<std::uint64_t>())});
   }
   text += rows.size() > 1 ? render_table(rows) : "the switch does not run\n";
-  for (const json& pool : state["pools"]) text += "\n" + render_pool(pool);
+  for (const json& pool : state["pools"]) text += "\n" + render_pool(pool, terminal_width());
   std::fputs(text.c_str(), stdout);
   return {};
 }

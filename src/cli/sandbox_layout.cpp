@@ -2,7 +2,9 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,6 +27,7 @@ namespace {
 constexpr std::size_t longest_run_base = 30;   // "/a/pool-NAME.control" still fits a socket path, with the longest name that a pool may have
 constexpr std::int64_t longest_link_latency_ms = 10000;
 constexpr std::uint32_t longest_partner_wait_s = 3600;
+constexpr std::uintmax_t least_free_bytes = std::uintmax_t{320} << 20;   // three etcd members write 64 MiB of log each before anything else
 constexpr int etcd_switch_host = 100;
 constexpr int path_switch_host = 100;
 
@@ -100,6 +103,25 @@ Result<void> make_drive(const std::string& file, std::uint64_t size_bytes) {
   return {};
 }
 
+// Its processes are its user's, and only that user sees and ends them.
+Result<void> check_user(const std::string& dir) {
+  struct stat file{};
+  if (::stat((dir + "/sandbox.json").c_str(), &file) != 0 || file.st_uid == ::geteuid()) return {};
+  const passwd* user = ::getpwuid(file.st_uid);
+  return fail(ErrorCode::invalid, "the sandbox {} belongs to user {}: only that user can do something with it", dir,
+              user == nullptr ? std::to_string(file.st_uid) : user->pw_name);
+}
+
+Result<void> check_space(const std::string& dir) {
+  fs::path there = dir;
+  std::error_code error;
+  while (!fs::exists(there, error) && there.has_parent_path() && there != there.parent_path()) there = there.parent_path();
+  const fs::space_info space = fs::space(there, error);
+  if (error || space.available >= least_free_bytes) return {};
+  return fail(ErrorCode::no_space, "{} has {} free, a sandbox needs {} at least: choose another folder", there.string(), format_size(space.available),
+              format_size(least_free_bytes));
+}
+
 // The folder was absent or empty when the sandbox was planned.
 void remove_what_was_made(const SandboxLayout& layout, bool folder_was_there) {
   std::error_code ignored;
@@ -168,6 +190,7 @@ Result<SandboxLayout> plan_sandbox(const std::string& dir, const SandboxOptions&
   if (fs::exists(dir, error) && (!fs::is_directory(dir, error) || !fs::is_empty(dir, error))) {
     return fail(ErrorCode::exists, "{} is there and is neither empty nor a sandbox: choose another folder", dir);
   }
+  ZP_CHECK(check_space(layout.dir));
   layout.options = options;
   layout.run_id = Uuid::random().to_string();
   layout.run_base = layout.dir + "/run";
@@ -204,6 +227,7 @@ Result<SandboxLayout> load_layout(const std::string& dir) {
   ZP_TRY(full, full_path(dir));
   std::ifstream in(full + "/sandbox.json");
   if (!in) return fail(ErrorCode::not_found, "{} is no sandbox: make one with zpair sandbox up {}", dir, quoted(dir));
+  ZP_CHECK(check_user(full));
   std::ostringstream text;
   text << in.rdbuf();
   try {

@@ -60,8 +60,24 @@ std::string state_of_leg(const json& leg) {
   return text;
 }
 
-void add_line(std::string& out, std::string_view key, const std::string& value) {
-  if (!value.empty() && value != "-") out += fmt::format("{:>10}: {}\n", key, value);
+constexpr std::size_t value_column = 12;
+
+// Broken between words, so that no line is longer than `width` columns where a word fits; what follows stands below the value.
+std::string wrapped(std::string text, std::size_t width) {
+  if (width <= 2 * value_column) return text;
+  std::string out;
+  for (std::size_t room = width - value_column; text.size() > room;) {
+    auto end = text.rfind(' ', room);
+    if (end == std::string::npos) end = text.find(' ');
+    if (end == std::string::npos) break;
+    out += text.substr(0, end) + "\n" + std::string(value_column, ' ');
+    text.erase(0, end + 1);
+  }
+  return out + text;
+}
+
+void add_line(std::string& out, std::string_view key, const std::string& value, std::size_t width = 0) {
+  if (!value.empty() && value != "-") out += fmt::format("{:>10}: {}\n", key, wrapped(value, width));
 }
 
 std::string scan_line(const json& pool) {
@@ -164,16 +180,16 @@ std::string render_table(const std::vector<std::vector<std::string>>& rows) {
   return out;
 }
 
-std::string render_pool(const json& pool) {
+std::string render_pool(const json& pool, std::size_t width) {
   std::string out;
   add_line(out, "pool", text_of(pool, "name"));
   add_line(out, "state", upper(text_of(pool, "state")));
-  add_line(out, "status", text_of(pool, "status"));
-  add_line(out, "action", text_of(pool, "action"));
+  add_line(out, "status", text_of(pool, "status"), width);
+  add_line(out, "action", text_of(pool, "action"), width);
   std::string owner = text_of(pool, "owner", "nobody");
   if (text_of(pool, "home") != "-" && text_of(pool, "home") != owner) owner += fmt::format(" (home is {})", text_of(pool, "home"));
   add_line(out, "owner", fmt::format("{}, epoch {}", owner, text_of(pool, "epoch")));
-  add_line(out, "redundancy", text_of(pool, "redundancy"));
+  add_line(out, "redundancy", text_of(pool, "redundancy"), width);
   add_line(out, "scan", scan_line(pool));
   if (number_of(pool, "size_bytes") > 0) {
     add_line(out, "space", fmt::format("{} of {} used", format_size(number_of(pool, "allocated_bytes")), format_size(number_of(pool, "size_bytes"))));
@@ -184,10 +200,10 @@ std::string render_pool(const json& pool) {
   return out;
 }
 
-std::string render_status(const json& status) {
+std::string render_status(const json& status, std::size_t width) {
   std::string out = head_of(status);
   const json& pools = list_of(status, "pools");
-  for (const json& pool : pools) out += "\n" + render_pool(pool);
+  for (const json& pool : pools) out += "\n" + render_pool(pool, width);
   if (pools.empty()) out += "\nno pools. Make one: zpair pool create tank-a --owner a --mirror a:DRIVE,b:DRIVE\n";
   return out;
 }

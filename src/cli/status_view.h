@@ -9,8 +9,9 @@
 
 namespace zpair::cli {
 
-std::string render_status(const nlohmann::json& status);
-std::string render_pool(const nlohmann::json& pool);
+// Lines of prose are broken at `width` columns; 0: never, for whoever reads them by program.
+std::string render_status(const nlohmann::json& status, std::size_t width = 0);
+std::string render_pool(const nlohmann::json& pool, std::size_t width = 0);
 
 // Columns side by side, each as wide as its widest cell; the first row is the heading.
 std::string render_table(const std::vector<std::vector<std::string>>& rows);

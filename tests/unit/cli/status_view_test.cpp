@@ -85,6 +85,18 @@ TEST(StatusView, without_pools_it_says_how_to_make_one) {
   expect_golden("status_empty", render_status(status));
 }
 
+TEST(StatusView, prose_is_broken_between_words_where_a_terminal_ends) {
+  json status = degraded();
+  status["pools"][0]["status"] = "mirror-0 has no in-sync leg in reach (tank-a-00@a is in sync, not in reach, tank-a-00@b is missing since txg 364)";
+  const std::string text = render_status(status, 60);
+  EXPECT_NE(text.find("    status: mirror-0 has no in-sync leg in reach\n"
+                      "            (tank-a-00@a is in sync, not in reach,\n"
+                      "            tank-a-00@b is missing since txg 364)\n"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(render_status(status).find("in reach (tank-a-00@a is in sync, not in reach, tank-a-00@b"), std::string::npos);
+}
+
 TEST(StatusView, an_older_daemons_missing_keys_print_as_dashes) {
   const std::string text = render_status(json{{"pools", {{{"name", "tank-a"}, {"mirrors", {{{"legs", {json::object()}}}}}}}}});
   EXPECT_NE(text.find("pool: tank-a"), std::string::npos);

@@ -448,11 +448,14 @@ block::Task<Result<void>> Legs::keep(record::Record record, Deadline deadline) {
     ++drive->keeping_count;
     remote_ones.spawn(keep_remote(*drive, stored, deadline));
   }
-  for (auto& drive : drives_) {
-    if (!drive->local || !drive->fenced || !named(*drive)) continue;
-    auto kept = drive->fence_file->store_record(stored);
-    if (kept) drive->told = stored;
+  // Each is synced here, on the reactor: one a turn, so that clients wait for one and not for all.
+  for (std::size_t index = 0; index < drives_.size(); ++index) {
+    Drive& drive = *drives_[index];
+    if (!drive.local || !drive.fenced || !named(drive)) continue;
+    auto kept = drive.fence_file->store_record(stored);
+    if (kept) drive.told = stored;
     if (!kept && !failed) failed = kept.error();
+    co_await block::Reactor::current().yield();
   }
   co_await remote_ones.close();
   if (failed) co_return zpair::fail(*failed, "cannot keep the record's copy");
@@ -483,7 +486,7 @@ block::Task<Result<void>> Legs::quiesce(LegId leg, Deadline deadline) {
   if (drive->remote && drive->failed) {
     ZP_CO_CHECK(co_await drive->remote->rejoin(deadline));
   } else if (drive->remote) {
-    const bool quiet = co_await partner_.wait_quiesced(deadline);
+    const bool quiet = co_await drive->remote->wait_quiesced(deadline);
     if (!quiet) co_return zpair::fail(ErrorCode::timed_out, "former connections of {} are not confirmed quiesced", drive->name());
   }
   drive->failed = false;

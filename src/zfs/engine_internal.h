@@ -125,7 +125,7 @@ struct zp_resync {
   struct zp_pool_stats scan;                    // how it ended
   int accepted;
 };
-// Rule 8, in one call: seeds, brings online in one step, resyncs, verifies. 0: `resync` says whether it is accepted.
+// Rule 8, in one call: seeds and brings online leg by leg, resyncs all of them, verifies. 0: `resync` says whether it is accepted.
 int zp_legs_bring_back(zp_pool* pool, const uint64_t* guids, int count, uint64_t since, struct zp_resync* resync,
                        struct zp_why* why);
 // `beside`: any leg of the mirror, or the one to replace.

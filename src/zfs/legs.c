@@ -7,9 +7,9 @@
  *
  * Return of legs (rule 8).  A leg that comes online while a resilver runs may be declared complete without having been
  * copied: the end of a resilver empties the missing-txg list of every healthy leg up to the scan's maximum, whatever the scan
- * visited.  So: no scan running; every returning leg seeded from the same `since`, synced; all online, with the library kept
- * from asking for a resilver until the last is; one more txg synced; our own resilver; and then only the scan's own
- * record is believed.
+ * visited.  So: no scan running; every returning leg seeded from the same `since`, synced, online, with the library kept from
+ * asking for a resilver until the last is; one more txg synced; our own resilver; and then only the scan's own record is
+ * believed.
  */
 #include "zfs/zfs_internal.h"
 
@@ -368,8 +368,8 @@ zp_gate_self_test(struct zp_why *why)
 /* ---- a leg's life */
 
 /*
- * Persistent, all in one step and without waiting for a txg: ZFS goes on with the other legs at once.  The driver has failed
- * what it held before, else this would wait for it for ever.
+ * Persistent, all in one step and without waiting for a txg: ZFS goes on with the other legs at once, and does not open them
+ * again.  The driver has failed what it held before, else this would wait for it for ever.
  */
 int
 zp_legs_offline(zp_pool *pool, const uint64_t *guids, int count, struct zp_why *why)
@@ -393,10 +393,10 @@ zp_legs_offline(zp_pool *pool, const uint64_t *guids, int count, struct zp_why *
 		}
 		vd->vdev_offline = B_TRUE;
 		vd->vdev_tmpoffline = B_FALSE;
-		vdev_reopen(vd->vdev_top);
+		vdev_reopen(vd);
 		if (!vd->vdev_top->vdev_islog && vdev_is_dead(vd->vdev_top)) {
 			vd->vdev_offline = B_FALSE;
-			vdev_reopen(vd->vdev_top);
+			vdev_reopen(vd);
 			error = zp_explain(why, EBUSY, "without leg %llu (%s) its mirror has no leg", (u_longlong_t)guids[i],
 			    vd->vdev_path);
 			continue;
@@ -439,9 +439,9 @@ wait_for_no_scan(zp_pool *pool, struct zp_resync *resync)
 	}
 }
 
-/* Every txg from `since` to now into the missing-txg lists of these legs, and synced. */
+/* Every txg from `since` to now into the leg's missing-txg list, and synced. */
 static int
-seed(spa_t *spa, const uint64_t *guids, int count, uint64_t since, uint64_t *seeded_txg, struct zp_why *why)
+seed(spa_t *spa, uint64_t guid, uint64_t since, uint64_t *seeded_txg, struct zp_why *why)
 {
 	dsl_pool_t *dp = spa_get_dsl(spa);
 	dmu_tx_t *tx = dmu_tx_create_dd(dp->dp_mos_dir);
@@ -453,51 +453,56 @@ seed(spa_t *spa, const uint64_t *guids, int count, uint64_t since, uint64_t *see
 	}
 	uint64_t txg = dmu_tx_get_txg(tx);
 	/*
-	 * The guids cannot leave the pool meanwhile: the caller allows no attach, detach or replace during a resync.  The
+	 * The guid cannot leave the pool meanwhile: the caller allows no attach, detach or replace during a resync.  The
 	 * config lock is not taken inside a tx: a txg that syncs may want it.
 	 */
-	for (int i = 0; i < count; i++) {
-		vdev_t *vd = spa_lookup_by_guid(spa, guids[i], B_FALSE);
-		for (uint64_t t = since; t <= txg; t++)
-			vdev_dtl_dirty(vd, DTL_MISSING, t, 1);
-		vdev_dirty(vd->vdev_top, VDD_DTL, vd, txg);
-	}
+	vdev_t *vd = spa_lookup_by_guid(spa, guid, B_FALSE);
+	for (uint64_t t = since; t <= txg; t++)
+		vdev_dtl_dirty(vd, DTL_MISSING, t, 1);
+	vdev_dirty(vd->vdev_top, VDD_DTL, vd, txg);
 	dmu_tx_commit(tx);
 	txg_wait_synced(dp, txg);
 	*seeded_txg = txg;
 	return (0);
 }
 
-#define	BREATH_US	5000
-
-/*
- * Leg by leg: nothing is written or read while a mirror is opened (5 ms each), and clients wait for one mirror, not for all.
- * The lock prefers its writer, so commands get through only in a breath between two.  Together they are one step: no scan may
- * begin before the last is back.
- */
+/* The leg alone is opened again, not its mirror: its labels are read and tried, those of the leg beside it are not. */
 static void
-bring_online(spa_t *spa, const uint64_t *guids, int count)
+bring_online(spa_t *spa, uint64_t guid)
 {
-	spa->spa_scrub_reopen = B_TRUE;		/* vdev_open() asks for no resilver while half of the legs are back */
-	for (int i = 0; i < count; i++) {
-		if (i > 0)
-			(void) usleep(BREATH_US);
-		spa_vdev_state_enter(spa, SCL_NONE);
-		vdev_t *vd = spa_lookup_by_guid(spa, guids[i], B_FALSE);
-		if (zp_leg_find(guids[i], vd->vdev_path) == NULL) {	/* failed again meanwhile: it stays offline */
-			(void) spa_vdev_state_exit(spa, NULL, 0);
-			continue;
-		}
+	spa_vdev_state_enter(spa, SCL_NONE);
+	vdev_t *vd = spa_lookup_by_guid(spa, guid, B_FALSE);
+	if (zp_leg_find(guid, vd->vdev_path) != NULL) {		/* else it failed again meanwhile, and stays offline */
 		vd->vdev_offline = vd->vdev_tmpoffline = B_FALSE;
 		vd->vdev_faulted = vd->vdev_degraded = vd->vdev_removed = 0;
 		vd->vdev_cant_read = vd->vdev_cant_write = B_FALSE;
 		vd->vdev_label_aux = 0;
 		vd->vdev_stat.vs_aux = 0;
-		vdev_reopen(vd->vdev_top);
+		vdev_reopen(vd);
 		vdev_state_dirty(vd->vdev_top);
-		(void) spa_vdev_state_exit(spa, NULL, 0);
+	}
+	(void) spa_vdev_state_exit(spa, NULL, 0);
+}
+
+/*
+ * Leg by leg: no log block is written while a leg is opened, and a txg writes the labels of every mirror that changed (8 times
+ * 112 KiB each), so clients wait for one leg and not for all.  The txg that notes what a leg misses writes the labels of the
+ * one before it.  Noted right before: what is logged in between would be in no list.
+ */
+static int
+seed_and_bring_online(spa_t *spa, const uint64_t *guids, int count, uint64_t since, uint64_t *seeded_txg, struct zp_why *why)
+{
+	int error = 0;
+
+	spa->spa_scrub_reopen = B_TRUE;		/* vdev_open() asks for no resilver while half of the legs are back */
+	for (int i = 0; i < count && error == 0; i++) {
+		if (!zp_mutated(ZP_RETURN_WITHOUT_SEED))
+			error = seed(spa, guids[i], since, seeded_txg, why);
+		if (error == 0)
+			bring_online(spa, guids[i]);
 	}
 	spa->spa_scrub_reopen = B_FALSE;
+	return (error);
 }
 
 static int
@@ -564,11 +569,9 @@ zp_legs_bring_back(zp_pool *pool, const uint64_t *guids, int count, uint64_t sin
 	wait_for_no_scan(pool, resync);				/* 1: every log was replayed at the import */
 	if (zp_mutated(ZP_SINCE_TOO_HIGH))
 		since = spa_last_synced_txg(spa) + 1;
-	if (!zp_mutated(ZP_RETURN_WITHOUT_SEED))
-		error = seed(spa, guids, count, since, &seeded_txg, why);	/* 2 */
+	error = seed_and_bring_online(spa, guids, count, since, &seeded_txg, why);	/* 2, 3 */
 	if (error != 0)
 		return (error);
-	bring_online(spa, guids, count);			/* 3 */
 	txg_wait_synced(dp, 0);					/* 4: a txg that was opened after it has synced */
 	if (zp_mutated(ZP_GROW_BEFORE_RESYNC)) {
 		resync->accepted = 1;

@@ -120,8 +120,8 @@ class Pool {
   block::Task<Result<std::vector<LegId>>> legs_that_zfs_dropped();
 
   // ---- growing back (rule 8). One resync or scrub at a time; a running scrub is cancelled first.
-  // Brings shrunk legs back, all of them from the one smallest `since`: seeds their missing-txg lists, synced; online in
-  // one step; syncs; resyncs; verifies the scan's own record. Ends when accepted, or says why not.
+  // Brings shrunk legs back, all of them from the one smallest `since`: seeds each one's missing-txg list, synced, and puts it
+  // online; syncs; resyncs all of them; verifies the scan's own record. Ends when accepted, or says why not.
   block::Task<Result<ResyncOutcome>> bring_back(std::vector<LegSpec> legs, Txg since);
   // A new leg beside the others of a mirror, or in the place of one (which leaves the pool when the resync is accepted).
   block::Task<Result<LegId>> attach_leg(MirrorId mirror, LegSpec leg);

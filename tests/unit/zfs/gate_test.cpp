@@ -458,15 +458,13 @@ Task<void> a_bad_label_of_the_last_leg(World& world) {
   world.make_pool();
   auto report = co_await world.pool->import_pool(spec);
   REQUIRE_OK(report);
-  const Txg since = report->uberblock_txg;
-  LegId leg = world.leg_of("b0");
   world.set_ack_set({"a0"});
-  auto failed = co_await world.pool->fail_legs({leg});
+  auto failed = co_await world.pool->fail_legs({world.leg_of("b0")});
   REQUIRE_OK(failed);
   const std::uint64_t third_label = (world.drive("a0").geometry().size_bytes & ~((256ULL << 10) - 1)) - (512 << 10);
   REQUIRE_OK(world.drive("a0").apply(fmt::format("read-errors {}+{}", third_label, 256 << 10)));
-  auto outcome = co_await world.pool->bring_back({world.leg("b0", leg)}, since);  // opens the mirror again, a0 too
-  REQUIRE_OK(outcome);
+  auto scrub = co_await world.pool->start_scrub();   // opens every mirror again
+  REQUIRE_OK(scrub);
   REQUIRE(std::ranges::any_of(world.events, [](const LegEvent& event) { return event.kind == LegEvent::Kind::media_error; }));
   for (const LegEvent& event : world.events) REQUIRE(event.kind == LegEvent::Kind::media_error && !event.held);
   REQUIRE_OK(world.drive("a0").apply("read-errors off"));

@@ -200,6 +200,35 @@ TEST(Return, a_side_leaves_and_returns_under_load_and_then_serves_alone) {
   EXPECT_EQ(zdb(folder, "-bc"), 0) << zdb_said(folder);
 }
 
+// Nothing is written or read while a leg is opened: a mirror that was opened as a whole would look at the labels of the leg
+// that serves, under the lock that clients wait for. Here those labels cannot be read.
+Task<void> leave_and_return_beside_unreadable_labels(World& world) {
+  co_await world.open_drives(both);
+  world.make_pool();
+  auto layout = co_await world.pool->create_pool(world.mirrors(3));
+  REQUIRE_OK(layout);
+  for (const std::string& name : side_a) REQUIRE_OK(world.drive(name).apply("read-errors 0+524288"));
+  world.set_ack_set(side_a);
+  auto failed = co_await world.pool->fail_legs(world.legs_of(side_b));
+  REQUIRE_OK(failed);
+  std::vector<LegSpec> returning;
+  for (const std::string& name : side_b) returning.push_back(world.leg(name, world.leg_of(name)));
+  auto outcome = co_await world.pool->bring_back(returning, Txg{1});
+  REQUIRE_OK(outcome);
+  REQUIRE(outcome->accepted);
+  for (const LegEvent& event : world.events) std::fprintf(stderr, "%s\n", event.text.c_str());
+  REQUIRE(world.events.empty());
+  for (const std::string& name : side_a) REQUIRE_OK(world.drive(name).apply("clear"));
+  auto exported = co_await world.pool->export_pool();
+  REQUIRE_OK(exported);
+  co_await world.close_drives();
+}
+TEST(Return, legs_that_leave_and_return_do_not_open_the_legs_beside_them) {
+  Folder folder;
+  make_files(folder.path, both);
+  EXPECT_WELL(in_child(folder, leave_and_return_beside_unreadable_labels));
+}
+
 Task<void> return_with_a_failing_leg(World& world) {
   co_await world.open_drives(both);
   world.make_pool();

@@ -15,7 +15,10 @@ inline constexpr std::uint8_t async_event_request = 0x0c;
 inline constexpr std::uint8_t keep_alive = 0x18;
 inline constexpr std::uint8_t cross_controller_reset = 0x38;
 inline constexpr std::uint8_t fabrics = 0x7f;
+inline constexpr std::uint8_t reset_progress = 0xc2;  // ours: CDW10-13 as of a Cross-Controller Reset; answers with data
 }  // namespace admin_opcode
+
+inline constexpr std::size_t reset_progress_bytes = 4096;
 
 namespace io_opcode {
 inline constexpr std::uint8_t flush = 0x00;

@@ -5,12 +5,14 @@
 //   waiting      in NodeState::waiting: no queue has room, or no path is up          -> in flight   (pump)
 //   in flight    on an InitiatorQueue                                               -> done        (answered)
 //                                                                                   -> quarantine  (its path died)
-//   quarantine   its former controller may still carry it out                       -> waiting     (Cross-Controller Reset done)
+//   quarantine   its former controller may still carry it out                       -> waiting     (quiesced there)
 //   held         the target is closed, or has the namespace not (yet)               -> waiting     (the drive has recovered)
 // Only from `waiting` is anything sent: a command is never on two controllers that may both still carry it out.
 #include <deque>
 #include <list>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -50,7 +52,8 @@ struct IoCommand : QueueCommand {
   iovec range_part{};
 };
 
-// A controller whose connections we have ended (or lost), until the target says that nothing of it is in flight.
+// A controller whose connections we have ended (or lost), until the target says that nothing of it is in flight. Drives of
+// which it says so earlier, because another one hangs, are let go earlier.
 struct Quarantine {
   std::uint16_t cntlid = 0;
   std::uint8_t uniquifier = 0;
@@ -58,6 +61,8 @@ struct Quarantine {
   std::string path;
   std::deque<IoCommand*> commands;
   bool asking = false;
+  std::optional<std::set<std::uint32_t>> busy;          // namespaces where commands of it still are; not told yet: anywhere
+  bool may_reach(std::uint32_t nsid) const { return !busy || busy->contains(nsid); }
 };
 
 struct TargetFacts {
@@ -157,6 +162,9 @@ struct NodeState {
   void add_quarantine(std::unique_ptr<Quarantine> former);
   void ask_for_quiesce();
   block::Task<void> quiesce(Quarantine& former, Path& path);
+  block::Task<void> follow_quiesce(Quarantine& former, Path& path, block::Signal& over);
+  void release_quiet(Quarantine& former);
+  bool quiesced(std::uint32_t nsid) const;
   void command_answered(IoCommand& command, const Completion& completion);
   void command_lost(IoCommand& command);
   void abandoned_came_back(IoCommand& command);

@@ -100,11 +100,22 @@ block::Task<void> RemoteDrive::close() {
   std::erase(state.node->drives, &state);
 }
 
+bool RemoteDrive::quiesced() const { return state_->node->quiesced(state_->nsid); }
+
+block::Task<bool> RemoteDrive::wait_quiesced(Deadline deadline) {
+  while (!quiesced()) {
+    state_->node->settled.reset();
+    bool set = co_await block::wait_for(state_->node->settled, deadline);
+    if (!set) co_return false;
+  }
+  co_return true;
+}
+
 block::Task<Result<void>> RemoteDrive::rejoin(Deadline deadline) {
   DriveState& state = *state_;
   NodeState& node = *state.node;
   ZP_ASSERT(state.mode == DriveState::Mode::failed, "a drive rejoins after fail_all");
-  while (node.abandoned[state.nsid] > 0 || !node.quarantine.empty() || state.oldest != nullptr) {
+  while (node.abandoned[state.nsid] > 0 || !node.quiesced(state.nsid) || state.oldest != nullptr) {
     // A command whose data the target still asks for will never be answered: only ending its controller settles it.
     for (auto& path : node.paths) {
       bool starved = false;

@@ -48,6 +48,9 @@ class RemoteDrive final : public block::BlockDevice {
   void fail_all();
   // After fail_all: waits until nothing of the former requests may be in flight at the target, then serves again.
   block::Task<Result<void>> rejoin(Deadline deadline);
+  // Rule 8: true when no command to this drive over a former connection may still be in flight at the target.
+  bool quiesced() const;
+  block::Task<bool> wait_quiesced(Deadline deadline);
 
   struct State;
   explicit RemoteDrive(std::unique_ptr<State> state);   // by RemoteNode only

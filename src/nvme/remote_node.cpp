@@ -10,6 +10,7 @@ namespace zpair::nvme {
 namespace {
 
 constexpr std::int64_t retry_ms = 5;
+constexpr std::int64_t reset_progress_ms = 50;   // a reset that takes longer waits for a drive: which?
 
 std::string trimmed(const char* field, std::size_t size) { return std::string(field, strnlen(field, size)); }
 
@@ -75,17 +76,6 @@ Nanoseconds RemoteNode::last_progress_ns() const {
   Nanoseconds newest = 0;
   for (const auto& path : state_->paths) newest = std::max(newest, path->status().last_progress_ns);
   return newest;
-}
-
-bool RemoteNode::quiesced() const { return state_->quarantine.empty(); }
-
-block::Task<bool> RemoteNode::wait_quiesced(Deadline deadline) {
-  while (!quiesced()) {
-    state_->settled.reset();
-    bool set = co_await block::wait_for(state_->settled, deadline);
-    if (!set) co_return false;
-  }
-  co_return true;
 }
 
 block::Task<Result<Hello>> RemoteNode::hello(std::uint32_t nsid, Deadline deadline) { co_return co_await state_->hello(nsid, deadline); }
@@ -374,7 +364,12 @@ block::Task<void> NodeState::quiesce(Quarantine& former, Path& path) {
   reset.sqe.opcode = admin_opcode::cross_controller_reset;
   reset.sqe.cdw10 = former.cntlid | static_cast<std::uint32_t>(former.uniquifier) << 16;
   reset.sqe.set_cdw12_13(former.random_number);
+  block::Signal over;
+  block::TaskGroup follower;
+  follower.spawn(follow_quiesce(former, path, over));
   auto answer = co_await exchange(path.admin(), std::move(reset), Deadline::never());
+  over.set();
+  co_await follower.close();
   former.asking = false;
   bool quiet = answer && answer->status() == Status::success && (answer->completion.result & 1) != 0;
   if (!quiet) {
@@ -386,10 +381,45 @@ block::Task<void> NodeState::quiesce(Quarantine& former, Path& path) {
     if (!stopping) ask_for_quiesce();
     co_return;
   }
-  for (auto command = former.commands.rbegin(); command != former.commands.rend(); ++command) waiting.push_front(*command);
+  former.busy.emplace();
+  release_quiet(former);
   std::erase_if(quarantine, [&former](const auto& entry) { return entry.get() == &former; });
   if (!settled.is_set()) settled.set();
   pump();
+}
+
+// Beside the reset: lets go the commands of every drive at which the target has none left of the former controller.
+block::Task<void> NodeState::follow_quiesce(Quarantine& former, Path& path, block::Signal& over) {
+  while (true) {
+    bool is_over = co_await block::wait_for(over, Deadline::in_ms(reset_progress_ms));
+    if (is_over || !path.up() || !path.facts().is_zpair) co_return;
+    ExchangeRequest ask;
+    ask.sqe.opcode = admin_opcode::reset_progress;
+    ask.sqe.cdw10 = former.cntlid | static_cast<std::uint32_t>(former.uniquifier) << 16;
+    ask.sqe.set_cdw12_13(former.random_number);
+    ask.answer_bytes = reset_progress_bytes;
+    auto answer = co_await exchange(path.admin(), std::move(ask), Deadline::never());
+    if (!answer || answer->status() != Status::success) continue;
+    std::uint32_t page[reset_progress_bytes / sizeof(std::uint32_t)];
+    std::memcpy(page, answer->data.data(), sizeof page);
+    if (page[0] != 1 || page[1] > std::size(page) - 2) continue;   // the reset has not come there yet
+    former.busy.emplace(page + 2, page + 2 + page[1]);
+    release_quiet(former);
+  }
+}
+
+void NodeState::release_quiet(Quarantine& former) {
+  std::deque<IoCommand*> kept;
+  for (auto command = former.commands.rbegin(); command != former.commands.rend(); ++command) {
+    (former.may_reach((*command)->nsid) ? kept : waiting).push_front(*command);
+  }
+  former.commands.swap(kept);
+  if (!settled.is_set()) settled.set();
+  pump();
+}
+
+bool NodeState::quiesced(std::uint32_t nsid) const {
+  return std::ranges::none_of(quarantine, [nsid](const auto& former) { return former->may_reach(nsid); });
 }
 
 block::Task<Result<ExchangeAnswer>> NodeState::run(Kind kind, ExchangeRequest request, Deadline deadline) {

@@ -111,9 +111,6 @@ class RemoteNode {
   std::size_t up_count() const;
   Nanoseconds all_down_since_ns() const;                // 0: some path is up
   Nanoseconds last_progress_ns() const;                 // of all paths, the newest
-  // Rule 8: true when no command of a former connection may still be in flight at the target.
-  bool quiesced() const;
-  block::Task<bool> wait_quiesced(Deadline deadline);
 
   struct State;
 

@@ -212,6 +212,7 @@ void Connection::on_admin(TargetCommand& command) {
     case admin_opcode::get_features: return on_get_features(command);
     case admin_opcode::keep_alive: return answer(command, Status::success);
     case admin_opcode::cross_controller_reset: return tasks_.spawn(reset_other(command));
+    case admin_opcode::reset_progress: return on_reset_progress(command);
     case admin_opcode::async_event_request:
       // Outstanding until the association ends: this target has no events to tell.
       if (++async_event_count_ > max_async_events) return answer(command, static_cast<Status>(0x105));
@@ -291,22 +292,40 @@ void Connection::on_get_features(TargetCommand& command) {
 // TP8028: ends another controller of the same host, and answers (with "immediate reset successful") when nothing of it is
 // at a device any more. A controller that is not known (any more) has ended, and was forgotten only after its drain.
 block::Task<void> Connection::reset_other(TargetCommand& command) {
-  auto cntlid = static_cast<std::uint16_t>(command.sqe.cdw10);
-  auto uniquifier = static_cast<std::uint8_t>(command.sqe.cdw10 >> 16);
-  std::uint64_t random_number = command.sqe.cdw12_13();
   ++target_.counts.resets;
-  auto found = target_.controllers.find(cntlid);
-  std::shared_ptr<Controller> other = found != target_.controllers.end() ? found->second : nullptr;
-  bool known = other != nullptr && other->uniquifier == uniquifier && other->random_number == random_number;
-  if (known && (other == controller_ || other->host_id != controller_->host_id)) {
+  const std::shared_ptr<Controller> other = controller_named(command.sqe);
+  if (other != nullptr && (other == controller_ || other->host_id != controller_->host_id)) {
     answer(command, Status::invalid_field);
     co_return;
   }
-  if (known) {
+  if (other != nullptr) {
     target_.end(*other, "its host resets it through another controller");
     co_await wait_until_quiet(other);
   }
   answer(command, Status::success, immediate_reset_done);
+}
+
+// Null: not known (any more).
+std::shared_ptr<Controller> Connection::controller_named(const Command& sqe) const {
+  auto found = target_.controllers.find(static_cast<std::uint16_t>(sqe.cdw10));
+  if (found == target_.controllers.end()) return nullptr;
+  const bool same = found->second->uniquifier == static_cast<std::uint8_t>(sqe.cdw10 >> 16) && found->second->random_number == sqe.cdw12_13();
+  return same ? found->second : nullptr;
+}
+
+// Where commands of a controller that was reset still are: one hanging drive must not hold the commands of the others. Only
+// what is at a device counts: an ended controller hands nothing over any more, and changes no fence file.
+void Connection::on_reset_progress(TargetCommand& command) {
+  const std::shared_ptr<Controller> other = controller_named(command.sqe);
+  if (other != nullptr && (other == controller_ || other->host_id != controller_->host_id)) return answer(command, Status::invalid_field);
+  std::vector<std::uint32_t> page = {other == nullptr || other->ended, 0};
+  for (const auto& [nsid, name_space] : target_.namespaces) {
+    if (page[0] == 0 || other == nullptr || !name_space->has_commands_of(*other)) continue;
+    page.push_back(nsid);
+    ++page[1];
+  }
+  if (page.size() * sizeof page[0] > reset_progress_bytes) return answer(command, Status::internal_error);
+  answer_bytes(command, std::as_bytes(std::span(page)), reset_progress_bytes);
 }
 
 }  // namespace zpair::nvme

@@ -64,6 +64,7 @@ struct Namespace {
   void add(TargetCommand& command);
   void remove(TargetCommand& command);
   bool has_older_writes(const Uuid& than_host) const;   // write-class commands of any other host
+  bool has_commands_of(const Controller& controller) const;
 };
 
 // One association: an admin queue and I/O queues of one host over one path.
@@ -159,6 +160,8 @@ class Connection {
   void on_set_features(TargetCommand& command);
   void on_get_features(TargetCommand& command);
   block::Task<void> reset_other(TargetCommand& command);
+  void on_reset_progress(TargetCommand& command);
+  std::shared_ptr<Controller> controller_named(const Command& sqe) const;
   void answer_bytes(TargetCommand& command, std::span<const std::byte> bytes, std::size_t wanted);
 
   // target_io.cpp: I/O commands

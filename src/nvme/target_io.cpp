@@ -43,6 +43,13 @@ bool Namespace::has_older_writes(const Uuid& than_host) const {
   return false;
 }
 
+bool Namespace::has_commands_of(const Controller& controller) const {
+  for (TargetCommand* command = at_device; command != nullptr; command = command->next_at_device) {
+    if (command->connection->controller_of() == &controller) return true;
+  }
+  return false;
+}
+
 // How many bytes the host sends with this command.
 std::uint32_t Connection::host_data_bytes(const Command& sqe, Status& status) {
   status = Status::success;

@@ -486,7 +486,7 @@ block::Task<Result<void>> Legs::quiesce(LegId leg, Deadline deadline) {
   if (drive->remote && drive->failed) {
     ZP_CO_CHECK(co_await drive->remote->rejoin(deadline));
   } else if (drive->remote) {
-    const bool quiet = co_await partner_.wait_quiesced(deadline);
+    const bool quiet = co_await drive->remote->wait_quiesced(deadline);
     if (!quiet) co_return zpair::fail(ErrorCode::timed_out, "former connections of {} are not confirmed quiesced", drive->name());
   }
   drive->failed = false;

@@ -118,15 +118,59 @@ TEST_F(PathTest, a_command_at_the_device_is_not_sent_again_before_it_is_done_the
     while (bench.device.held_count() < 4) co_await block::Reactor::current().after_ms(1);
     bench.switches[0]->hold();
     while (bench.target->counts().resets == 0) co_await block::Reactor::current().after_ms(1);
-    EXPECT_FALSE(bench.node->quiesced());
+    EXPECT_FALSE(bench.drive->quiesced());
     co_await write_and_expect(*bench.drive, 8 << 20, 1, IoStatus::invalid);
     EXPECT_EQ(bench.device.count(block::Operation::write), 4u) << "nothing is sent twice while it may still be carried out";
     bench.device.let_go();
     co_await tasks.close();
     EXPECT_GT(bench.device.count(block::Operation::write), 4u) << "those whose answers were lost went again";
-    bool quiesced = co_await bench.node->wait_quiesced(Deadline::in_ms(20000));
+    bool quiesced = co_await bench.drive->wait_quiesced(Deadline::in_ms(20000));
     EXPECT_TRUE(quiesced);
     for (unsigned i = 0; i < 4; ++i) EXPECT_TRUE(bench.device.holds(i * 4096, pattern(4096, i)));
+    co_await bench.stop();
+  }(*this));
+}
+
+TEST_F(PathTest, a_hanging_drive_does_not_hold_the_commands_of_others) {
+  run([](PathTest& test) -> Task<void> {
+    Bench bench;
+    MemoryDevice other_device{4 << 20, "memory-2"};
+    auto other_fence = test.fence_file("memory-2");
+    co_await bench.start(test, 2);
+    bench.target->add_namespace(2, Uuid::from_name("memory-2"), other_device, *other_fence);
+    auto opened = co_await bench.node->open_drive(2, Deadline::in_ms(20000));
+    if (!opened) std::abort();
+    std::unique_ptr<RemoteDrive> other = std::move(*opened);
+    auto fenced = co_await other->fence(Epoch{1}, Epoch{0}, Deadline::in_ms(20000));
+    EXPECT_TRUE(fenced.has_value());
+
+    bench.device.hold();
+    block::TaskGroup hanging;
+    for (unsigned i = 0; i < 4; ++i) hanging.spawn(write_and_expect(*bench.drive, i * 4096, i));
+    while (bench.device.held_count() < 4) co_await block::Reactor::current().after_ms(1);
+    bench.switches[0]->hold();
+    block::TaskGroup others;
+    for (unsigned i = 0; i < 16; ++i) others.spawn(write_and_expect(*other, i * 4096, i));
+    co_await others.close();
+    EXPECT_GT(bench.target->counts().resets, 0u) << "some of them were in the dead switch";
+    EXPECT_TRUE(other->quiesced());
+    EXPECT_FALSE(bench.drive->quiesced());
+    for (unsigned i = 0; i < 16; ++i) co_await write_and_expect(*other, i * 4096, 1000 + i);
+
+    other->fail_all();
+    auto back = co_await other->rejoin(Deadline::in_ms(20000));
+    EXPECT_TRUE(back.has_value());
+    auto early = co_await bench.drive->wait_quiesced(Deadline::in_ms(300));
+    EXPECT_FALSE(early) << "its own commands are at the device still";
+    EXPECT_EQ(bench.device.count(block::Operation::write), 4u) << "nothing is sent twice while it may still be carried out";
+    bench.device.let_go();
+    co_await hanging.close();
+    auto quiet = co_await bench.drive->wait_quiesced(Deadline::in_ms(20000));
+    EXPECT_TRUE(quiet);
+    bench.switches[0]->let_go();
+    co_await bench.until_up(2);
+    for (unsigned i = 0; i < 16; ++i) EXPECT_TRUE(other_device.holds(i * 4096, pattern(4096, 1000 + i)));
+    co_await other->close();
     co_await bench.stop();
   }(*this));
 }
@@ -171,7 +215,7 @@ TEST_F(PathTest, one_path_alone_quiesces_its_former_connection_through_its_next)
       co_await tasks.close();
       for (unsigned i = 0; i < 8; ++i) EXPECT_TRUE(bench.device.holds(i * 4096, pattern(4096, round * 100 + i)));
     }
-    bool quiesced = co_await bench.node->wait_quiesced(Deadline::in_ms(20000));
+    bool quiesced = co_await bench.drive->wait_quiesced(Deadline::in_ms(20000));
     EXPECT_TRUE(quiesced);
     EXPECT_GE(bench.target->counts().resets, 3u);
     co_await bench.stop();

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <unistd.h>
 
+#include <cctype>
 #include <fstream>
 #include <initializer_list>
 #include <optional>
@@ -227,6 +228,24 @@ std::string quoted(std::string_view text) {
   return out.str();
 }
 
+constexpr std::size_t longest_socket_path = 107;   // sockaddr_un
+
+Result<void> check_length(std::string_view what, std::string_view name, const std::string& socket) {
+  if (socket.size() <= longest_socket_path) return {};
+  return fail(ErrorCode::invalid, "{} {}: the name is too long: its socket {} would have {} bytes, {} are possible", what, name, socket, socket.size(),
+              longest_socket_path);
+}
+
+// As RFC 3986 wants a path in a query; a comma separates addresses for some of our programs.
+std::string percent_encoded(std::string_view path) {
+  std::string out;
+  for (const char c : path) {
+    const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || std::string_view("-._~/").find(c) != std::string_view::npos;
+    out += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string NodeConfig::pool_socket(std::string_view pool) const { return fmt::format("{}/pool-{}.sock", run_dir, pool); }
@@ -235,8 +254,16 @@ std::string NodeConfig::volume_socket(std::string_view pool, std::string_view vo
   return fmt::format("{}/{}.{}.nbd", run_dir, pool, volume);
 }
 
+Result<void> NodeConfig::check_pool_socket(std::string_view pool) const {
+  return check_length("pool", pool, fmt::format("{}/pool-{}.control", run_dir, pool));
+}
+
+Result<void> NodeConfig::check_volume_socket(std::string_view pool, std::string_view volume) const {
+  return check_length("volume", volume, volume_socket(pool, volume));
+}
+
 std::string NodeConfig::volume_address(std::string_view pool, std::string_view volume, std::uint64_t guid) const {
-  return fmt::format("nbd+unix:///{}/{}~{}?socket={}", pool, volume, guid, volume_socket(pool, volume));
+  return fmt::format("nbd+unix:///{}/{}~{}?socket={}", pool, volume, guid, percent_encoded(volume_socket(pool, volume)));
 }
 
 Result<NodeConfig> parse_config(std::string_view text, std::string_view file) {

@@ -50,7 +50,10 @@ struct NodeConfig {
   std::string api_socket() const { return run_dir + "/zpaird.sock"; }
   std::string pool_socket(std::string_view pool) const;                             // RUN_DIR/pool-NAME.sock
   std::string volume_socket(std::string_view pool, std::string_view volume) const;  // RUN_DIR/POOL.VOLUME.nbd
-  // Where its clients find it. `guid` is part of the name: they are never served another volume of the same name.
+  // invalid when a socket of this pool, or of this volume of it, would have a longer path than a socket may have.
+  Result<void> check_pool_socket(std::string_view pool) const;
+  Result<void> check_volume_socket(std::string_view pool, std::string_view volume) const;
+  // Where its clients find it, percent-encoded. `guid` is part of the name: they are never served another volume of the same name.
   std::string volume_address(std::string_view pool, std::string_view volume, std::uint64_t guid) const;
 };
 

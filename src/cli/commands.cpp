@@ -371,7 +371,7 @@ Result<void> takeover(const Context& context, const std::string& pool) {
 Result<void> failback(const Context& context, const std::string& pool) {
   json body = {{"pool", nullptr}};
   if (!pool.empty()) body["pool"] = pool;
-  ZP_TRY(answer, pool.empty() ? context.nodes.post("/v1/failback", body) : told(context.nodes.post("/v1/failback", body), "bring home", pool));
+  ZP_TRY(answer, context.nodes.post("/v1/failback", body));
   if (context.format == Format::json) {
     print_json(answer);
     return {};

@@ -117,7 +117,7 @@ Result<void> check_space(const std::string& dir) {
   std::error_code error;
   while (!fs::exists(there, error) && there.has_parent_path() && there != there.parent_path()) there = there.parent_path();
   const fs::space_info space = fs::space(there, error);
-  if (error || space.available >= least_free_bytes) return {};
+  if (error || space.capacity == 0 || space.available >= least_free_bytes) return {};   // /proc has no capacity
   return fail(ErrorCode::no_space, "{} has {} free, a sandbox needs {} at least: choose another folder", there.string(), format_size(space.available),
               format_size(least_free_bytes));
 }

@@ -191,6 +191,7 @@ Api::Answer Api::pool_create(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(name, Impl::text_in(body, "name"));
   ZP_CO_CHECK(check_name(name));
+  ZP_CO_CHECK(daemon_.config().check_pool_socket(name));
   ZP_CO_TRY(owner_name, Impl::text_in(body, "owner"));
   ZP_CO_TRY(owner, parse_node(owner_name));
   ZP_CO_TRY(mirrors, mirrors_in(body));
@@ -465,8 +466,9 @@ Api::Answer Api::failback(Asked asked) {
     if (stored && *stored) record = (*stored)->record;
     if (!record || record->wanted == record::Wanted::exported || record->owner == record->home) continue;
     api::Request order{"POST", "/v1/switchover", {}, json{{"pool", name}, {"to", name_of(record->home)}}.dump()};
-    ZP_CO_TRY(text, co_await switchover({std::move(order), asked.from}));
-    list.push_back(json::parse(text, nullptr, false));
+    auto text = co_await switchover({std::move(order), asked.from});
+    if (!text) co_return fail(text.error(), "cannot bring home {}", name);
+    list.push_back(json::parse(*text, nullptr, false));
   }
   co_return Impl::dump({{"pools", list}});
 }

@@ -4,6 +4,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 
@@ -73,10 +74,16 @@ Result<int> run(const std::string& config_file) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"zpaird, the daemon of one node of a pair: docs/two-servers.md"};
+  CLI::App app{"zpaird, the daemon of one node of a pair: zpaird(8), docs/two-servers.md", "zpaird"};
   std::string config_file;
   app.add_option("--config", config_file, "the node's configuration (TOML)")->required()->check(CLI::ExistingFile);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);   // --help
+    std::fprintf(stderr, "zpaird: %s (see zpaird --help)\n", error.what());
+    return 2;
+  }
   auto code = run(config_file);
   if (!code) {
     zpair::log_error("zpaird: {}", code.error().message);

@@ -149,11 +149,13 @@ block::Task<Result<std::string>> Process::post_volume(std::string verb, std::str
   ZP_CO_CHECK(check_serving());
   if (verb == "create") {
     ZP_CO_TRY(spec, from_body(body, volume_spec));
+    ZP_CO_CHECK(options_.config.check_volume_socket(options_.pool, spec.name));
     ZP_CO_TRY(info, co_await exports_->create(std::move(spec)));
     co_return describe(info);
   }
   if (verb == "clone") {
     ZP_CO_TRY(wanted, from_body(body, clone_body));
+    ZP_CO_CHECK(options_.config.check_volume_socket(options_.pool, wanted.clone));
     ZP_CO_TRY(info, co_await exports_->clone(wanted.name, wanted.snapshot, wanted.clone, wanted.space));
     co_return describe(info);
   }
@@ -282,17 +284,26 @@ block::Task<Result<std::string>> Process::post_replace(std::string body) {
     co_return fail(ErrorCode::invalid, "drive {} is {} bytes, its mirror needs {}: too small", parsed.place.path, parsed.place.size_bytes,
                    needed_bytes);
   }
-  ZP_CO_TRY(leg, co_await prepare_new_leg(parsed.place, parsed.force));
   record::Leg of_record;
-  of_record.guid = leg;
   of_record.node = parsed.place.node;
   of_record.drive = parsed.place.durable_id;
-  places_.push_back(parsed.place);
+  // A drive that is attached already: this replacement was begun before, or is taken back. The brain judges.
+  const bool attached =
+      std::any_of(mirror->legs.begin(), mirror->legs.end(), [&](const record::Leg& one) { return one.drive == of_record.drive; });
+  LegId leg;
+  if (!attached && legs_->find_drive(of_record.node, of_record.drive)) {
+    co_return fail(ErrorCode::exists, "drive {} of node {} is a leg of another mirror of the pool", parsed.place.path, of_record.node);
+  }
+  if (!attached) {
+    ZP_CO_TRY(prepared, co_await prepare_new_leg(parsed.place, parsed.force));
+    leg = of_record.guid = prepared;
+    places_.push_back(parsed.place);
+  }
   const std::uint64_t id = new_command();
   commands_[id] = std::make_unique<Command>();
   feed(owner::LegOffered{boot_time_ns(), id, into, std::move(of_record), old_leg});
   auto answer = co_await await_command(id);
-  if (!answer && record::find_leg(driver_.state().stored.record, leg) == nullptr && !driver_.state().change) co_await legs_->release(leg);
+  if (!answer && !attached && record::find_leg(driver_.state().stored.record, leg) == nullptr && !driver_.state().change) co_await legs_->release(leg);
   co_return answer;
 }
 

@@ -128,11 +128,13 @@ std::string action_for(const owner::State& state) {
 }
 
 std::string status_line(const owner::State& state, const Legs& legs) {
-  if (state.phase != owner::Phase::serving || state.holding || state.both_slow || state.returning) return owner::why(state);
+  if (state.phase != owner::Phase::serving || state.holding || state.both_slow) return owner::why(state);
   const Missing away = missing(state);
   if (away.legs.empty()) return "";
+  const bool one = away.legs.size() == 1;
+  if (state.returning) return fmt::format("resync of {}, from txg {} on", one ? "one leg" : fmt::format("{} legs", away.legs.size()), away.since);
   if (away.whole_side) {
-    return fmt::format("node {} is not in reach: its {} legs lack writes since txg {}", *away.whole_side, away.legs.size(), away.since);
+    return fmt::format("node {} is not in reach: its {} writes since txg {}", *away.whole_side, one ? "leg lacks" : fmt::format("{} legs lack", away.legs.size()), away.since);
   }
   constexpr std::size_t most_named = 3;
   std::string text;

@@ -181,6 +181,7 @@ def test_wrong_volume_sizes(pair):
         (FAILED, "foo", "volume", "create", "tank-a/vm2", "16M", "--compression", "foo"),
         (USAGE, "'0' is no size", "volume", "resize", "tank-a/vm1", "0"),
         (FAILED, "cannot reserve", "volume", "resize", "tank-a/vm1", "100G"),
+        (FAILED, "the name is too long", "volume", "create", "tank-a/" + 100 * "x", "16M"),
     ])
 
 

@@ -106,6 +106,21 @@ INSTANTIATE_TEST_SUITE_P(
                     Bad{"not_toml", "node = ", "line 1"}),
     [](const auto& info) { return info.param.name; });
 
+TEST(Config, a_name_that_no_socket_can_have_is_refused) {
+  auto config = parse_config(with("/run/zpair", "/run/" + std::string(40, 'r')), "b.toml");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_TRUE(config->check_pool_socket(std::string(48, 'p')));   // /run/rrr…/pool-ppp….control: 107 bytes
+  EXPECT_THAT(config->check_pool_socket(std::string(49, 'p')).error().message, HasSubstr("108 bytes"));
+  EXPECT_TRUE(config->check_volume_socket("tank-a", std::string(50, 'v')));
+  EXPECT_THAT(config->check_volume_socket("tank-a", std::string(51, 'v')).error().message, HasSubstr("108 bytes"));
+}
+
+TEST(Config, an_address_is_one_that_others_can_read) {
+  auto config = parse_config(with("/run/zpair", "/run/two words,&%"), "b.toml");
+  ASSERT_TRUE(config);
+  EXPECT_EQ(config->volume_address("tank-a", "vm1", 7), "nbd+unix:///tank-a/vm1~7?socket=/run/two%20words%2C%26%25/tank-a.vm1.nbd");
+}
+
 TEST(Config, a_missing_file_is_named) {
   auto config = load_config("/nonexistent/zpair.toml");
   ASSERT_FALSE(config);

@@ -213,7 +213,8 @@ def soak(counts, arguments):
         if build("release"):
             run_cluster(counts, "--slow")
     else:
-        sys.exit("dev: soak what? ./dev soak sim|crash|sanitizers|kills [SECONDS], or ./dev soak --seed N")
+        print("dev: soak what? ./dev soak sim|crash|sanitizers|kills [SECONDS], or ./dev soak --seed N", file=sys.stderr)
+        sys.exit(2)
 
 
 def main():

@@ -1,11 +1,15 @@
 """The commands of an ordinary day, under a load that must not notice, and what `status` and `events` say meanwhile."""
 import json
 import os
+import pathlib
+import re
 import socket
 import subprocess
 import time
 
 from harness import BIN, check, run, wait_for
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def _volumes(pair):
@@ -169,8 +173,31 @@ def test_events_are_followed(pair):
 test_events_are_followed.options = {"pools": 1}
 
 
+def _commands(words=()):
+    """{command: its help} of every command that zpair has, by asking for help."""
+    text = run(BIN / "zpair", *words, "--help").stdout
+    names = re.findall(r"^  ([a-z]+) ", text.split("\nSubcommands:\n")[1].split("\n\n")[0], re.MULTILINE) if "\nSubcommands:\n" in text else []
+    if not names:
+        return {" ".join(words): text}
+    return {command: help for name in names for command, help in _commands((*words, name)).items()}
+
+
+def _manual_is_true():
+    """zpair(1) has every command and every option that --help shows, and no option more."""
+    page = re.sub(r"\\f.", "", (ROOT / "docs" / "man" / "zpair.1").read_text()).replace("\\-", "-").replace("|", " ")
+    commands = _commands()
+    check(len(commands) > 30, f"--help shows {len(commands)} commands")
+    options = {"--help", "--version", "--socket", "--sandbox", "--json"}
+    for command, text in commands.items():
+        check(re.search(r"\b" + ".*".join(command.split()) + r"\b", page), f"zpair(1) lacks '{command}'")
+        options |= set(re.findall(r"--[a-z-]+", text.split("\nOptions:\n")[1].split("\n\n")[0]))
+    named = set(re.findall(r"--[a-z][a-z-]+", page))
+    check(named == options, f"zpair(1) lacks {options - named}, and makes up {named - options}")
+
+
 def test_status_keys_are_the_documented_ones(pair):
-    """`status --json` of a pair has every key that docs/api.md names, from either node's view."""
+    """`status --json` of a pair has every key that docs/api.md names, from either node's view; the manual has every command and option."""
+    _manual_is_true()
     top = {"node", "partner", "paths", "store", "pools"}
     of_pool = {"name", "guid", "home", "owner", "epoch", "rev", "wanted", "state", "status", "action", "redundancy", "size_bytes",
                "allocated_bytes", "free_bytes", "process", "scan", "mirrors", "volumes"}

@@ -33,6 +33,7 @@ Result<std::unique_ptr<Engine>> Engine::start(block::Reactor& reactor, const Eng
   mi_option_set_default(mi_option_decommit_delay, 1000);
   mi_option_set_default(mi_option_segment_decommit_delay, 1000);
 #endif
+  BatchScheduling batch;   // for OpenZFS's own threads
   zp_why why{};
   zp_engine_options plain{options.config_folder.c_str(), options.zfs_host_id, options.arc_bytes, options.dirty_bytes,
                           options.log_bytes};

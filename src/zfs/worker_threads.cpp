@@ -1,9 +1,20 @@
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
 #include "zfs/worker_threads_internal.h"
 
 namespace zpair::zfs {
+
+BatchScheduling::BatchScheduling() {
+  sched_param none{};
+  changed_ = sched_getscheduler(0) == SCHED_OTHER && sched_setscheduler(0, SCHED_BATCH, &none) == 0;
+}
+
+BatchScheduling::~BatchScheduling() {
+  sched_param none{};
+  if (changed_) sched_setscheduler(0, SCHED_OTHER, &none);
+}
 
 WorkerThreads::WorkerThreads(const char* name, unsigned count, Growth growth) : name_(name), growth_(growth) {
   for (unsigned i = 0; i < count; ++i) add_thread();
@@ -40,6 +51,7 @@ void WorkerThreads::run(void (*job)(void*), void* argument) {
 }
 
 void WorkerThreads::work() {
+  BatchScheduling batch;
   std::unique_lock lock(mutex_);
   for (;;) {
     while (jobs_.empty()) {

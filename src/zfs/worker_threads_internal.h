@@ -9,6 +9,20 @@
 
 namespace zpair::zfs {
 
+// While it lives, the calling thread, and threads that it starts then, take SCHED_BATCH: a wake-up does not interrupt whoever runs.
+// OpenZFS hands a write from thread to thread, and the reactor does better when it finds a batch (docs/performance.md).
+// Only threads of the ordinary class change; what the system refuses stays as it was.
+class BatchScheduling {
+ public:
+  BatchScheduling();
+  ~BatchScheduling();
+  BatchScheduling(const BatchScheduling&) = delete;
+  BatchScheduling& operator=(const BatchScheduling&) = delete;
+
+ private:
+  bool changed_ = false;
+};
+
 class WorkerThreads {
  public:
   enum class Growth { fixed, one_per_waiting_job };   // the latter: jobs may wait for one another

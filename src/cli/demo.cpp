@@ -176,7 +176,7 @@ Result<std::vector<DemoLoad::Volume>> Demo::volumes() {
 }
 
 Result<void> Demo::start() {
-  view_.step(fmt::format("making a pair: two pools of {} mirrors, three members of the store, two paths", options_.mirrors));
+  view_.step(fmt::format("making a pair: two pools of {} mirrors, a store of three, two paths", options_.mirrors));
   SandboxOptions options;
   options.mirrors = options_.mirrors;
   options.partner_wait_s = 5;

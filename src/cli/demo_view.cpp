@@ -6,6 +6,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/commands.h"
+
 namespace zpair::cli {
 
 using nlohmann::json;
@@ -30,6 +32,12 @@ std::string legs_of(const json& pool, const char* node) {
   return row;
 }
 
+// A line that a terminal would break cannot be drawn over: its end goes. All of it is ASCII.
+std::string fit(const std::string& line) {
+  const std::size_t width = terminal_width();
+  return width == 0 ? line : line.substr(0, width);
+}
+
 }  // namespace
 
 DemoView::DemoView() : terminal_(::isatty(STDOUT_FILENO) == 1), began_ns_(boot_time_ns()) {}
@@ -43,7 +51,7 @@ void DemoView::clear() {
 void DemoView::step(const std::string& text) {
   step_ = text;
   clear();
-  std::printf("%5.0f s  %s\n", static_cast<double>(boot_time_ns() - began_ns_) / 1e9, text.c_str());
+  std::printf("%s\n", fit(fmt::format("{:5.0f} s  {}", static_cast<double>(boot_time_ns() - began_ns_) / 1e9, text)).c_str());
   std::fflush(stdout);
   if (terminal_) drawn_lines_ = 1;   // the next picture shows it
 }
@@ -86,7 +94,7 @@ void DemoView::draw(const json& state, const std::vector<DemoLoad::Now>& clients
   former_ = clients;
   former_ns_ = now;
   clear();
-  for (const auto& line : lines) std::printf("%s\n", line.c_str());
+  for (const auto& line : lines) std::printf("%s\n", fit(line).c_str());
   drawn_lines_ = static_cast<int>(lines.size());
   std::fflush(stdout);
 }

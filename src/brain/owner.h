@@ -236,6 +236,7 @@ struct Change {
   MirrorId into;
   std::optional<LegId> replaces;
   std::optional<LegId> discard;           // a diverged leg that comes back as a new one
+  bool resumed = false;                   // `leg` is attached and in sync: only `replaces` has to leave
   std::string why_failed;
 };
 

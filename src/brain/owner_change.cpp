@@ -3,6 +3,8 @@
 //   add      recording (the record names the mirror and its legs) -> building (AddMirror) -> [renaming] -> done
 //   attach   recording (named as not in sync, resyncing) -> building (AttachLeg) -> [renaming] -> resyncing -> done
 //   replace  ... attach ... -> detaching (the old leg: off the record, failed, detached) -> forgetting -> done
+//   resumed  `replace` by a drive that is a leg of the mirror already: the resync failed once and its retry succeeded, or the
+//            process died meanwhile; or the old one is kept after all, and the new one leaves. Begins at detaching
 //   remake   a diverged leg: the same as attach, on the same drive, under a new guid (rule 8)
 //
 // Joining, the record comes first; leaving, the pool comes first. `renaming`: the engine chose other guids.
@@ -96,11 +98,39 @@ void detach(Turn& turn) {
   turn.order(DetachLeg{leg});
 }
 
+// The leg, attached earlier, that shall stay in the place of another one of its mirror.
+const record::Leg* resumed_by(const record::Mirror& mirror, const LegOffered& event) {
+  if (!event.replaces) return nullptr;
+  const record::Leg* stays = nullptr;
+  bool other_there = false;
+  for (const record::Leg& leg : mirror.legs) {
+    if (leg.guid == *event.replaces) other_there = leg.node == event.leg.node && leg.drive != event.leg.drive;
+    if (leg.drive == event.leg.drive && leg.node == event.leg.node) stays = &leg;
+  }
+  return other_there ? stays : nullptr;
+}
+
+void resume(Turn& turn) {
+  State& state = turn.state;
+  Change& change = *state.change;
+  const bool stays = in_sync(state, change.leg->guid) && record::find_leg(state.stored.record, *change.replaces) != nullptr;
+  if (!stays) {
+    answer(turn, false, fmt::format("{} is not in sync any more: repeat this when it is", change.leg->drive));
+    return state.change.reset();
+  }
+  answer(turn, true, fmt::format("{} is in sync, {} leaves", label_of(state, change.leg->guid), label_of(state, *change.replaces)));
+  change.phase = Change::Phase::detaching;
+}
+
 std::string refusal(const State& state, const LegOffered& event) {
   record::Record record = state.stored.record;
   const record::Mirror* mirror = find_mirror(record, event.mirror);
   if (mirror == nullptr) return fmt::format("no mirror {}", event.mirror.value);
   if (event.replaces && record::find_leg(record, *event.replaces) == nullptr) return fmt::format("no leg {}", event.replaces->value);
+  if (const record::Leg* there = resumed_by(*mirror, event); there != nullptr) {
+    if (there->in_sync) return "";
+    return fmt::format("{} is attached, but not in sync yet: it is tried again by itself; repeat this when it is in sync", there->drive);
+  }
   for (const record::Mirror& one : record.mirrors) {
     for (const record::Leg& leg : one.legs) {
       if (leg.drive == event.leg.drive) return fmt::format("{} is a leg of this pool already", leg.drive);
@@ -128,6 +158,13 @@ void on(Turn& turn, const LegOffered& event) {
   if (std::string why = refusal(state, event); !why.empty()) return turn.order(AnswerCommand{event.command, false, why});
   state.change = Change{};
   state.change->command = event.command;
+  if (const record::Leg* stays = resumed_by(*find_mirror(state.stored.record, event.mirror), event); stays != nullptr) {
+    state.change->leg = *stays;
+    state.change->into = event.mirror;
+    state.change->replaces = event.replaces;
+    state.change->resumed = true;
+    return;
+  }
   state.change->leg = event.leg;
   state.change->leg->in_sync = false;   // rule 1: a drive that joins enters as not in sync
   state.change->leg->resyncing = true;
@@ -162,7 +199,9 @@ void pursue_change(Turn& turn) {
   const bool may_swap = can_swap(state);
   switch (state.change->phase) {
     case Change::Phase::waiting:
-      if (may_swap && !state.returning && !state.ending) open_recording(turn);
+      if (!may_swap || state.returning || state.ending) return;
+      if (state.change->resumed) resume(turn);
+      else open_recording(turn);
       return;
     case Change::Phase::building:
       if (state.ack_set_standing == state.ack_set_generation) build(turn);

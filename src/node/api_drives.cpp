@@ -119,6 +119,12 @@ Api::Answer Api::drive_replace(Asked asked) {
   }
   ZP_CO_TRY(identity, Impl::parsed(inspected));
   std::string used_by = Impl::text_or(identity, "pool");
+  // A leg of this pool: a replacement that was begun before, or is taken back.
+  if (used_by == pool) {
+    const json attached = {{"node", node_name}, {"durable_id", Impl::text_or(identity, "durable_id")}, {"path", path}};
+    co_return co_await call_pool(pool, "POST", "/v1/drive/replace", json{{"pool", pool}, {"old", body["old"]}, {"new", attached}}.dump(),
+                                 Impl::slow_ms);
+  }
   if (!used_by.empty())
     co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already", node, path, used_by);
   Result<std::string> registered = fail(ErrorCode::internal, "not asked");

@@ -85,6 +85,39 @@ def test_replace_under_load_then_node_kill(pair):
     load.finish()
 
 
+def test_replacement_whose_resync_failed(pair):
+    """The node of the drives dies in mid-resync: both legs return, the same command ends the replacement, the reverse takes one back."""
+    load = pair.load("a", ["tank-a"])
+    load.goes_on()
+    old = _one_leg(pair, "tank-a", "b")
+    spare = pair.dir / "drives" / "b" / "spare"
+    with open(spare, "wb") as file:
+        file.truncate(256 << 20)
+
+    def files():
+        return {leg["file"]: leg["in_sync"] for leg in pair.legs("tank-a", "b")}
+
+    pair.zpair("drive", "replace", "tank-a", f"b:{old['drive']}", f"b:{spare}")
+    pair.kill("b")
+    wait_for("the survivor alone", lambda: pair.in_sync("tank-a", "b") == 0)
+    refused = pair.zpair("drive", "replace", "tank-a", f"b:{old['drive']}", f"b:{spare}", ok=None)
+    check(refused.returncode != 0, "a drive that cannot be reached takes another one's place")
+    pair.start("b")
+    pair.wait_in_sync()
+    check(files().get(old["file"]) and files().get(str(spare)), f"both legs are in sync: {files()}")
+    load.goes_on()
+    pair.zpair("drive", "replace", "tank-a", f"b:{spare}", f"b:{old['file']}")       # taken back
+    wait_for("the spare's leave", lambda: str(spare) not in files())
+    check(files()[old["file"]], f"the drive that was kept is not in sync: {files()}")
+    load.goes_on()
+    pair.zpair("drive", "replace", "tank-a", f"b:{old['drive']}", f"b:{spare}", "--force")   # and once more, to its end
+    wait_for("the old drive's leave", lambda: files().get(str(spare)) and old["file"] not in files(), 60)
+    load.finish()
+
+
+test_replacement_whose_resync_failed.options = {"pools": 1, "mirrors": 1}
+
+
 def test_flipped_byte_is_healed(pair):
     """Bytes flipped on one leg: reads return good data, the leg is healed, status counts it."""
     load = pair.load("a", ["tank-a"])

@@ -136,6 +136,53 @@ TEST_F(Rule1, a_drive_that_is_in_the_pool_already_is_refused) {
   EXPECT_EQ(owner.count<SwapRecord>(), 0u);
 }
 
+TEST_F(Rule1, a_replacement_whose_resync_failed_is_done_again_by_the_same_command) {
+  const LegId old = leg_id(0, node_b), built{1500};
+  owner.serve(make_record(1));
+  owner.hold<AwaitResync>();
+  owner.feed(LegOffered{owner.now_ns, 1, MirrorId{1}, new_leg(), old});
+  AwaitResync wait = owner.last<AwaitResync>();
+  owner.feed(ResyncFailed{owner.now_ns, wait.legs, "its node died", wait.resync_id});
+  EXPECT_FALSE(owner.state.change && owner.state.change->replaces);
+  EXPECT_TRUE(in_sync(store.record(), old));
+  owner.feed(LegOffered{owner.now_ns, 2, MirrorId{1}, new_leg(), old});
+  EXPECT_FALSE(owner.last<AnswerCommand>().done) << "not in sync: the old leg stays";
+  owner.pass_ms(15'000);
+  wait = owner.last<AwaitResync>();
+  owner.feed(ResyncEnded{owner.now_ns, wait.legs, owner.scan, wait.resync_id});
+  owner.pass_ms(500);
+  EXPECT_EQ(store.record().mirrors[0].legs.size(), 3u);
+  EXPECT_EQ(owner.count<DetachLeg>(), 0u);
+
+  owner.feed(LegOffered{owner.now_ns, 3, MirrorId{1}, new_leg(), old});
+  owner.pass_ms(500);
+  EXPECT_EQ(owner.last<DetachLeg>().leg, old);
+  EXPECT_LT(owner.place<FailLegs>(), owner.place<DetachLeg>());
+  EXPECT_EQ(record::find_leg(store.record(), old), nullptr);
+  EXPECT_EQ(store.record().mirrors[0].legs.size(), 2u);
+  EXPECT_FALSE(owner.state.change.has_value());
+}
+
+TEST_F(Rule1, a_replacement_is_taken_back_by_replacing_the_other_way_round) {
+  const LegId old = leg_id(0, node_b);
+  owner.serve(make_record(1));
+  owner.hold<AwaitResync>();
+  owner.feed(LegOffered{owner.now_ns, 1, MirrorId{1}, new_leg(), old});
+  const AwaitResync wait = owner.last<AwaitResync>();
+  owner.silent.insert(wait.legs[0]);
+  owner.feed(ResyncFailed{owner.now_ns, wait.legs, "the new drive died", wait.resync_id});
+  const LegId dead = wait.legs[0];
+  record::Leg stays;
+  stays.node = node_b;
+  stays.drive = record::find_leg(store.record(), old)->drive;
+  owner.feed(LegOffered{owner.now_ns, 2, MirrorId{1}, stays, dead});
+  owner.pass_ms(500);
+  EXPECT_EQ(owner.last<DetachLeg>().leg, dead);
+  EXPECT_EQ(record::find_leg(store.record(), dead), nullptr);
+  EXPECT_TRUE(in_sync(store.record(), old));
+  EXPECT_FALSE(owner.state.change.has_value());
+}
+
 using Ends = Rule1;
 
 TEST_F(Ends, switchover_drains_exports_and_leaves_the_record_alone) {

@@ -174,7 +174,7 @@ void print_up(const SandboxLayout& layout) {
       }
     }
   }
-  std::printf("see it: zpair --sandbox %s status\n", quoted(layout.dir).c_str());
+  std::printf("see it: %s --sandbox %s status\n", own_name().c_str(), quoted(layout.dir).c_str());
 }
 
 std::vector<std::string> links_named(const std::string& text) {
@@ -248,7 +248,7 @@ Result<void> sandbox_down(const std::string& dir, Down how, Format format) {
     progress("");
     ZP_CHECK(end_target(layout, "both", end_grace_ms));
     ZP_CHECK(end_target(layout, "all", end_grace_ms));
-    if (format == Format::text) std::printf("sandbox %s is down: zpair sandbox up %s resumes it\n", layout.dir.c_str(), quoted(dir).c_str());
+    if (format == Format::text) std::printf("sandbox %s is down: %s sandbox up %s resumes it\n", layout.dir.c_str(), own_name().c_str(), quoted(dir).c_str());
     return {};
   }
   ZP_CHECK(kill_target(layout, "all"));

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "api/http_client.h"
+#include "cli/sizes.h"
 
 extern char** environ;
 
@@ -187,6 +188,8 @@ std::string own_folder() {
   std::error_code error;
   return fs::read_symlink("/proc/self/exe", error).parent_path().string();
 }
+
+std::string own_name() { return find_program("zpair") ? "zpair" : quoted(own_folder() + "/zpair"); }
 
 bool wait_until(std::int64_t timeout_ms, const std::function<bool()>& fact) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);

@@ -15,6 +15,8 @@ namespace zpair::cli {
 
 // The folder of this program; the others lie beside it.
 std::string own_folder();
+// What a user types to call this program: zpair where the shell finds it, else its whole path.
+std::string own_name();
 
 // Whether a process belongs to the target; `invalid` when there is no such target.
 Result<std::function<bool(const SandboxProcess&)>> matcher_of(const std::string& target);

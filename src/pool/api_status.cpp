@@ -132,7 +132,10 @@ std::string status_line(const owner::State& state, const Legs& legs) {
   const Missing away = missing(state);
   if (away.legs.empty()) return "";
   const bool one = away.legs.size() == 1;
-  if (state.returning) return fmt::format("resync of {}, from txg {} on", one ? "one leg" : fmt::format("{} legs", away.legs.size()), away.since);
+  if (state.returning) {
+    const std::string from = away.since == Txg{} ? "" : fmt::format(", from txg {} on", away.since);   // a new leg gets everything
+    return fmt::format("resync of {}{}", one ? "one leg" : fmt::format("{} legs", away.legs.size()), from);
+  }
   if (away.whole_side) {
     return fmt::format("node {} is not in reach: its {} writes since txg {}", *away.whole_side, one ? "leg lacks" : fmt::format("{} legs lack", away.legs.size()), away.since);
   }

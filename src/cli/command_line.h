@@ -22,7 +22,8 @@ struct Globals {
 using Chosen = std::function<Result<void>(const Globals&)>;
 
 // A command below `parent`; `example` is printed at the end of its help.
-CLI::App* add_command(CLI::App& parent, const std::string& name, const std::string& help, const std::string& example = "");
+CLI::App* add_command(CLI::App& parent, const std::string& name, const std::string& help,
+                      const std::string& example = "");
 // A word that must be given, and may not be empty: `zpair pool destroy "$POOL"` with no POOL does nothing.
 CLI::Option* add_word(CLI::App& command, const std::string& name, std::string& word, const std::string& help);
 CLI::Option* add_optional_word(CLI::App& command, const std::string& name, std::string& word, const std::string& help);
@@ -39,7 +40,8 @@ CLI::Validator reads_by(Parse parse) {
 }
 
 // An option that takes 256M, 10G, …
-CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t& size_bytes, const std::string& help, const std::string& otherwise);
+CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t& size_bytes, const std::string& help,
+                      const std::string& otherwise);
 
 void add_sandbox_commands(CLI::App& app, Chosen& chosen);
 

@@ -52,7 +52,8 @@ Result<void> change(const Context& context, const std::string& target, const jso
 template <class T>
 Result<T> told(Result<T> answer, std::string_view what, const std::string& pool) {
   if (answer || answer.error().code == ErrorCode::not_found) return answer;
-  return fail(answer.error().code, "cannot {} {}: {} (zpair status {} says more)", what, pool, answer.error().message, pool);
+  return fail(answer.error().code, "cannot {} {}: {} (zpair status {} says more)", what, pool, answer.error().message,
+              pool);
 }
 
 Result<json> parse_mirrors(const std::vector<std::string>& texts) {
@@ -77,12 +78,14 @@ std::string plan_of(const json& answer) {
   for (const json& mirror : answer["mirrors"]) {
     out += fmt::format("  {} {}\n", text_of(mirror, "name"), size_of(mirror, "size_bytes"));
     if (!mirror.contains("legs")) continue;
-    for (const json& leg : mirror["legs"]) out += fmt::format("    {}:{} {}\n", text_of(leg, "node"), text_of(leg, "file"), size_of(leg, "size_bytes"));
+    for (const json& leg : mirror["legs"])
+      out += fmt::format("    {}:{} {}\n", text_of(leg, "node"), text_of(leg, "file"), size_of(leg, "size_bytes"));
   }
   return out;
 }
 
-Result<void> make_or_add(const Context& context, const std::string& target, const PoolCreate& options, json body, const std::string& done) {
+Result<void> make_or_add(const Context& context, const std::string& target, const PoolCreate& options, json body,
+                         const std::string& done) {
   ZP_TRY(mirrors, parse_mirrors(options.mirrors));
   body["name"] = options.name;
   body["mirrors"] = mirrors;
@@ -97,8 +100,9 @@ Result<void> make_or_add(const Context& context, const std::string& target, cons
   return {};
 }
 
-Result<void> show_rows(const Context& context, const json& answer, const char* key, const std::vector<std::string>& headings,
-                       std::vector<std::string> (*row_of)(const json&), const std::string& nothing) {
+Result<void> show_rows(const Context& context, const json& answer, const char* key,
+                       const std::vector<std::string>& headings, std::vector<std::string> (*row_of)(const json&),
+                       const std::string& nothing) {
   if (context.format == Format::json) {
     print_json(answer);
     return {};
@@ -126,7 +130,8 @@ std::string event_line(const json& event) {
     ::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &parts);
     when = fmt::format("{}.{:03}", text, ms % 1000);
   }
-  return fmt::format("{}  {}  {:<8}  {:<16}  {}\n", when, text_of(event, "node"), text_of(event, "pool"), text_of(event, "kind"), text_of(event, "text"));
+  return fmt::format("{}  {}  {:<8}  {:<16}  {}\n", when, text_of(event, "node"), text_of(event, "pool"),
+                     text_of(event, "kind"), text_of(event, "text"));
 }
 
 }  // namespace
@@ -141,7 +146,7 @@ std::size_t terminal_width() {
 void print_error(const Error& error) {
   std::string line = error.message;
   for (char& c : line) {
-    if (c == '\n') c = ' ';   // one error, one line
+    if (c == '\n') c = ' ';  // one error, one line
   }
   std::fflush(stdout);
   std::fprintf(stderr, "zpair: %s\n", line.c_str());
@@ -169,7 +174,8 @@ Result<json> parse_mirror(const std::string& text) {
 
 Result<VolumeName> parse_volume_name(const std::string& text) {
   const auto slash = text.find('/');
-  if (slash == std::string::npos || slash == 0 || slash + 1 == text.size() || text.find('/', slash + 1) != std::string::npos) {
+  if (slash == std::string::npos || slash == 0 || slash + 1 == text.size() ||
+      text.find('/', slash + 1) != std::string::npos) {
     return fail(ErrorCode::invalid, "'{}' names no volume: write POOL/NAME, as in tank-a/vm1", text);
   }
   return VolumeName{text.substr(0, slash), text.substr(slash + 1)};
@@ -188,7 +194,7 @@ Result<void> show_status(const Context& context, const std::string& pool) {
   const auto answers = context.nodes.get_all("/v1/status");
   json status = merge_status(answers);
   if (answers.empty()) {
-    ZP_TRY(only, context.nodes.get("/v1/status"));   // for its error
+    ZP_TRY(only, context.nodes.get("/v1/status"));  // for its error
     status = only;
   }
   if (!pool.empty()) {
@@ -210,12 +216,14 @@ Result<void> show_status(const Context& context, const std::string& pool) {
 }
 
 Result<void> pool_create(const Context& context, const PoolCreate& options) {
-  return make_or_add(context, "/v1/pool/create", options, {{"owner", options.owner}},
-                     fmt::format("{} serves on node {}: {}", options.name, options.owner, count_of(options.mirrors.size(), "mirror")));
+  return make_or_add(
+      context, "/v1/pool/create", options, {{"owner", options.owner}},
+      fmt::format("{} serves on node {}: {}", options.name, options.owner, count_of(options.mirrors.size(), "mirror")));
 }
 
 Result<void> pool_add(const Context& context, const PoolCreate& options) {
-  return make_or_add(context, "/v1/pool/add", options, json::object(), fmt::format("{} has {} more", options.name, count_of(options.mirrors.size(), "mirror")));
+  return make_or_add(context, "/v1/pool/add", options, json::object(),
+                     fmt::format("{} has {} more", options.name, count_of(options.mirrors.size(), "mirror")));
 }
 
 Result<void> pool_list(const Context& context) {
@@ -226,13 +234,20 @@ Result<void> pool_list(const Context& context) {
     merged = only;
   }
   const json answer = {{"pools", merged.value("pools", json::array())}};
-  return show_rows(context, answer, "pools", {"NAME", "STATE", "OWNER", "HOME", "EPOCH", "SIZE", "USED", "MIRRORS"},
-                   [](const json& pool) -> std::vector<std::string> {
-                     const std::size_t mirrors = pool.contains("mirrors") ? pool["mirrors"].size() : 0;
-                     return {text_of(pool, "name"), text_of(pool, "state"),       text_of(pool, "owner"),           text_of(pool, "home"),
-                             text_of(pool, "epoch"), size_of(pool, "size_bytes"), size_of(pool, "allocated_bytes"), std::to_string(mirrors)};
-                   },
-                   "no pools");
+  return show_rows(
+      context, answer, "pools", {"NAME", "STATE", "OWNER", "HOME", "EPOCH", "SIZE", "USED", "MIRRORS"},
+      [](const json& pool) -> std::vector<std::string> {
+        const std::size_t mirrors = pool.contains("mirrors") ? pool["mirrors"].size() : 0;
+        return {text_of(pool, "name"),
+                text_of(pool, "state"),
+                text_of(pool, "owner"),
+                text_of(pool, "home"),
+                text_of(pool, "epoch"),
+                size_of(pool, "size_bytes"),
+                size_of(pool, "allocated_bytes"),
+                std::to_string(mirrors)};
+      },
+      "no pools");
 }
 
 Result<void> pool_destroy(const Context& context, const std::string& name) {
@@ -240,15 +255,19 @@ Result<void> pool_destroy(const Context& context, const std::string& name) {
 }
 
 Result<void> pool_scrub(const Context& context, const std::string& name, bool stop) {
-  return change(context, "/v1/pool/scrub", {{"name", name}, {"stop", stop}}, stop ? "" : fmt::format("scrub of {} began: zpair status {}", name, name));
+  return change(context, "/v1/pool/scrub", {{"name", name}, {"stop", stop}},
+                stop ? "" : fmt::format("scrub of {} began: zpair status {}", name, name));
 }
 
 Result<void> pool_export(const Context& context, const std::string& name) {
-  return change(context, "/v1/pool/export", {{"name", name}}, name + " is exported: neither node imports it until zpair pool import " + name);
+  return change(context, "/v1/pool/export", {{"name", name}},
+                name + " is exported: neither node imports it until zpair pool import " + name);
 }
 
 Result<void> pool_import(const Context& context, const PoolImport& options) {
-  const json order = {{"name", options.name}, {"accept_data_loss", options.accept_data_loss}, {"accept_corruption", options.accept_corruption}};
+  const json order = {{"name", options.name},
+                      {"accept_data_loss", options.accept_data_loss},
+                      {"accept_corruption", options.accept_corruption}};
   ZP_TRY(answer, told(context.nodes.post("/v1/pool/import", order), "import", options.name));
   if (context.format == Format::json) {
     print_json(answer);
@@ -261,11 +280,13 @@ Result<void> pool_import(const Context& context, const PoolImport& options) {
 
 Result<void> volume_create(const Context& context, const VolumeCreate& options) {
   ZP_TRY(volume, parse_volume_name(options.name));
-  json body = {{"pool", volume.pool},       {"name", volume.name},       {"size_bytes", options.size_bytes},
-               {"thin", options.thin},      {"block_size_bytes", nullptr}, {"compression", nullptr}};
+  json body = {{"pool", volume.pool},  {"name", volume.name},         {"size_bytes", options.size_bytes},
+               {"thin", options.thin}, {"block_size_bytes", nullptr}, {"compression", nullptr}};
   if (options.block_size_bytes) body["block_size_bytes"] = *options.block_size_bytes;
   if (options.compression) body["compression"] = *options.compression;
-  return change(context, "/v1/volume/create", body, fmt::format("{} serves, {}: zpair volume list shows its address", options.name, format_size(options.size_bytes)));
+  return change(
+      context, "/v1/volume/create", body,
+      fmt::format("{} serves, {}: zpair volume list shows its address", options.name, format_size(options.size_bytes)));
 }
 
 json merged_volumes(const Nodes& nodes) {
@@ -292,31 +313,34 @@ json merged_volumes(const Nodes& nodes) {
 
 Result<void> volume_list(const Context& context) {
   const json volumes = merged_volumes(context.nodes);
-  if (volumes["volumes"].empty()) ZP_CHECK(context.nodes.get("/v1/volumes"));   // nobody answered: say so
-  return show_rows(context, volumes, "volumes", {"VOLUME", "SIZE", "USED", "CLIENTS", "ADDRESS"},
-                   [](const json& volume) -> std::vector<std::string> {
-                     std::string address;
-                     if (volume.contains("nbd") && volume["nbd"].is_object()) {
-                       for (const auto& [node, uri] : volume["nbd"].items()) {
-                         if (uri.is_string()) address += (address.empty() ? "" : " ") + uri.get<std::string>();
-                       }
-                     }
-                     return {text_of(volume, "pool") + "/" + text_of(volume, "name"), size_of(volume, "size_bytes"), size_of(volume, "used_bytes"),
-                             text_of(volume, "clients"), address};
-                   },
-                   "no volumes. Make one: zpair volume create tank-a/vm1 10G");
+  if (volumes["volumes"].empty()) ZP_CHECK(context.nodes.get("/v1/volumes"));  // nobody answered: say so
+  return show_rows(
+      context, volumes, "volumes", {"VOLUME", "SIZE", "USED", "CLIENTS", "ADDRESS"},
+      [](const json& volume) -> std::vector<std::string> {
+        std::string address;
+        if (volume.contains("nbd") && volume["nbd"].is_object()) {
+          for (const auto& [node, uri] : volume["nbd"].items()) {
+            if (uri.is_string()) address += (address.empty() ? "" : " ") + uri.get<std::string>();
+          }
+        }
+        return {text_of(volume, "pool") + "/" + text_of(volume, "name"), size_of(volume, "size_bytes"),
+                size_of(volume, "used_bytes"), text_of(volume, "clients"), address};
+      },
+      "no volumes. Make one: zpair volume create tank-a/vm1 10G");
 }
 
 Result<void> volume_resize(const Context& context, const std::string& name, std::uint64_t size_bytes) {
   ZP_TRY(volume, parse_volume_name(name));
-  return change(context, "/v1/volume/resize", {{"pool", volume.pool}, {"name", volume.name}, {"size_bytes", size_bytes}},
+  return change(context, "/v1/volume/resize",
+                {{"pool", volume.pool}, {"name", volume.name}, {"size_bytes", size_bytes}},
                 fmt::format("{} has {}", name, format_size(size_bytes)));
 }
 
 Result<void> volume_destroy(const Context& context, const std::string& text) {
   if (text.find('@') == std::string::npos) {
     ZP_TRY(volume, parse_volume_name(text));
-    return change(context, "/v1/volume/destroy", {{"pool", volume.pool}, {"name", volume.name}}, text + " is destroyed");
+    return change(context, "/v1/volume/destroy", {{"pool", volume.pool}, {"name", volume.name}},
+                  text + " is destroyed");
   }
   ZP_TRY(named, parse_snapshot_name(text));
   return change(context, "/v1/volume/destroy_snapshot", body_of(named), text + " is destroyed");
@@ -331,17 +355,21 @@ Result<void> volume_clone(const Context& context, const VolumeClone& options) {
   ZP_TRY(named, parse_snapshot_name(options.snapshot));
   ZP_TRY(clone, parse_volume_name(options.name));
   if (clone.pool != named.volume.pool) {
-    return fail(ErrorCode::invalid, "{} and {} are of different pools: a clone lives in the pool of its snapshot", options.snapshot, options.name);
+    return fail(ErrorCode::invalid, "{} and {} are of different pools: a clone lives in the pool of its snapshot",
+                options.snapshot, options.name);
   }
   json body = body_of(named);
   body["clone"] = clone.name;
   body["thin"] = options.thin;
-  return change(context, "/v1/volume/clone", body, fmt::format("{} serves, a clone of {}: zpair volume list shows its address", options.name, options.snapshot));
+  return change(
+      context, "/v1/volume/clone", body,
+      fmt::format("{} serves, a clone of {}: zpair volume list shows its address", options.name, options.snapshot));
 }
 
 Result<void> volume_rollback(const Context& context, const std::string& text) {
   ZP_TRY(named, parse_snapshot_name(text));
-  return change(context, "/v1/volume/rollback", body_of(named), fmt::format("{}/{} is as {} again", named.volume.pool, named.volume.name, text));
+  return change(context, "/v1/volume/rollback", body_of(named),
+                fmt::format("{}/{} is as {} again", named.volume.pool, named.volume.name, text));
 }
 
 Result<void> switchover(const Context& context, const std::string& pool, const std::string& to) {
@@ -365,7 +393,8 @@ Result<void> takeover(const Context& context, const std::string& pool) {
     const std::string other = text_of(entry, "owner") == "a" ? "b" : "a";
     if (nodes.has(other)) nodes = nodes.only(other);
   }
-  return told(change({nodes, context.format}, "/v1/takeover", {{"pool", pool}}, pool + " is taken over"), "take over", pool);
+  return told(change({nodes, context.format}, "/v1/takeover", {{"pool", pool}}, pool + " is taken over"), "take over",
+              pool);
 }
 
 Result<void> failback(const Context& context, const std::string& pool) {
@@ -377,26 +406,32 @@ Result<void> failback(const Context& context, const std::string& pool) {
     return {};
   }
   const json& moved = answer.contains("pools") ? answer["pools"] : json::array();
-  for (const json& entry : moved) print(fmt::format("{} serves on node {}, epoch {}\n", text_of(entry, "pool"), text_of(entry, "owner"), text_of(entry, "epoch")));
+  for (const json& entry : moved)
+    print(fmt::format("{} serves on node {}, epoch {}\n", text_of(entry, "pool"), text_of(entry, "owner"),
+                      text_of(entry, "epoch")));
   if (moved.empty()) print("every pool is at home\n");
   return {};
 }
 
 Result<void> drive_list(const Context& context) {
   ZP_TRY(answer, context.nodes.get("/v1/drives"));
-  return show_rows(context, answer, "drives", {"NODE", "DRIVE", "SIZE", "POOL", "MIRROR", "STATE", "CLASS", "FILE"},
-                   [](const json& drive) -> std::vector<std::string> {
-                     return {text_of(drive, "node"),   text_of(drive, "drive"), size_of(drive, "size_bytes"),     text_of(drive, "pool"),
-                             text_of(drive, "mirror"), text_of(drive, "state"), text_of(drive, "verifier_class"), text_of(drive, "file")};
-                   },
-                   "no drives: they are registered by zpair pool create");
+  return show_rows(
+      context, answer, "drives", {"NODE", "DRIVE", "SIZE", "POOL", "MIRROR", "STATE", "CLASS", "FILE"},
+      [](const json& drive) -> std::vector<std::string> {
+        return {text_of(drive, "node"),           text_of(drive, "drive"),  size_of(drive, "size_bytes"),
+                text_of(drive, "pool"),           text_of(drive, "mirror"), text_of(drive, "state"),
+                text_of(drive, "verifier_class"), text_of(drive, "file")};
+      },
+      "no drives: they are registered by zpair pool create");
 }
 
-Result<void> drive_replace(const Context& context, const std::string& pool, const std::string& old_text, const std::string& new_text, bool force) {
+Result<void> drive_replace(const Context& context, const std::string& pool, const std::string& old_text,
+                           const std::string& new_text, bool force) {
   ZP_TRY(old_drive, parse_drive(old_text));
   ZP_TRY(new_drive, parse_drive(new_text));
   if (old_drive.first != new_drive.first) {
-    return fail(ErrorCode::invalid, "{} and {} are on different nodes: a leg is replaced by a drive of its own node", old_text, new_text);
+    return fail(ErrorCode::invalid, "{} and {} are on different nodes: a leg is replaced by a drive of its own node",
+                old_text, new_text);
   }
   return change(context, "/v1/drive/replace",
                 {{"pool", pool},
@@ -415,32 +450,37 @@ Result<void> store_status(const Context& context) {
   print(fmt::format("store: {}\n\n", text_of(answer, "state")));
   std::vector<std::vector<std::string>> rows = {{"MEMBER", "STATE", "LEADER", "URL"}};
   for (const json& member : answer.value("members", json::array())) {
-    rows.push_back({text_of(member, "name"), text_of(member, "state"), text_of(member, "name") == text_of(answer, "leader") ? "yes" : "", text_of(member, "url")});
+    rows.push_back({text_of(member, "name"), text_of(member, "state"),
+                    text_of(member, "name") == text_of(answer, "leader") ? "yes" : "", text_of(member, "url")});
   }
   print(render_table(rows));
   rows = {{"POOL", "EPOCH", "REV", "OWNER", "WHY"}};
   for (const json& record : answer.value("records", json::array())) {
-    rows.push_back({text_of(record, "pool"), text_of(record, "epoch"), text_of(record, "rev"), text_of(record, "owner"), text_of(record, "why")});
+    rows.push_back({text_of(record, "pool"), text_of(record, "epoch"), text_of(record, "rev"), text_of(record, "owner"),
+                    text_of(record, "why")});
   }
   if (rows.size() > 1) print("\n" + render_table(rows));
   return {};
 }
 
 Result<void> store_readmit(const Context& context, const std::string& member) {
-  return change(context, "/v1/store/readmit", {{"member", member}}, fmt::format("member {} is readmitted under a new id", member));
+  return change(context, "/v1/store/readmit", {{"member", member}},
+                fmt::format("member {} is readmitted under a new id", member));
 }
 
 Result<void> events(const Context& context, bool follow) {
   std::uint64_t since = 0;
   const auto show = [&](const json& answer, bool as_lines) {
-    for (const json& event : answer.value("events", json::array())) print(as_lines ? event.dump() + "\n" : event_line(event));
+    for (const json& event : answer.value("events", json::array()))
+      print(as_lines ? event.dump() + "\n" : event_line(event));
     std::fflush(stdout);
   };
   ZP_TRY(first, context.nodes.get("/v1/events?since=0&wait_ms=0"));
   // Numbers are in the order in which the node heard of it; what the partner told may have happened before.
   if (first.contains("events")) {
-    std::stable_sort(first["events"].begin(), first["events"].end(),
-                     [](const json& one, const json& other) { return one.value("time_ms", std::int64_t{0}) < other.value("time_ms", std::int64_t{0}); });
+    std::stable_sort(first["events"].begin(), first["events"].end(), [](const json& one, const json& other) {
+      return one.value("time_ms", std::int64_t{0}) < other.value("time_ms", std::int64_t{0});
+    });
   }
   if (!follow && context.format == Format::json) {
     print_json(first);
@@ -449,7 +489,8 @@ Result<void> events(const Context& context, bool follow) {
   show(first, context.format == Format::json);
   while (follow) {
     since = first.value("last", since);
-    ZP_TRY(next, context.nodes.get(fmt::format("/v1/events?since={}&wait_ms={}", since, follow_wait_ms), follow_wait_ms + look_timeout_ms));
+    ZP_TRY(next, context.nodes.get(fmt::format("/v1/events?since={}&wait_ms={}", since, follow_wait_ms),
+                                   follow_wait_ms + look_timeout_ms));
     show(next, context.format == Format::json);
     first = next;
   }

@@ -20,23 +20,23 @@ struct Context {
 
 // 0 done, 1 failed, 2 usage, 3 refused by a rule.
 int exit_code_of(const Error& error);
-std::size_t terminal_width();                               // columns of stdout; 0: it is no terminal
-void print_error(const Error& error);                       // one line: zpair: …
+std::size_t terminal_width();          // columns of stdout; 0: it is no terminal
+void print_error(const Error& error);  // one line: zpair: …
 
 // What follows says `invalid` when the text is not of that form: a usage error.
-Result<std::pair<std::string, std::string>> parse_drive(const std::string& text);   // NODE:DRIVE
+Result<std::pair<std::string, std::string>> parse_drive(const std::string& text);  // NODE:DRIVE
 // a:DRIVE,b:DRIVE → [{"node", "path"}, …]; a path is made full.
 Result<nlohmann::json> parse_mirror(const std::string& text);
 struct VolumeName {
   std::string pool;
   std::string name;
 };
-Result<VolumeName> parse_volume_name(const std::string& text);   // POOL/NAME
+Result<VolumeName> parse_volume_name(const std::string& text);  // POOL/NAME
 struct SnapshotName {
   VolumeName volume;
   std::string snapshot;
 };
-Result<SnapshotName> parse_snapshot_name(const std::string& text);   // POOL/NAME@SNAPSHOT
+Result<SnapshotName> parse_snapshot_name(const std::string& text);  // POOL/NAME@SNAPSHOT
 
 struct PoolCreate {
   std::string name;
@@ -46,7 +46,7 @@ struct PoolCreate {
   bool force = false;
 };
 struct VolumeCreate {
-  std::string name;                          // POOL/NAME
+  std::string name;  // POOL/NAME
   std::uint64_t size_bytes = 0;
   bool thin = false;
   std::optional<std::uint64_t> block_size_bytes;
@@ -58,7 +58,7 @@ struct PoolImport {
   bool accept_corruption = false;
 };
 
-Result<void> show_status(const Context& context, const std::string& pool);   // empty: all
+Result<void> show_status(const Context& context, const std::string& pool);  // empty: all
 Result<void> pool_create(const Context& context, const PoolCreate& options);
 Result<void> pool_add(const Context& context, const PoolCreate& options);
 Result<void> pool_list(const Context& context);
@@ -85,7 +85,8 @@ Result<void> takeover(const Context& context, const std::string& pool);
 Result<void> failback(const Context& context, const std::string& pool);
 
 Result<void> drive_list(const Context& context);
-Result<void> drive_replace(const Context& context, const std::string& pool, const std::string& old_drive, const std::string& new_drive, bool force);
+Result<void> drive_replace(const Context& context, const std::string& pool, const std::string& old_drive,
+                           const std::string& new_drive, bool force);
 Result<void> store_status(const Context& context);
 Result<void> store_readmit(const Context& context, const std::string& member);
 Result<void> events(const Context& context, bool follow);

@@ -23,8 +23,9 @@ using nlohmann::json;
 
 namespace {
 
-constexpr unsigned look_every_us = 300'000;   // a look costs both nodes work: as often while it waits as while the load is undisturbed
-constexpr std::int64_t calm_ms = 2500;        // undisturbed load between the events
+constexpr unsigned look_every_us =
+    300'000;  // a look costs both nodes work: as often while it waits as while the load is undisturbed
+constexpr std::int64_t calm_ms = 2500;  // undisturbed load between the events
 constexpr std::int64_t wait_ms = 45000;
 
 std::atomic<bool> interrupted{false};
@@ -39,7 +40,7 @@ struct PoolNow {
   std::string state;
   std::uint64_t epoch = 0;
   std::size_t legs_a = 0, legs_b = 0, in_sync_a = 0, in_sync_b = 0;
-  std::string drive_on_b;       // its first leg there
+  std::string drive_on_b;  // its first leg there
   bool first_leg_on_b_in_sync = false;
 
   bool served_by(const std::string& node) const { return owner == node && (state == "online" || state == "degraded"); }
@@ -84,7 +85,8 @@ class Demo {
   Result<void> start();
   Result<void> scenario();
   Result<void> lone_owner();
-  Result<void> measure(const std::string& name, const std::string& what, const std::string& pool, std::uint64_t goal_ms, const Act& act, const Fact& until);
+  Result<void> measure(const std::string& name, const std::string& what, const std::string& pool, std::uint64_t goal_ms,
+                       const Act& act, const Fact& until);
   Result<void> wait_for(const std::string& what, const Fact& fact);
   Result<void> calm(std::int64_t ms);
   Result<void> ask_node(const std::string& target, const json& body);
@@ -113,7 +115,8 @@ Result<void> Demo::wait_for(const std::string& what, const Fact& fact) {
   const Nanoseconds end = boot_time_ns() + wait_ms * ns_per_ms;
   while (!interrupted) {
     if (fact(look())) return {};
-    if (boot_time_ns() >= end) return fail(ErrorCode::timed_out, "waited {} s for {}, which did not come", wait_ms / 1000, what);
+    if (boot_time_ns() >= end)
+      return fail(ErrorCode::timed_out, "waited {} s for {}, which did not come", wait_ms / 1000, what);
     ::usleep(look_every_us);
   }
   return fail(ErrorCode::cancelled, "interrupted");
@@ -129,7 +132,8 @@ Result<void> Demo::calm(std::int64_t ms) {
 }
 
 // Does something to the pair, waits until the fact holds and the pool's client goes on, and tells how long it had waited.
-Result<void> Demo::measure(const std::string& name, const std::string& what, const std::string& pool, std::uint64_t goal_ms, const Act& act, const Fact& until) {
+Result<void> Demo::measure(const std::string& name, const std::string& what, const std::string& pool,
+                           std::uint64_t goal_ms, const Act& act, const Fact& until) {
   view_.step(what);
   DemoEvent event{name, what, std::nullopt, goal_ms, false};
   load_->begin_event(pool, name);
@@ -166,7 +170,7 @@ Result<std::vector<DemoLoad::Volume>> Demo::volumes() {
       std::string address = volume.contains("nbd") && volume["nbd"].is_object() ? text_of(volume["nbd"], node) : "";
       const auto export_end = address.find('?');
       if (export_end == std::string::npos) return fail(ErrorCode::internal, "{} has no address on node {}", name, node);
-      address.insert(export_end, "@demo");   // rule 10: its client's name
+      address.insert(export_end, "@demo");  // rule 10: its client's name
       uri += (uri.empty() ? "" : ",") + address;
     }
     list.push_back({pool, uri});
@@ -196,33 +200,52 @@ Result<void> Demo::scenario() {
   const auto served = [](const std::string& pool, const std::string& node) {
     return [pool, node](const json& state) { return pool_of(state, pool).served_by(node); };
   };
-  const auto in_sync = [](const json& state) { return pool_of(state, "tank-a").all_in_sync() && pool_of(state, "tank-b").all_in_sync(); };
+  const auto in_sync = [](const json& state) {
+    return pool_of(state, "tank-a").all_in_sync() && pool_of(state, "tank-b").all_in_sync();
+  };
   const auto any = [](const json&) { return true; };
 
-  ZP_CHECK(measure("path-cut", "path1 is cut", "tank-a", 300, [&]() -> Result<void> {
-    ZP_CHECK(sandbox_cut(dir_, "path1"));
-    return calm(calm_ms);
-  }, any));
+  ZP_CHECK(measure(
+      "path-cut", "path1 is cut", "tank-a", 300,
+      [&]() -> Result<void> {
+        ZP_CHECK(sandbox_cut(dir_, "path1"));
+        return calm(calm_ms);
+      },
+      any));
   ZP_CHECK(sandbox_heal(dir_, "path1", Switch::Heal::deliver_late));
   ZP_CHECK(wait_for("all legs in sync", in_sync));
 
-  ZP_CHECK(measure("node-kill-takeover", "node a is killed: b takes tank-a over", "tank-a", 2000, [&] { return sandbox_kill(dir_, "a"); }, served("tank-a", "b")));
-  ZP_CHECK(measure("node-return-resync", "node a returns: its legs get what they missed", "tank-a", 0, [&] { return sandbox_start(dir_, "a"); }, in_sync));
-  ZP_CHECK(measure("failback", "tank-a goes home", "tank-a", 700, [&] { return ask_node("/v1/failback", {{"pool", "tank-a"}}); }, served("tank-a", "a")));
-  ZP_CHECK(measure("switchover", "tank-b moves to a, planned", "tank-b", 700, [&] { return ask_node("/v1/switchover", {{"pool", "tank-b"}, {"to", "a"}}); }, served("tank-b", "a")));
+  ZP_CHECK(measure(
+      "node-kill-takeover", "node a is killed: b takes tank-a over", "tank-a", 2000,
+      [&] { return sandbox_kill(dir_, "a"); }, served("tank-a", "b")));
+  ZP_CHECK(measure(
+      "node-return-resync", "node a returns: its legs get what they missed", "tank-a", 0,
+      [&] { return sandbox_start(dir_, "a"); }, in_sync));
+  ZP_CHECK(measure(
+      "failback", "tank-a goes home", "tank-a", 700, [&] { return ask_node("/v1/failback", {{"pool", "tank-a"}}); },
+      served("tank-a", "a")));
+  ZP_CHECK(measure(
+      "switchover", "tank-b moves to a, planned", "tank-b", 700,
+      [&] { return ask_node("/v1/switchover", {{"pool", "tank-b"}, {"to", "a"}}); }, served("tank-b", "a")));
   ZP_CHECK(ask_node("/v1/failback", {{"pool", "tank-b"}}));
   ZP_CHECK(wait_for("tank-b at home", served("tank-b", "b")));
 
   const std::uint64_t epoch = pool_of(look(), "tank-a").epoch;
-  ZP_CHECK(measure("process-kill-restart", "the pool process of tank-a is killed: restart in place", "tank-a", 1000,
-                   [&] { return sandbox_kill(dir_, "pool:tank-a"); },
-                   [&](const json& state) { return pool_of(state, "tank-a").epoch > epoch && pool_of(state, "tank-a").served_by("a"); }));
+  ZP_CHECK(measure(
+      "process-kill-restart", "the pool process of tank-a is killed: restart in place", "tank-a", 1000,
+      [&] { return sandbox_kill(dir_, "pool:tank-a"); },
+      [&](const json& state) {
+        return pool_of(state, "tank-a").epoch > epoch && pool_of(state, "tank-a").served_by("a");
+      }));
   ZP_CHECK(wait_for("all legs in sync", in_sync));
 
   const std::string drive = "b:" + pool_of(look(), "tank-a").drive_on_b;
-  ZP_CHECK(measure("leg-error", "drive " + drive + " answers every write with an error", "tank-a", 2000,
-                   [&] { return sandbox_fault(dir_, drive, "write-errors on"); },
-                   [](const json& state) { return pool_of(state, "tank-a").legs_b > 0 && !pool_of(state, "tank-a").first_leg_on_b_in_sync; }));
+  ZP_CHECK(measure(
+      "leg-error", "drive " + drive + " answers every write with an error", "tank-a", 2000,
+      [&] { return sandbox_fault(dir_, drive, "write-errors on"); },
+      [](const json& state) {
+        return pool_of(state, "tank-a").legs_b > 0 && !pool_of(state, "tank-a").first_leg_on_b_in_sync;
+      }));
   ZP_CHECK(sandbox_fault(dir_, drive, "clear"));
   ZP_CHECK(wait_for("the leg to come back", in_sync));
   return lone_owner();
@@ -230,8 +253,12 @@ Result<void> Demo::scenario() {
 
 // The hole that plain ZFS over a network has: the partner dies, the owner goes on alone and dies too, the partner returns.
 Result<void> Demo::lone_owner() {
-  ZP_CHECK(measure("partner-loss", "node b is killed: a goes on alone", "tank-a", 2000, [&] { return sandbox_kill(dir_, "b"); },
-                   [](const json& state) { return pool_of(state, "tank-a").served_by("a") && pool_of(state, "tank-a").legs_b > 0 && pool_of(state, "tank-a").in_sync_b == 0; }));
+  ZP_CHECK(measure(
+      "partner-loss", "node b is killed: a goes on alone", "tank-a", 2000, [&] { return sandbox_kill(dir_, "b"); },
+      [](const json& state) {
+        return pool_of(state, "tank-a").served_by("a") && pool_of(state, "tank-a").legs_b > 0 &&
+               pool_of(state, "tank-a").in_sync_b == 0;
+      }));
   view_.step("node a is killed too, b returns: it lacks writes and must refuse");
   DemoEvent event{"lone-owner-loss", "", std::nullopt, std::nullopt, false};
   ZP_CHECK(sandbox_kill(dir_, "a"));
@@ -242,7 +269,7 @@ Result<void> Demo::lone_owner() {
     return pool_of(state, "tank-a").state == "down" || served_by_b;
   });
   if (refused && !served_by_b) {
-    ZP_CHECK(calm(2 * calm_ms));   // it must go on refusing
+    ZP_CHECK(calm(2 * calm_ms));  // it must go on refusing
     served_by_b = pool_of(look(), "tank-a").served_by("b");
   }
   event.done = refused.has_value() && !served_by_b;
@@ -250,9 +277,15 @@ Result<void> Demo::lone_owner() {
   events_.push_back(event);
   view_.step("node a returns: its pools serve again");
   ZP_CHECK(sandbox_start(dir_, "a"));
-  ZP_CHECK(wait_for("tank-a to serve", [](const json& state) { return pool_of(state, "tank-a").served_by("a") || pool_of(state, "tank-a").served_by("b"); }));
-  ZP_CHECK(wait_for("tank-b to serve", [](const json& state) { return pool_of(state, "tank-b").served_by("a") || pool_of(state, "tank-b").served_by("b"); }));
-  return wait_for("the resync", [](const json& state) { return pool_of(state, "tank-a").all_in_sync() && pool_of(state, "tank-b").all_in_sync(); });
+  ZP_CHECK(wait_for("tank-a to serve", [](const json& state) {
+    return pool_of(state, "tank-a").served_by("a") || pool_of(state, "tank-a").served_by("b");
+  }));
+  ZP_CHECK(wait_for("tank-b to serve", [](const json& state) {
+    return pool_of(state, "tank-b").served_by("a") || pool_of(state, "tank-b").served_by("b");
+  }));
+  return wait_for("the resync", [](const json& state) {
+    return pool_of(state, "tank-a").all_in_sync() && pool_of(state, "tank-b").all_in_sync();
+  });
 }
 
 Result<void> Demo::run() {
@@ -275,36 +308,46 @@ Result<void> Demo::run() {
 int Demo::verdict(const Result<void>& carried_through) {
   view_.clear();
   for (const auto& finding : findings_) std::printf("  %s\n", finding.c_str());
-  const auto missed = std::count_if(events_.begin(), events_.end(), [&](const auto& event) { return event.missed(ordinary_ms_); });
+  const auto missed =
+      std::count_if(events_.begin(), events_.end(), [&](const auto& event) { return event.missed(ordinary_ms_); });
   const bool refused = std::all_of(events_.begin(), events_.end(), [](const auto& event) { return event.done; });
   json list = json::array();
   for (const auto& event : events_) {
-    list.push_back({{"name", event.name}, {"stall_ms", event.stall_ms ? json(*event.stall_ms) : json()}, {"goal_ms", event.goal_ms ? json(*event.goal_ms) : json()}});
+    list.push_back({{"name", event.name},
+                    {"stall_ms", event.stall_ms ? json(*event.stall_ms) : json()},
+                    {"goal_ms", event.goal_ms ? json(*event.goal_ms) : json()}});
   }
   bool written = true;
   if (!options_.json_file.empty()) {
     std::ofstream file(options_.json_file);
-    file << json{{"acknowledged", acknowledged_}, {"lost", lost_}, {"corrupt", corrupt_}, {"ordinary_ms", ordinary_ms_}, {"events", list}}.dump(2) << std::endl;
+    file << json{{"acknowledged", acknowledged_},
+                 {"lost", lost_},
+                 {"corrupt", corrupt_},
+                 {"ordinary_ms", ordinary_ms_},
+                 {"events", list}}
+                .dump(2)
+         << std::endl;
     written = file.good();
     if (!written) print_error({ErrorCode::io, fmt::format("cannot write {}", options_.json_file)});
   }
-  std::printf("%td of %zu goals missed: by more than %llu ms, the longest that the clients waited without any event\n", missed, events_.size(),
-              static_cast<unsigned long long>(ordinary_ms_));
-  if (failed_ > 0) std::printf("%llu operations were answered with an error\n", static_cast<unsigned long long>(failed_));
+  std::printf("%td of %zu goals missed: by more than %llu ms, the longest that the clients waited without any event\n",
+              missed, events_.size(), static_cast<unsigned long long>(ordinary_ms_));
+  if (failed_ > 0)
+    std::printf("%llu operations were answered with an error\n", static_cast<unsigned long long>(failed_));
   if (!carried_through) print_error(carried_through.error());
   if (!verified_) {
     std::printf("not verified: the demo ended early\n");
     return 1;
   }
-  std::printf("acknowledged %llu, lost %llu, corrupt %llu\n", static_cast<unsigned long long>(acknowledged_), static_cast<unsigned long long>(lost_),
-              static_cast<unsigned long long>(corrupt_));
+  std::printf("acknowledged %llu, lost %llu, corrupt %llu\n", static_cast<unsigned long long>(acknowledged_),
+              static_cast<unsigned long long>(lost_), static_cast<unsigned long long>(corrupt_));
   return lost_ == 0 && corrupt_ == 0 && refused && carried_through && acknowledged_ > 0 && written ? 0 : 1;
 }
 
 }  // namespace
 
 int run_demo(const DemoOptions& options) {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = [](int) { interrupted = true; };
   for (int signal_number : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal_number, &action, nullptr);
   // Now, not after three minutes.
@@ -323,7 +366,9 @@ int run_demo(const DemoOptions& options) {
   }
   const std::string dir = parent + "/s";
   if (is_sandbox(dir)) {
-    print_error({ErrorCode::exists, fmt::format("{} is a sandbox already, and the demo removes its own at the end: give another folder", dir)});
+    print_error(
+        {ErrorCode::exists,
+         fmt::format("{} is a sandbox already, and the demo removes its own at the end: give another folder", dir)});
     return 1;
   }
   int code = 1;

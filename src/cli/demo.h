@@ -9,8 +9,8 @@
 namespace zpair::cli {
 
 struct DemoOptions {
-  std::string json_file;      // {acknowledged, lost, corrupt, ordinary_ms, events: [{name, stall_ms, goal_ms}]}
-  std::string dir;            // empty: a folder of its own under /tmp, removed at the end
+  std::string json_file;  // {acknowledged, lost, corrupt, ordinary_ms, events: [{name, stall_ms, goal_ms}]}
+  std::string dir;        // empty: a folder of its own under /tmp, removed at the end
   std::uint32_t mirrors = 12;
 };
 

@@ -14,8 +14,8 @@ using drill::Load;
 namespace {
 
 constexpr std::int64_t open_timeout_ms = 30000;
-constexpr std::uint64_t working_set_bytes = 32u << 20;   // all of it is read back at the end
-constexpr double operations_per_second = 200;   // of each client: the machine also runs both nodes and the store
+constexpr std::uint64_t working_set_bytes = 32u << 20;  // all of it is read back at the end
+constexpr double operations_per_second = 200;  // of each client: the machine also runs both nodes and the store
 
 }  // namespace
 
@@ -23,8 +23,8 @@ struct DemoLoad::Impl {
   std::unique_ptr<block::Reactor> reactor;
   std::thread thread;
   std::vector<std::string> pools;
-  std::vector<std::unique_ptr<Load>> loads;      // reactor thread
-  std::map<std::string, Load::EventId> events;   // by pool; reactor thread
+  std::vector<std::unique_ptr<Load>> loads;     // reactor thread
+  std::map<std::string, Load::EventId> events;  // by pool; reactor thread
   block::TaskGroup tasks;
   bool finished = false;
 
@@ -134,7 +134,8 @@ std::vector<DemoLoad::Now> DemoLoad::now() {
     std::vector<Now> all;
     for (std::size_t i = 0; i < impl_->loads.size(); ++i) {
       Load& load = *impl_->loads[i];
-      all.push_back({impl_->pools[i], load.operations(), load.history().counts().acknowledged_blocks, load.stalled_now_ms(), load.client().connected()});
+      all.push_back({impl_->pools[i], load.operations(), load.history().counts().acknowledged_blocks,
+                     load.stalled_now_ms(), load.client().connected()});
     }
     return all;
   });

@@ -17,7 +17,7 @@ class DemoLoad {
  public:
   struct Volume {
     std::string pool;
-    std::string uri;      // as NbdTarget takes it
+    std::string uri;  // as NbdTarget takes it
   };
   struct Now {
     std::string pool;
@@ -28,11 +28,11 @@ class DemoLoad {
   };
 
   static Result<std::unique_ptr<DemoLoad>> open(const std::vector<Volume>& volumes);
-  ~DemoLoad();   // gives up what is unanswered
+  ~DemoLoad();  // gives up what is unanswered
 
   // The longest wait of the pool's client between begin and end counts as the event's stall.
   void begin_event(const std::string& pool, const std::string& name);
-  std::uint64_t end_event(const std::string& pool);   // its stall, in ms
+  std::uint64_t end_event(const std::string& pool);  // its stall, in ms
   std::vector<Now> now();
 
   // No new operations, waits for those under way, reads everything back. Call once.

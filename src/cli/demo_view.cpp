@@ -51,9 +51,10 @@ void DemoView::clear() {
 void DemoView::step(const std::string& text) {
   step_ = text;
   clear();
-  std::printf("%s\n", fit(fmt::format("{:5.0f} s  {}", static_cast<double>(boot_time_ns() - began_ns_) / 1e9, text)).c_str());
+  std::printf("%s\n",
+              fit(fmt::format("{:5.0f} s  {}", static_cast<double>(boot_time_ns() - began_ns_) / 1e9, text)).c_str());
   std::fflush(stdout);
-  if (terminal_) drawn_lines_ = 1;   // the next picture shows it
+  if (terminal_) drawn_lines_ = 1;  // the next picture shows it
 }
 
 void DemoView::show_event(const DemoEvent& event, std::uint64_t ordinary_ms) {
@@ -61,7 +62,8 @@ void DemoView::show_event(const DemoEvent& event, std::uint64_t ordinary_ms) {
   if (!event.goal_ms) {
     line += event.done ? "refused, as it must" : "DID NOT REFUSE";
   } else if (event.stall_ms) {
-    line += fmt::format("clients waited {:>5} ms at most (goal {} ms){}", *event.stall_ms, *event.goal_ms, event.missed(ordinary_ms) ? "  MISSED" : "");
+    line += fmt::format("clients waited {:>5} ms at most (goal {} ms){}", *event.stall_ms, *event.goal_ms,
+                        event.missed(ordinary_ms) ? "  MISSED" : "");
   }
   clear();
   std::printf("%s\n", line.c_str());
@@ -71,25 +73,32 @@ void DemoView::show_event(const DemoEvent& event, std::uint64_t ordinary_ms) {
 void DemoView::draw(const json& state, const std::vector<DemoLoad::Now>& clients) {
   if (!terminal_) return;
   const Nanoseconds now = boot_time_ns();
-  std::vector<std::string> lines = {"", fmt::format("{:5.0f} s  {}", static_cast<double>(now - began_ns_) / 1e9, step_)};
+  std::vector<std::string> lines = {"",
+                                    fmt::format("{:5.0f} s  {}", static_cast<double>(now - began_ns_) / 1e9, step_)};
   std::string nodes;
-  for (const json& node : state.value("nodes", json::array())) nodes += fmt::format("  {} {}", text_of(node, "name"), text_of(node, "state"));
+  for (const json& node : state.value("nodes", json::array()))
+    nodes += fmt::format("  {} {}", text_of(node, "name"), text_of(node, "state"));
   for (const json& link : state.value("links", json::array())) {
-    if (text_of(link, "name").starts_with("path")) nodes += fmt::format("  {} {}", text_of(link, "name"), text_of(link, "state"));
+    if (text_of(link, "name").starts_with("path"))
+      nodes += fmt::format("  {} {}", text_of(link, "name"), text_of(link, "state"));
   }
   lines.push_back(nodes);
   for (const json& pool : state.value("pools", json::array())) {
-    lines.push_back(fmt::format("  {:<8} {:<9} owner {} epoch {:<3} a {}  b {}", text_of(pool, "name"), text_of(pool, "state"), text_of(pool, "owner"),
-                                text_of(pool, "epoch"), legs_of(pool, "a"), legs_of(pool, "b")));
+    lines.push_back(fmt::format("  {:<8} {:<9} owner {} epoch {:<3} a {}  b {}", text_of(pool, "name"),
+                                text_of(pool, "state"), text_of(pool, "owner"), text_of(pool, "epoch"),
+                                legs_of(pool, "a"), legs_of(pool, "b")));
   }
   for (std::size_t i = 0; i < clients.size(); ++i) {
     double rate = 0;
     if (former_.size() == clients.size() && now > former_ns_) {
-      rate = static_cast<double>(clients[i].operations - former_[i].operations) * 1e9 / static_cast<double>(now - former_ns_);
+      rate = static_cast<double>(clients[i].operations - former_[i].operations) * 1e9 /
+             static_cast<double>(now - former_ns_);
     }
     std::string waits;
-    if (clients[i].stalled_ms > 200) waits = fmt::format("  waits {:.1f} s", static_cast<double>(clients[i].stalled_ms) / 1e3);
-    lines.push_back(fmt::format("  client of {:<8} {:>5.0f} operations/s, {} blocks acknowledged{}", clients[i].pool, rate, clients[i].acknowledged_blocks, waits));
+    if (clients[i].stalled_ms > 200)
+      waits = fmt::format("  waits {:.1f} s", static_cast<double>(clients[i].stalled_ms) / 1e3);
+    lines.push_back(fmt::format("  client of {:<8} {:>5.0f} operations/s, {} blocks acknowledged{}", clients[i].pool,
+                                rate, clients[i].acknowledged_blocks, waits));
   }
   former_ = clients;
   former_ns_ = now;

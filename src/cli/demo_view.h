@@ -14,10 +14,10 @@
 namespace zpair::cli {
 
 struct DemoEvent {
-  std::string name;                        // node-kill-takeover
-  std::string what;                        // for people
-  std::optional<std::uint64_t> stall_ms;   // null: still going on, or it had to refuse
-  std::optional<std::uint64_t> goal_ms;    // null: it must refuse
+  std::string name;                       // node-kill-takeover
+  std::string what;                       // for people
+  std::optional<std::uint64_t> stall_ms;  // null: still going on, or it had to refuse
+  std::optional<std::uint64_t> goal_ms;   // null: it must refuse
   bool done = false;
   bool missed(std::uint64_t ordinary_ms) const { return stall_ms && goal_ms && *stall_ms > *goal_ms + ordinary_ms; }
 };
@@ -25,11 +25,11 @@ struct DemoEvent {
 class DemoView {
  public:
   DemoView();
-  void step(const std::string& text);                       // what happens now
+  void step(const std::string& text);  // what happens now
   void show_event(const DemoEvent& event, std::uint64_t ordinary_ms);
   // Draws; at most some times a second, only on a terminal.
   void draw(const nlohmann::json& sandbox_state, const std::vector<DemoLoad::Now>& clients);
-  void clear();                                             // before other output
+  void clear();  // before other output
 
  private:
   bool terminal_;

@@ -29,7 +29,8 @@ CLI::Option* add_word(CLI::App& command, const std::string& name, std::string& w
   return add_optional_word(command, name, word, help)->required();
 }
 
-CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t& size_bytes, const std::string& help, const std::string& otherwise) {
+CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t& size_bytes, const std::string& help,
+                      const std::string& otherwise) {
   auto take = [&size_bytes](const std::string& text) {
     auto parsed = parse_size(text);
     if (!parsed) throw CLI::ValidationError(parsed.error().message);
@@ -74,7 +75,9 @@ Result<void> read_volume_or_snapshot(const std::string& text) {
   return {};
 }
 
-CLI::Option* add_pool(CLI::App& command, std::string& pool) { return add_word(command, "POOL", pool, "the pool's name"); }
+CLI::Option* add_pool(CLI::App& command, std::string& pool) {
+  return add_word(command, "POOL", pool, "the pool's name");
+}
 CLI::Option* add_volume(CLI::App& command, const std::string& name, std::string& volume, const std::string& help) {
   return add_word(command, name, volume, help)->check(reads_by(parse_volume_name));
 }
@@ -88,26 +91,38 @@ void add_pool_commands(CLI::App& app, Chosen& chosen) {
 
   for (const bool create : {true, false}) {
     auto options = std::make_shared<PoolCreate>();
-    CLI::App* command = add_command(*pool, create ? "create" : "add", create ? "make a pool of mirrors, each with a leg on either node" : "give a pool further mirrors",
-                                    create ? "zpair pool create tank-a --owner a --mirror a:/dev/disk/by-id/nvme-A0,b:/dev/disk/by-id/nvme-B0"
-                                           : "zpair pool add tank-a --mirror a:/dev/disk/by-id/nvme-A1,b:/dev/disk/by-id/nvme-B1");
+    CLI::App* command = add_command(
+        *pool, create ? "create" : "add",
+        create ? "make a pool of mirrors, each with a leg on either node" : "give a pool further mirrors",
+        create ? "zpair pool create tank-a --owner a --mirror a:/dev/disk/by-id/nvme-A0,b:/dev/disk/by-id/nvme-B0"
+               : "zpair pool add tank-a --mirror a:/dev/disk/by-id/nvme-A1,b:/dev/disk/by-id/nvme-B1");
     add_word(*command, "NAME", options->name, "the pool's name");
-    if (create) command->add_option("--owner", options->owner, "the node that is its home")->required()->type_name("NODE")->check(CLI::IsMember({"a", "b"}));
-    CLI::Option* mirrors = command->add_option("--mirror", options->mirrors, "a:DRIVE,b:DRIVE (paths on their nodes); once for each mirror");
-    mirrors->type_name("LEGS")->required()->take_all()->expected(1, -1)->allow_extra_args(false)->check(reads_by(parse_mirror));
+    if (create)
+      command->add_option("--owner", options->owner, "the node that is its home")
+          ->required()
+          ->type_name("NODE")
+          ->check(CLI::IsMember({"a", "b"}));
+    CLI::Option* mirrors = command->add_option("--mirror", options->mirrors,
+                                               "a:DRIVE,b:DRIVE (paths on their nodes); once for each mirror");
+    mirrors->type_name("LEGS")->required()->take_all()->expected(1, -1)->allow_extra_args(false)->check(
+        reads_by(parse_mirror));
     command->add_flag("--dry-run", options->dry_run, "check everything, change nothing");
     command->add_flag("--force", options->force, "take drives that carry another pool");
-    when_chosen(command, chosen, [options, create](const Context& context) { return create ? pool_create(context, *options) : pool_add(context, *options); });
+    when_chosen(command, chosen, [options, create](const Context& context) {
+      return create ? pool_create(context, *options) : pool_add(context, *options);
+    });
   }
-  when_chosen(add_command(*pool, "list", "one line a pool"), chosen, [](const Context& context) { return pool_list(context); });
+  when_chosen(add_command(*pool, "list", "one line a pool"), chosen,
+              [](const Context& context) { return pool_list(context); });
 
   struct Simple {
     const char* name;
     const char* help;
     Result<void> (*run)(const Context&, const std::string&);
   };
-  for (const Simple& simple : {Simple{"destroy", "destroy a pool with all its volumes, at once, and free its drives", pool_destroy},
-                               Simple{"export", "stop serving a pool on either node, until pool import", pool_export}}) {
+  for (const Simple& simple :
+       {Simple{"destroy", "destroy a pool with all its volumes, at once, and free its drives", pool_destroy},
+        Simple{"export", "stop serving a pool on either node, until pool import", pool_export}}) {
     auto name = std::make_shared<std::string>();
     CLI::App* command = add_command(*pool, simple.name, simple.help);
     add_pool(*command, *name);
@@ -116,17 +131,22 @@ void add_pool_commands(CLI::App& app, Chosen& chosen) {
 
   auto scrub_name = std::make_shared<std::string>();
   auto stop = std::make_shared<bool>(false);
-  CLI::App* scrub = add_command(*pool, "scrub", "read and check everything on all legs; zpair status shows how far it is");
+  CLI::App* scrub =
+      add_command(*pool, "scrub", "read and check everything on all legs; zpair status shows how far it is");
   add_pool(*scrub, *scrub_name);
   scrub->add_flag("-s,--stop", *stop, "stop the running scrub");
-  when_chosen(scrub, chosen, [scrub_name, stop](const Context& context) { return pool_scrub(context, *scrub_name, *stop); });
+  when_chosen(scrub, chosen,
+              [scrub_name, stop](const Context& context) { return pool_scrub(context, *scrub_name, *stop); });
 
   auto options = std::make_shared<PoolImport>();
   CLI::App* import = add_command(*pool, "import", "serve an exported pool again");
   add_pool(*import, options->name);
   CLI::Option* loss = import->add_flag("--accept-data-loss", options->accept_data_loss,
-                                       "go on with legs that may lack acknowledged writes; the others are overwritten. Without it the refusal shows each side");
-  import->add_flag("--accept-corruption", options->accept_corruption, "and with legs that were in the middle of a resync")->needs(loss);
+                                       "go on with legs that may lack acknowledged writes; the others are overwritten. "
+                                       "Without it the refusal shows each side");
+  import
+      ->add_flag("--accept-corruption", options->accept_corruption, "and with legs that were in the middle of a resync")
+      ->needs(loss);
   when_chosen(import, chosen, [options](const Context& context) { return pool_import(context, *options); });
 }
 
@@ -142,51 +162,67 @@ void add_volume_commands(CLI::App& app, Chosen& chosen) {
   create->add_flag("--thin", options->thin, "reserve no space: a full pool then answers ENOSPC");
   add_size(*create, "--block-size", *block_size, "4K to 128K, a power of two (default: 16K)", "");
   auto compression = std::make_shared<std::string>();
-  add_optional_word(*create, "--compression", *compression, "off, lz4, zstd, … (default: the pool's)")->type_name("NAME");
+  add_optional_word(*create, "--compression", *compression, "off, lz4, zstd, … (default: the pool's)")
+      ->type_name("NAME");
   when_chosen(create, chosen, [options, block_size, compression](const Context& context) {
     if (*block_size > 0) options->block_size_bytes = *block_size;
     if (!compression->empty()) options->compression = *compression;
     return volume_create(context, *options);
   });
-  when_chosen(add_command(*volume, "list", "volumes and where clients find them on either node"), chosen, [](const Context& context) { return volume_list(context); });
+  when_chosen(add_command(*volume, "list", "volumes and where clients find them on either node"), chosen,
+              [](const Context& context) { return volume_list(context); });
 
   auto resize_name = std::make_shared<std::string>();
   auto size = std::make_shared<std::uint64_t>(0);
   CLI::App* resize = add_command(*volume, "resize", "grow a volume", "zpair volume resize tank-a/vm1 200G");
   add_volume(*resize, "POOL/NAME", *resize_name, "the volume");
   add_size(*resize, "SIZE", *size, "the new size", "")->required();
-  when_chosen(resize, chosen, [resize_name, size](const Context& context) { return volume_resize(context, *resize_name, *size); });
+  when_chosen(resize, chosen,
+              [resize_name, size](const Context& context) { return volume_resize(context, *resize_name, *size); });
 
   auto destroy_name = std::make_shared<std::string>();
-  CLI::App* destroy = add_command(*volume, "destroy", "destroy a volume and its data, or a snapshot", "zpair volume destroy tank-a/vm1@monday");
-  add_word(*destroy, "POOL/NAME[@SNAPSHOT]", *destroy_name, "the volume or snapshot")->check(reads_by(read_volume_or_snapshot));
-  when_chosen(destroy, chosen, [destroy_name](const Context& context) { return volume_destroy(context, *destroy_name); });
+  CLI::App* destroy = add_command(*volume, "destroy", "destroy a volume and its data, or a snapshot",
+                                  "zpair volume destroy tank-a/vm1@monday");
+  add_word(*destroy, "POOL/NAME[@SNAPSHOT]", *destroy_name, "the volume or snapshot")
+      ->check(reads_by(read_volume_or_snapshot));
+  when_chosen(destroy, chosen,
+              [destroy_name](const Context& context) { return volume_destroy(context, *destroy_name); });
 
   auto snapshot_name = std::make_shared<std::string>();
-  CLI::App* snapshot = add_command(*volume, "snapshot", "keep what a volume holds at this moment", "zpair volume snapshot tank-a/vm1@monday");
+  CLI::App* snapshot = add_command(*volume, "snapshot", "keep what a volume holds at this moment",
+                                   "zpair volume snapshot tank-a/vm1@monday");
   add_snapshot(*snapshot, *snapshot_name);
-  when_chosen(snapshot, chosen, [snapshot_name](const Context& context) { return volume_snapshot(context, *snapshot_name); });
+  when_chosen(snapshot, chosen,
+              [snapshot_name](const Context& context) { return volume_snapshot(context, *snapshot_name); });
 
   auto clone_options = std::make_shared<VolumeClone>();
-  CLI::App* clone = add_command(*volume, "clone", "make a volume that begins as a snapshot", "zpair volume clone tank-a/vm1@monday tank-a/vm2");
+  CLI::App* clone = add_command(*volume, "clone", "make a volume that begins as a snapshot",
+                                "zpair volume clone tank-a/vm1@monday tank-a/vm2");
   add_snapshot(*clone, clone_options->snapshot);
   add_volume(*clone, "POOL/NEW", clone_options->name, "the new volume, in the same pool");
   clone->add_flag("--thin", clone_options->thin, "reserve no space: a full pool then answers ENOSPC");
   when_chosen(clone, chosen, [clone_options](const Context& context) { return volume_clone(context, *clone_options); });
 
   auto rollback_name = std::make_shared<std::string>();
-  CLI::App* rollback = add_command(*volume, "rollback", "make a volume as its newest snapshot is: what was written since is gone; refused while it has clients",
-                                   "zpair volume rollback tank-a/vm1@monday");
+  CLI::App* rollback = add_command(
+      *volume, "rollback",
+      "make a volume as its newest snapshot is: what was written since is gone; refused while it has clients, or had one in the last 20 s "
+                                   "that broke off without a goodbye. End them first: one that comes back later writes what it still holds of the time before",
+      "zpair volume rollback tank-a/vm1@monday");
   add_snapshot(*rollback, *rollback_name);
-  when_chosen(rollback, chosen, [rollback_name](const Context& context) { return volume_rollback(context, *rollback_name); });
+  when_chosen(rollback, chosen,
+              [rollback_name](const Context& context) { return volume_rollback(context, *rollback_name); });
 }
 
 void add_move_commands(CLI::App& app, Chosen& chosen) {
   auto moved = std::make_shared<std::string>();
   auto to = std::make_shared<std::string>();
-  CLI::App* over = add_command(app, "switchover", "move a pool to the other node, planned, without loss", "zpair switchover tank-a --to b");
+  CLI::App* over = add_command(app, "switchover", "move a pool to the other node, planned, without loss",
+                               "zpair switchover tank-a --to b");
   add_pool(*over, *moved);
-  over->add_option("--to", *to, "the node that shall own it (default: the other one)")->type_name("NODE")->check(CLI::IsMember({"a", "b"}));
+  over->add_option("--to", *to, "the node that shall own it (default: the other one)")
+      ->type_name("NODE")
+      ->check(CLI::IsMember({"a", "b"}));
   when_chosen(over, chosen, [moved, to](const Context& context) { return switchover(context, *moved, *to); });
 
   auto taken = std::make_shared<std::string>();
@@ -208,23 +244,28 @@ void add_other_commands(CLI::App& app, Chosen& chosen) {
 
   CLI::App* drive = add_command(app, "drive", "the drives that the nodes give to the pair");
   drive->require_subcommand(1);
-  when_chosen(add_command(*drive, "list", "every registered drive"), chosen, [](const Context& context) { return drive_list(context); });
+  when_chosen(add_command(*drive, "list", "every registered drive"), chosen,
+              [](const Context& context) { return drive_list(context); });
   struct Replace {
     std::string pool, old_drive, new_drive;
     bool force = false;
   };
   auto words = std::make_shared<Replace>();
-  CLI::App* replace = add_command(*drive, "replace", "put another drive in the place of a leg's; returns when it resyncs",
-                                  "zpair drive replace tank-a b:nvme-B0 b:/dev/disk/by-id/nvme-B9");
+  CLI::App* replace =
+      add_command(*drive, "replace", "put another drive in the place of a leg's; returns when it resyncs",
+                  "zpair drive replace tank-a b:nvme-B0 b:/dev/disk/by-id/nvme-B9");
   add_pool(*replace, words->pool);
   add_word(*replace, "OLD", words->old_drive, "NODE:DRIVE, as zpair status names it")->check(reads_by(parse_drive));
   add_word(*replace, "NEW", words->new_drive, "NODE:PATH of the new drive")->check(reads_by(parse_drive));
   replace->add_flag("--force", words->force, "take a drive that carries another pool");
-  when_chosen(replace, chosen, [words](const Context& context) { return drive_replace(context, words->pool, words->old_drive, words->new_drive, words->force); });
+  when_chosen(replace, chosen, [words](const Context& context) {
+    return drive_replace(context, words->pool, words->old_drive, words->new_drive, words->force);
+  });
 
   CLI::App* store = add_command(app, "store", "the quorum store (etcd)");
   store->require_subcommand(1);
-  when_chosen(add_command(*store, "status", "its members and the pools' records"), chosen, [](const Context& context) { return store_status(context); });
+  when_chosen(add_command(*store, "status", "its members and the pools' records"), chosen,
+              [](const Context& context) { return store_status(context); });
   auto member = std::make_shared<std::string>();
   CLI::App* readmit = add_command(*store, "readmit", "let a member that lost its data vote again");
   add_word(*readmit, "MEMBER", *member, "a, b or witness")->check(CLI::IsMember({"a", "b", "witness"}));
@@ -262,12 +303,15 @@ int run(int argument_count, char** arguments) {
   CLI::App app(help_head, "zpair");
   Globals globals;
   Chosen chosen;
-  app.fallthrough();            // --json may stand at the end
+  app.fallthrough();  // --json may stand at the end
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("zpair ") + ZPAIR_VERSION);
-  auto* socket = app.add_option("--socket", globals.socket, "the zpaird to ask")->type_name("PATH")->capture_default_str();
+  auto* socket =
+      app.add_option("--socket", globals.socket, "the zpaird to ask")->type_name("PATH")->capture_default_str();
   app.footer(help_foot);
-  add_optional_word(app, "--sandbox", globals.sandbox, "ask the nodes of the sandbox in this folder")->type_name("DIR")->excludes(socket);
+  add_optional_word(app, "--sandbox", globals.sandbox, "ask the nodes of the sandbox in this folder")
+      ->type_name("DIR")
+      ->excludes(socket);
   app.add_flag("--json", globals.json, "print JSON (docs/api.md)");
   add_other_commands(app, chosen);
   add_pool_commands(app, chosen);
@@ -277,7 +321,7 @@ int run(int argument_count, char** arguments) {
   try {
     app.parse(argument_count, arguments);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);   // --help, --version
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     print_error({ErrorCode::invalid, usage_error(app, error)});
     return 2;
   }

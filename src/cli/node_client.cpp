@@ -13,10 +13,12 @@ using nlohmann::json;
 
 namespace {
 
-Result<json> ask_one(const Nodes::Place& place, const std::string& method, const std::string& target, const std::string& body, std::int64_t timeout_ms) {
+Result<json> ask_one(const Nodes::Place& place, const std::string& method, const std::string& target,
+                     const std::string& body, std::int64_t timeout_ms) {
   ZP_TRY(text, api::call_and_wait({place.socket, method, target, body}, timeout_ms));
   json answer = json::parse(text, nullptr, false);
-  if (answer.is_discarded()) return fail(ErrorCode::internal, "{} answered something that is no JSON: {}", place.socket, text.substr(0, 100));
+  if (answer.is_discarded())
+    return fail(ErrorCode::internal, "{} answered something that is no JSON: {}", place.socket, text.substr(0, 100));
   return answer;
 }
 
@@ -35,8 +37,11 @@ Result<Nodes> Nodes::of_sandbox(const std::string& dir) {
   return Nodes(std::move(places), dir);
 }
 
-Result<json> Nodes::ask(const std::string& method, const std::string& target, const std::string& body, std::int64_t timeout_ms) const {
-  if (places_.empty()) return fail(ErrorCode::unreachable, "no node of the sandbox {} runs: zpair sandbox up {}", sandbox_, quoted(sandbox_));
+Result<json> Nodes::ask(const std::string& method, const std::string& target, const std::string& body,
+                        std::int64_t timeout_ms) const {
+  if (places_.empty())
+    return fail(ErrorCode::unreachable, "no node of the sandbox {} runs: zpair sandbox up {}", sandbox_,
+                quoted(sandbox_));
   for (std::size_t i = 0; i < places_.size(); ++i) {
     auto answer = ask_one(places_[i], method, target, body, timeout_ms);
     const bool next_may_know = !answer && answer.error().code == ErrorCode::unreachable && i + 1 < places_.size();
@@ -46,8 +51,12 @@ Result<json> Nodes::ask(const std::string& method, const std::string& target, co
 }
 
 Result<json> Nodes::get(const std::string& target) const { return ask("GET", target, "", look_timeout_ms); }
-Result<json> Nodes::get(const std::string& target, std::int64_t timeout_ms) const { return ask("GET", target, "", timeout_ms); }
-Result<json> Nodes::post(const std::string& target, const json& body) const { return ask("POST", target, body.dump(), change_timeout_ms); }
+Result<json> Nodes::get(const std::string& target, std::int64_t timeout_ms) const {
+  return ask("GET", target, "", timeout_ms);
+}
+Result<json> Nodes::post(const std::string& target, const json& body) const {
+  return ask("POST", target, body.dump(), change_timeout_ms);
+}
 
 std::vector<json> Nodes::get_all(const std::string& target) const {
   std::vector<json> answers;

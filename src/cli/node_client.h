@@ -12,13 +12,13 @@
 namespace zpair::cli {
 
 inline constexpr std::string_view default_socket = "/run/zpair/zpaird.sock";
-inline constexpr std::int64_t look_timeout_ms = 3000;      // of requests that change nothing
+inline constexpr std::int64_t look_timeout_ms = 3000;  // of requests that change nothing
 inline constexpr std::int64_t change_timeout_ms = 120000;
 
 class Nodes {
  public:
   struct Place {
-    std::string name;     // of a sandbox's node; else empty
+    std::string name;  // of a sandbox's node; else empty
     std::string socket;
   };
 
@@ -38,7 +38,8 @@ class Nodes {
 
  private:
   Nodes(std::vector<Place> places, std::string sandbox) : places_(std::move(places)), sandbox_(std::move(sandbox)) {}
-  Result<nlohmann::json> ask(const std::string& method, const std::string& target, const std::string& body, std::int64_t timeout_ms) const;
+  Result<nlohmann::json> ask(const std::string& method, const std::string& target, const std::string& body,
+                             std::int64_t timeout_ms) const;
 
   std::vector<Place> places_;
   std::string sandbox_;

@@ -43,7 +43,8 @@ std::string proc(pid_t pid, const char* file) { return fmt::format("/proc/{}/{}"
 
 std::optional<std::string> variable(const std::vector<std::string>& environment, std::string_view name) {
   for (const auto& entry : environment) {
-    if (entry.size() > name.size() && entry.starts_with(name) && entry[name.size()] == '=') return entry.substr(name.size() + 1);
+    if (entry.size() > name.size() && entry.starts_with(name) && entry[name.size()] == '=')
+      return entry.substr(name.size() + 1);
   }
   return std::nullopt;
 }
@@ -62,7 +63,8 @@ std::string process_name(pid_t pid) {
   for (std::size_t i = 1; i < arguments.size(); ++i) {
     if (arguments[i] == "sandbox-switch") return "switch";
     if (i == 1 && arguments[i].ends_with("/etcd-start")) return "etcd-start";
-    if (name == "zpair-pool" && arguments[i] == "--pool" && i + 1 < arguments.size()) return name + " " + arguments[i + 1];
+    if (name == "zpair-pool" && arguments[i] == "--pool" && i + 1 < arguments.size())
+      return name + " " + arguments[i + 1];
   }
   return name;
 }
@@ -101,7 +103,8 @@ std::uint32_t inode_of(const sockaddr_in& from, const sockaddr_in& to) {
   alignas(nlmsghdr) char answer[4096];
   const ssize_t size = ::recv(netlink.get(), answer, sizeof answer, 0);
   const auto* header = reinterpret_cast<const nlmsghdr*>(answer);
-  if (size < static_cast<ssize_t>(NLMSG_LENGTH(sizeof(inet_diag_msg))) || header->nlmsg_type != SOCK_DIAG_BY_FAMILY) return 0;
+  if (size < static_cast<ssize_t>(NLMSG_LENGTH(sizeof(inet_diag_msg))) || header->nlmsg_type != SOCK_DIAG_BY_FAMILY)
+    return 0;
   return static_cast<const inet_diag_msg*>(NLMSG_DATA(header))->idiag_inode;
 }
 
@@ -127,7 +130,9 @@ std::vector<SandboxProcess> find_processes(const std::string& sandbox_dir) {
     if (auto process = look_at(pid, sandbox_dir)) found.push_back(std::move(*process));
   }
   ::closedir(folder);
-  std::sort(found.begin(), found.end(), [](const auto& x, const auto& y) { return std::tie(x.node, x.name, x.pid) < std::tie(y.node, y.name, y.pid); });
+  std::sort(found.begin(), found.end(), [](const auto& x, const auto& y) {
+    return std::tie(x.node, x.name, x.pid) < std::tie(y.node, y.name, y.pid);
+  });
   return found;
 }
 
@@ -143,7 +148,7 @@ std::string node_of_tcp_peer(int accepted_fd, const std::string& sandbox_dir) {
   const std::uint32_t inode = inode_of(peer, own);
   if (inode == 0) return {};
   const std::string wanted = fmt::format("socket:[{}]", inode);
-  static std::vector<SandboxProcess> known;   // of one sandbox and one thread: the switch's
+  static std::vector<SandboxProcess> known;  // of one sandbox and one thread: the switch's
   for (const auto& process : known) {
     if (holds_socket(process.pid, wanted)) return process.node;
   }

@@ -15,9 +15,9 @@ namespace zpair::cli {
 
 struct SandboxProcess {
   pid_t pid = 0;
-  std::string node;    // a, b, witness or switch
-  std::string name;    // zpaird, zpair-pool tank-a, etcd, switch
-  std::string state;   // running, paused
+  std::string node;   // a, b, witness or switch
+  std::string name;   // zpaird, zpair-pool tank-a, etcd, switch
+  std::string state;  // running, paused
 };
 
 // Every living process of the sandbox (zombies are not).

@@ -62,7 +62,8 @@ Result<void> wait_store(const std::string& dir) {
     }
     return available == node_names.size();
   });
-  if (!there) return fail(ErrorCode::timed_out, "the store of {} did not become available ({}): see {}/log", dir, last, dir);
+  if (!there)
+    return fail(ErrorCode::timed_out, "the store of {} did not become available ({}): see {}/log", dir, last, dir);
   return {};
 }
 
@@ -71,17 +72,23 @@ Result<void> make_pool(const SandboxLayout& layout, const Nodes& nodes, std::uin
   json mirrors = json::array();
   for (std::uint32_t mirror = 0; mirror < layout.options.mirrors; ++mirror) {
     json legs = json::array();
-    for (std::string_view node : node_names) legs.push_back({{"node", node}, {"path", layout.drive_file(node, name, mirror)}});
+    for (std::string_view node : node_names)
+      legs.push_back({{"node", node}, {"path", layout.drive_file(node, name, mirror)}});
     mirrors.push_back(std::move(legs));
   }
-  const json body = {{"name", name}, {"owner", layout.pool_home(index)}, {"mirrors", mirrors}, {"dry_run", false}, {"force", false}};
+  const json body = {
+      {"name", name}, {"owner", layout.pool_home(index)}, {"mirrors", mirrors}, {"dry_run", false}, {"force", false}};
   ZP_CHECK(nodes.only(layout.pool_home(index)).post("/v1/pool/create", body));
   return {};
 }
 
 Result<void> make_volume(const SandboxLayout& layout, const Nodes& nodes, std::uint32_t pool, std::uint32_t volume) {
-  const json body = {{"pool", layout.pool_name(pool)},   {"name", fmt::format("vm{}", volume + 1)}, {"size_bytes", layout.options.volume_size_bytes},
-                     {"thin", false},                    {"block_size_bytes", nullptr},             {"compression", nullptr}};
+  const json body = {{"pool", layout.pool_name(pool)},
+                     {"name", fmt::format("vm{}", volume + 1)},
+                     {"size_bytes", layout.options.volume_size_bytes},
+                     {"thin", false},
+                     {"block_size_bytes", nullptr},
+                     {"compression", nullptr}};
   ZP_CHECK(nodes.only(layout.pool_home(pool)).post("/v1/volume/create", body));
   return {};
 }
@@ -114,8 +121,10 @@ Result<void> import_again(SandboxLayout& layout) {
     progress("importing " + name);
     const json* pool = find_pool(picture, name);
     const std::string home = pool == nullptr ? "a" : text_of(*pool, "home");
-    auto imported = nodes.only(home).post("/v1/pool/import", {{"name", name}, {"accept_data_loss", false}, {"accept_corruption", false}});
-    if (!imported && imported.error().code != ErrorCode::exists) return fail(imported.error(), "cannot import {} again", name);
+    auto imported = nodes.only(home).post("/v1/pool/import",
+                                          {{"name", name}, {"accept_data_loss", false}, {"accept_corruption", false}});
+    if (!imported && imported.error().code != ErrorCode::exists)
+      return fail(imported.error(), "cannot import {} again", name);
   }
   layout.exported_by_down.clear();
   return save_layout(layout);
@@ -139,7 +148,8 @@ std::string what_lacks(const json& picture, WaitFor what) {
     if (!is_served(pool)) {
       lacks += fmt::format("{}{} is {}", lacks.empty() ? "" : "; ", text_of(pool, "name"), text_of(pool, "state"));
     } else if (what == WaitFor::in_sync && (in_sync < legs || legs == 0)) {
-      lacks += fmt::format("{}{} has {} of {} legs in sync", lacks.empty() ? "" : "; ", text_of(pool, "name"), in_sync, legs);
+      lacks += fmt::format("{}{} has {} of {} legs in sync", lacks.empty() ? "" : "; ", text_of(pool, "name"), in_sync,
+                           legs);
     }
   }
   return lacks;
@@ -206,14 +216,18 @@ Result<void> make_sandbox(const std::string& dir, const SandboxOptions& options)
   if (is_sandbox(dir)) {
     ZP_TRY(layout, load_layout(dir));
     if (options != SandboxOptions{} && options != layout.options) {
-      return fail(ErrorCode::exists, "{} is a sandbox that was made with other options: leave them out to resume it, or choose another folder", dir);
+      return fail(
+          ErrorCode::exists,
+          "{} is a sandbox that was made with other options: leave them out to resume it, or choose another folder",
+          dir);
     }
     return start_all(layout);
   }
   ZP_TRY(layout, plan_sandbox(dir, options));
   ZP_CHECK(write_sandbox(layout));
   auto started = start_all(layout);
-  if (!started) (void)end_target(layout, "all", end_grace_ms);   // nothing half made keeps running; the folder and its logs stay
+  if (!started)
+    (void)end_target(layout, "all", end_grace_ms);  // nothing half made keeps running; the folder and its logs stay
   progress("");
   return started;
 }
@@ -231,7 +245,8 @@ Result<void> sandbox_down(const std::string& dir, Down how, Format format) {
   (void)resume_target(layout, "all");
   if (how == Down::keep_folder) {
     for (const char* link : {"path1", "path2", "store:a", "store:b", "store:witness"}) {
-      (void)ask_switch(layout.switch_socket(), json{{"heal", link}}.dump());   // the switch may be gone: then so is the cut
+      (void)ask_switch(layout.switch_socket(),
+                       json{{"heal", link}}.dump());  // the switch may be gone: then so is the cut
     }
     ZP_TRY(nodes, Nodes::of_sandbox(dir));
     ZP_TRY(picture, picture_of(dir));
@@ -239,16 +254,19 @@ Result<void> sandbox_down(const std::string& dir, Down how, Format format) {
       if (!is_served(pool)) continue;
       const std::string name = text_of(pool, "name");
       layout.exported_by_down.push_back(name);
-      ZP_CHECK(save_layout(layout));   // before: an export whose answer is lost is imported again all the same
+      ZP_CHECK(save_layout(layout));  // before: an export whose answer is lost is imported again all the same
       progress("exporting " + name);
       if (auto exported = nodes.post("/v1/pool/export", {{"name", name}}); !exported) {
-        print_error({exported.error().code, fmt::format("{} is stopped without an export: {}", name, exported.error().message)});
+        print_error({exported.error().code,
+                     fmt::format("{} is stopped without an export: {}", name, exported.error().message)});
       }
     }
     progress("");
     ZP_CHECK(end_target(layout, "both", end_grace_ms));
     ZP_CHECK(end_target(layout, "all", end_grace_ms));
-    if (format == Format::text) std::printf("sandbox %s is down: %s sandbox up %s resumes it\n", layout.dir.c_str(), own_name().c_str(), quoted(dir).c_str());
+    if (format == Format::text)
+      std::printf("sandbox %s is down: %s sandbox up %s resumes it\n", layout.dir.c_str(), own_name().c_str(),
+                  quoted(dir).c_str());
     return {};
   }
   ZP_CHECK(kill_target(layout, "all"));
@@ -264,8 +282,12 @@ Result<json> sandbox_state(const std::string& dir) {
   const auto processes = find_processes(layout.dir);
   ZP_TRY(picture, picture_of(dir));
   json links = json::array();
-  if (auto said = ask_switch(layout.switch_socket(), R"({"status": true})")) links = json::parse(*said).value("links", json::array());
-  return json{{"dir", layout.dir}, {"nodes", nodes_of(processes)}, {"links", links}, {"pools", picture.value("pools", json::array())}};
+  if (auto said = ask_switch(layout.switch_socket(), R"({"status": true})"))
+    links = json::parse(*said).value("links", json::array());
+  return json{{"dir", layout.dir},
+              {"nodes", nodes_of(processes)},
+              {"links", links},
+              {"pools", picture.value("pools", json::array())}};
 }
 
 Result<void> sandbox_status(const std::string& dir, Format format) {
@@ -278,14 +300,16 @@ Result<void> sandbox_status(const std::string& dir, Format format) {
   for (const json& node : state["nodes"]) {
     std::string list;
     for (const json& process : node["processes"]) {
-      list += fmt::format("{}{} ({}{})", list.empty() ? "" : ", ", text_of(process, "name"), process["pid"].dump(), text_of(process, "state") == "paused" ? ", paused" : "");
+      list += fmt::format("{}{} ({}{})", list.empty() ? "" : ", ", text_of(process, "name"), process["pid"].dump(),
+                          text_of(process, "state") == "paused" ? ", paused" : "");
     }
     rows.push_back({text_of(node, "name"), text_of(node, "state"), list.empty() ? "-" : list});
   }
   std::string text = render_table(rows) + "\n";
   rows = {{"LINK", "STATE", "CONNECTIONS", "HELD"}};
   for (const json& link : state["links"]) {
-    rows.push_back({text_of(link, "name"), text_of(link, "state"), link["connections"].dump(), format_size(link["held_bytes"].get<std::uint64_t>())});
+    rows.push_back({text_of(link, "name"), text_of(link, "state"), link["connections"].dump(),
+                    format_size(link["held_bytes"].get<std::uint64_t>())});
   }
   text += rows.size() > 1 ? render_table(rows) : "the switch does not run\n";
   for (const json& pool : state["pools"]) text += "\n" + render_pool(pool, terminal_width());
@@ -303,7 +327,9 @@ Result<void> sandbox_start(const std::string& dir, const std::string& target) {
   if (target.starts_with("pool:")) {
     ZP_TRY(picture, picture_of(dir));
     const std::string pool = target.substr(5);
-    if (find_pool(picture, pool) == nullptr) return fail(ErrorCode::not_found, "no node that runs knows a pool {}: zpairds start their pool processes themselves", pool);
+    if (find_pool(picture, pool) == nullptr)
+      return fail(ErrorCode::not_found,
+                  "no node that runs knows a pool {}: zpairds start their pool processes themselves", pool);
   }
   return start_target(layout, target);
 }
@@ -342,7 +368,9 @@ Result<void> sandbox_wait(const std::string& dir, WaitFor what, std::int64_t tim
     return lacks.empty();
   });
   progress("");
-  if (!there) return fail(ErrorCode::timed_out, "after {} s {}: zpair --sandbox {} status says why", timeout_s, lacks, quoted(dir));
+  if (!there)
+    return fail(ErrorCode::timed_out, "after {} s {}: zpair --sandbox {} status says why", timeout_s, lacks,
+                quoted(dir));
   return {};
 }
 
@@ -350,7 +378,8 @@ Result<void> sandbox_fault(const std::string& dir, const std::string& drive, con
   ZP_TRY(named, parse_drive(drive));
   const auto& [node, name] = named;
   ZP_TRY(nodes, Nodes::of_sandbox(dir));
-  if (!nodes.has(node)) return fail(ErrorCode::unreachable, "node {} does not run: its drives cannot be given a fault", node);
+  if (!nodes.has(node))
+    return fail(ErrorCode::unreachable, "node {} does not run: its drives cannot be given a fault", node);
   ZP_CHECK(nodes.only(node).post("/v1/fault", {{"node", node}, {"drive", name}, {"command", command}}));
   return {};
 }

@@ -14,7 +14,7 @@ enum class Down { keep_folder, delete_folder };
 
 // Makes the sandbox, or resumes the one that is there: other options than it was made with are refused, none are fine.
 // Returns when its pools serve.
-Result<void> make_sandbox(const std::string& dir, const SandboxOptions& options);   // without a word
+Result<void> make_sandbox(const std::string& dir, const SandboxOptions& options);  // without a word
 Result<void> sandbox_up(const std::string& dir, const SandboxOptions& options, Format format);
 // Exports its pools, stops every process.
 Result<void> sandbox_down(const std::string& dir, Down how, Format format);

@@ -24,10 +24,12 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::size_t longest_run_base = 30;   // "/a/pool-NAME.control" still fits a socket path, with the longest name that a pool may have
+constexpr std::size_t longest_run_base =
+    30;  // "/a/pool-NAME.control" still fits a socket path, with the longest name that a pool may have
 constexpr std::int64_t longest_link_latency_ms = 10000;
 constexpr std::uint32_t longest_partner_wait_s = 3600;
-constexpr std::uintmax_t least_free_bytes = std::uintmax_t{320} << 20;   // three etcd members write 64 MiB of log each before anything else
+constexpr std::uintmax_t least_free_bytes = std::uintmax_t{320}
+                                            << 20;  // three etcd members write 64 MiB of log each before anything else
 constexpr int etcd_switch_host = 100;
 constexpr int path_switch_host = 100;
 
@@ -53,13 +55,17 @@ std::uint16_t outgoing_ports_begin() {
 bool all_free(const SandboxLayout& layout) {
   for (std::string_view member : member_names) {
     for (int host : {etcd_host(member), etcd_host(member) + etcd_switch_host}) {
-      if (!can_listen(layout.address(host), layout.etcd_client_port()) || !can_listen(layout.address(host), layout.etcd_peer_port())) return false;
+      if (!can_listen(layout.address(host), layout.etcd_client_port()) ||
+          !can_listen(layout.address(host), layout.etcd_peer_port()))
+        return false;
     }
   }
   for (int path : {1, 2}) {
     for (std::string_view node : node_names) {
       for (int host : {path_host(path, node), path_host(path, node) + path_switch_host}) {
-        if (!can_listen(layout.address(host), layout.port) || !can_listen(layout.address(host), static_cast<std::uint16_t>(layout.port + 1))) return false;
+        if (!can_listen(layout.address(host), layout.port) ||
+            !can_listen(layout.address(host), static_cast<std::uint16_t>(layout.port + 1)))
+          return false;
       }
     }
   }
@@ -99,7 +105,8 @@ Result<void> write_file(const std::string& file, const std::string& text) {
 Result<void> make_drive(const std::string& file, std::uint64_t size_bytes) {
   UniqueFd drive(::open(file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!drive) return fail_errno(errno, "cannot make the drive file {}", file);
-  if (::ftruncate(drive.get(), static_cast<off_t>(size_bytes)) != 0) return fail_errno(errno, "cannot size the drive file {}", file);
+  if (::ftruncate(drive.get(), static_cast<off_t>(size_bytes)) != 0)
+    return fail_errno(errno, "cannot size the drive file {}", file);
   return {};
 }
 
@@ -115,11 +122,12 @@ Result<void> check_user(const std::string& dir) {
 Result<void> check_space(const std::string& dir) {
   fs::path there = dir;
   std::error_code error;
-  while (!fs::exists(there, error) && there.has_parent_path() && there != there.parent_path()) there = there.parent_path();
+  while (!fs::exists(there, error) && there.has_parent_path() && there != there.parent_path())
+    there = there.parent_path();
   const fs::space_info space = fs::space(there, error);
-  if (error || space.capacity == 0 || space.available >= least_free_bytes) return {};   // /proc has no capacity
-  return fail(ErrorCode::no_space, "{} has {} free, a sandbox needs {} at least: choose another folder", there.string(), format_size(space.available),
-              format_size(least_free_bytes));
+  if (error || space.capacity == 0 || space.available >= least_free_bytes) return {};  // /proc has no capacity
+  return fail(ErrorCode::no_space, "{} has {} free, a sandbox needs {} at least: choose another folder", there.string(),
+              format_size(space.available), format_size(least_free_bytes));
 }
 
 // The folder was absent or empty when the sandbox was planned.
@@ -141,7 +149,8 @@ Result<void> write_all(const SandboxLayout& layout) {
     ZP_CHECK(make_folder(layout.run_dir(node)));
     ZP_CHECK(make_folder(fmt::format("{}/drives/{}", layout.dir, node)));
     ZP_TRY(id, parse_node(node));
-    ZP_CHECK(write_file(layout.config_file(node), "# written by `zpair sandbox up`\n" + write_config(config_of(layout, id))));
+    ZP_CHECK(write_file(layout.config_file(node),
+                        "# written by `zpair sandbox up`\n" + write_config(config_of(layout, id))));
     for (std::uint32_t pool = 0; pool < layout.options.pools; ++pool) {
       for (std::uint32_t mirror = 0; mirror < layout.options.mirrors; ++mirror) {
         ZP_CHECK(make_drive(layout.drive_file(node, layout.pool_name(pool), mirror), layout.options.drive_size_bytes));
@@ -155,19 +164,24 @@ Result<void> write_all(const SandboxLayout& layout) {
 }  // namespace
 
 Result<void> check_options(const SandboxOptions& options) {
-  if (options.pools < 1 || options.pools > 26) return fail(ErrorCode::invalid, "--pools is {}: give 1 to 26", options.pools);
-  if (options.mirrors < 1 || options.mirrors > 99) return fail(ErrorCode::invalid, "--mirrors is {}: give 1 to 99", options.mirrors);
+  if (options.pools < 1 || options.pools > 26)
+    return fail(ErrorCode::invalid, "--pools is {}: give 1 to 26", options.pools);
+  if (options.mirrors < 1 || options.mirrors > 99)
+    return fail(ErrorCode::invalid, "--mirrors is {}: give 1 to 99", options.mirrors);
   if (options.drive_size_bytes < (std::uint64_t{64} << 20) || options.drive_size_bytes % 4096 != 0) {
-    return fail(ErrorCode::invalid, "--drive-size is {} bytes: give at least 64M, a multiple of 4096", options.drive_size_bytes);
+    return fail(ErrorCode::invalid, "--drive-size is {} bytes: give at least 64M, a multiple of 4096",
+                options.drive_size_bytes);
   }
   if (options.volumes > 0 && options.volume_size_bytes % (1 << 20) != 0) {
     return fail(ErrorCode::invalid, "--volume-size is {} bytes: give whole megabytes", options.volume_size_bytes);
   }
   if (options.link_latency_ms < 0 || options.link_latency_ms > longest_link_latency_ms) {
-    return fail(ErrorCode::invalid, "--link-latency is {} ms: give 0 to {}", options.link_latency_ms, longest_link_latency_ms);
+    return fail(ErrorCode::invalid, "--link-latency is {} ms: give 0 to {}", options.link_latency_ms,
+                longest_link_latency_ms);
   }
   if (options.partner_wait_s > longest_partner_wait_s) {
-    return fail(ErrorCode::invalid, "--partner-wait is {} s: give 0 to {}", options.partner_wait_s, longest_partner_wait_s);
+    return fail(ErrorCode::invalid, "--partner-wait is {} s: give 0 to {}", options.partner_wait_s,
+                longest_partner_wait_s);
   }
   if (options.direct_paths && options.link_latency_ms != 0) {
     return fail(ErrorCode::invalid, "--link-latency is what the switch adds: leave --direct-paths out");
@@ -194,7 +208,8 @@ Result<SandboxLayout> plan_sandbox(const std::string& dir, const SandboxOptions&
   layout.options = options;
   layout.run_id = Uuid::random().to_string();
   layout.run_base = layout.dir + "/run";
-  if (layout.run_base.size() > longest_run_base) layout.run_base = fmt::format("/tmp/zpair-{}-{}", ::getuid(), layout.run_id.substr(0, 8));
+  if (layout.run_base.size() > longest_run_base)
+    layout.run_base = fmt::format("/tmp/zpair-{}-{}", ::getuid(), layout.run_id.substr(0, 8));
   ZP_CHECK(choose_addresses(layout));
   return layout;
 }
@@ -211,7 +226,8 @@ Result<std::string> full_path(const std::string& path) {
   if (path.empty()) return fail(ErrorCode::invalid, "'' names no folder and no file");
   std::error_code error;
   const fs::path absolute = fs::absolute(path, error);
-  if (error) return fail(error_from_errno(error.value()), "cannot tell where {} is (is the current folder gone?)", path);
+  if (error)
+    return fail(error_from_errno(error.value()), "cannot tell where {} is (is the current folder gone?)", path);
   std::string full = fs::weakly_canonical(absolute, error).string();
   if (error) return fail(error_from_errno(error.value()), "cannot find {}", path);
   while (full.size() > 1 && full.back() == '/') full.pop_back();
@@ -241,15 +257,19 @@ Result<SandboxLayout> load_layout(const std::string& dir) {
     layout.exported_by_down = parsed.at("exported_by_down").get<std::vector<std::string>>();
     layout.complete = parsed.at("complete");
     const json& options = parsed.at("options");
-    layout.options = {options.at("pools"),         options.at("mirrors"),           options.at("drive_size_bytes"), options.at("volumes"),
-                      options.at("volume_size_bytes"), options.at("volatile_cache"), options.at("link_latency_ms"), options.at("partner_wait_s"), options.value("direct_paths", false)};
+    layout.options = {
+        options.at("pools"),           options.at("mirrors"),           options.at("drive_size_bytes"),
+        options.at("volumes"),         options.at("volume_size_bytes"), options.at("volatile_cache"),
+        options.at("link_latency_ms"), options.at("partner_wait_s"),    options.value("direct_paths", false)};
     if (parsed.at("dir") != full) {
-      return fail(ErrorCode::invalid, "the sandbox {} was made as {}: its drives are known by their place, move it back", full,
+      return fail(ErrorCode::invalid,
+                  "the sandbox {} was made as {}: its drives are known by their place, move it back", full,
                   parsed.at("dir").get<std::string>());
     }
     return layout;
   } catch (const json::exception& problem) {
-    return fail(ErrorCode::invalid, "{}/sandbox.json cannot be read ({}): make the sandbox again", full, problem.what());
+    return fail(ErrorCode::invalid, "{}/sandbox.json cannot be read ({}): make the sandbox again", full,
+                problem.what());
   }
 }
 
@@ -296,7 +316,7 @@ NodeConfig config_of(const SandboxLayout& layout, NodeId node) {
     config.paths.push_back(std::move(entry));
   }
   config.etcd_endpoints = etcd_endpoints(layout, own);
-  config.limits = {128, 256, 64};   // MiB: two pools a node on a machine that carries the whole pair
+  config.limits = {128, 256, 64};  // MiB: two pools a node on a machine that carries the whole pair
   config.partner_wait_s = layout.options.partner_wait_s;
   config.fault = {true, layout.options.volatile_cache};
   return config;
@@ -313,14 +333,16 @@ SwitchPlan switch_plan_of(const SandboxLayout& layout) {
       // `to` accepts its partner's address only: what it calls its partner is the switch's place for `from`.
       const std::string source = layout.address(path_host(path, from) + path_switch_host);
       for (int port : {int(layout.port), layout.port + 1}) {
-        plan.forwards.push_back({fmt::format("path{}", path), std::string(from), std::string(to), place(host + path_switch_host, port), place(host, port), source});
+        plan.forwards.push_back({fmt::format("path{}", path), std::string(from), std::string(to),
+                                 place(host + path_switch_host, port), place(host, port), source});
       }
     }
   }
   for (std::string_view to : member_names) {
     const int host = etcd_host(to);
     for (int port : {int(layout.etcd_client_port()), int(layout.etcd_peer_port())}) {
-      plan.forwards.push_back({"store", "", std::string(to), place(host + etcd_switch_host, port), place(host, port), ""});
+      plan.forwards.push_back(
+          {"store", "", std::string(to), place(host + etcd_switch_host, port), place(host, port), ""});
     }
   }
   return plan;
@@ -335,7 +357,8 @@ std::string etcd_client_url_for_others(const SandboxLayout& layout, std::string_
 }
 
 std::vector<std::string> etcd_endpoints(const SandboxLayout& layout, std::string_view node) {
-  std::vector<std::string> urls = {fmt::format("http://{}:{}", layout.address(etcd_host(node)), layout.etcd_client_port())};
+  std::vector<std::string> urls = {
+      fmt::format("http://{}:{}", layout.address(etcd_host(node)), layout.etcd_client_port())};
   for (std::string_view member : member_names) {
     if (member == node) continue;
     urls.push_back(etcd_client_url_for_others(layout, member));

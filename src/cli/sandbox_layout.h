@@ -21,27 +21,27 @@ struct SandboxOptions {
   std::uint32_t pools = 2;
   std::uint32_t mirrors = 12;
   std::uint64_t drive_size_bytes = std::uint64_t{512} << 20;
-  std::uint32_t volumes = 1;                                   // a pool: vm1, vm2, …
+  std::uint32_t volumes = 1;  // a pool: vm1, vm2, …
   std::uint64_t volume_size_bytes = std::uint64_t{256} << 20;
   bool volatile_cache = false;
   std::int64_t link_latency_ms = 0;
   std::uint32_t partner_wait_s = 10;
-  bool direct_paths = false;                                   // the nodes speak to each other without the switch: nothing to cut, nothing to copy
+  bool direct_paths = false;  // the nodes speak to each other without the switch: nothing to cut, nothing to copy
 
   bool operator==(const SandboxOptions&) const = default;
 };
 
-Result<void> check_options(const SandboxOptions& options);   // invalid: names the option and what it may be
+Result<void> check_options(const SandboxOptions& options);  // invalid: names the option and what it may be
 
 struct SandboxLayout {
-  std::string dir;                           // full path, without links
-  std::string net;                           // 127.X.Y
-  std::uint16_t port = 0;                    // agent; +1 NVMe/TCP, +2 etcd's clients, +3 etcd's peers
-  std::string run_base;                      // sockets: DIR/run, or a short folder elsewhere when DIR is long
-  std::string run_id;                        // of `up`: names the etcd cluster
+  std::string dir;         // full path, without links
+  std::string net;         // 127.X.Y
+  std::uint16_t port = 0;  // agent; +1 NVMe/TCP, +2 etcd's clients, +3 etcd's peers
+  std::string run_base;    // sockets: DIR/run, or a short folder elsewhere when DIR is long
+  std::string run_id;      // of `up`: names the etcd cluster
   SandboxOptions options;
-  std::vector<std::string> exported_by_down; // pools that the next `up` imports again
-  bool complete = false;                     // pools and volumes were made
+  std::vector<std::string> exported_by_down;  // pools that the next `up` imports again
+  bool complete = false;                      // pools and volumes were made
 
   std::string file() const { return dir + "/sandbox.json"; }
   std::string log_dir() const { return dir + "/log"; }
@@ -62,17 +62,17 @@ struct SandboxLayout {
 
 inline constexpr std::array<std::string_view, 2> node_names = {"a", "b"};
 inline constexpr std::array<std::string_view, 3> member_names = {"a", "b", "witness"};
-int etcd_host(std::string_view member);      // 1, 2, 3
+int etcd_host(std::string_view member);  // 1, 2, 3
 
 // A fresh sandbox: checks the folder (absent or empty), chooses addresses and ports. Nothing is written.
 Result<SandboxLayout> plan_sandbox(const std::string& dir, const SandboxOptions& options);
 // Folders, sparse drive files, configurations, the switch's plan, sandbox.json. What was made goes again when it fails.
 Result<void> write_sandbox(const SandboxLayout& layout);
 
-Result<std::string> full_path(const std::string& path);      // from the root on, without links as far as it exists
+Result<std::string> full_path(const std::string& path);  // from the root on, without links as far as it exists
 bool is_sandbox(const std::string& dir);
-Result<SandboxLayout> load_layout(const std::string& dir);   // not_found: names the command that makes one
-Result<void> save_layout(const SandboxLayout& layout);       // replaces the file atomically
+Result<SandboxLayout> load_layout(const std::string& dir);  // not_found: names the command that makes one
+Result<void> save_layout(const SandboxLayout& layout);      // replaces the file atomically
 
 NodeConfig config_of(const SandboxLayout& layout, NodeId node);
 SwitchPlan switch_plan_of(const SandboxLayout& layout);

@@ -14,7 +14,8 @@ namespace zpair::cli {
 namespace {
 
 constexpr const char* sandbox_examples =
-    "A whole pair on this machine, without root, in a folder of yours: two nodes, three etcd members, two paths, drives as\n"
+    "A whole pair on this machine, without root, in a folder of yours: two nodes, three etcd members, two paths, "
+    "drives as\n"
     "sparse files. For trying, testing and measuring.\n"
     "  zpair sandbox up /tmp/s                      makes one, or resumes it\n"
     "  zpair --sandbox /tmp/s status                any command against it\n"
@@ -47,7 +48,8 @@ struct Words {
   std::int64_t timeout_s = 60;
 };
 
-CLI::App* with_dir(CLI::App& sandbox, const std::string& name, const std::string& help, const std::shared_ptr<Words>& words, const std::string& example = "") {
+CLI::App* with_dir(CLI::App& sandbox, const std::string& name, const std::string& help,
+                   const std::shared_ptr<Words>& words, const std::string& example = "") {
   CLI::App* command = add_command(sandbox, name, help, example);
   add_word(*command, "DIR", words->dir, "the sandbox's folder");
   return command;
@@ -60,17 +62,29 @@ Result<void> answered(const Globals& globals, Result<void> done) {
 }
 
 void add_up(CLI::App& sandbox, const std::shared_ptr<Words>& words, Chosen& chosen) {
-  CLI::App* up = with_dir(sandbox, "up", "make a sandbox, or resume the one that is there; returns when its pools serve", words,
-                          "zpair sandbox up /tmp/s --mirrors 3 --volume-size 1G");
+  CLI::App* up =
+      with_dir(sandbox, "up", "make a sandbox, or resume the one that is there; returns when its pools serve", words,
+               "zpair sandbox up /tmp/s --mirrors 3 --volume-size 1G");
   SandboxOptions& options = words->options;
-  up->add_option("--pools", options.pools, "pools: tank-a owned by a, tank-b by b, …")->type_name("N")->capture_default_str();
-  up->add_option("--mirrors", options.mirrors, "mirrors of each pool, one leg on each node")->type_name("N")->capture_default_str();
+  up->add_option("--pools", options.pools, "pools: tank-a owned by a, tank-b by b, …")
+      ->type_name("N")
+      ->capture_default_str();
+  up->add_option("--mirrors", options.mirrors, "mirrors of each pool, one leg on each node")
+      ->type_name("N")
+      ->capture_default_str();
   add_size(*up, "--drive-size", options.drive_size_bytes, "size of each drive file (sparse)", "512M");
-  up->add_option("--volumes", options.volumes, "volumes of each pool: vm1, vm2, …")->type_name("N")->capture_default_str();
+  up->add_option("--volumes", options.volumes, "volumes of each pool: vm1, vm2, …")
+      ->type_name("N")
+      ->capture_default_str();
   add_size(*up, "--volume-size", options.volume_size_bytes, "size of each volume", "256M");
-  up->add_flag("--volatile-cache", options.volatile_cache, "drives keep unflushed writes in memory: a kill is a power cut");
-  up->add_option("--link-latency", options.link_latency_ms, "milliseconds added on the paths, each way")->type_name("MS")->capture_default_str();
-  up->add_option("--partner-wait", options.partner_wait_s, "seconds that a starting node waits for its partner")->type_name("S")->capture_default_str();
+  up->add_flag("--volatile-cache", options.volatile_cache,
+               "drives keep unflushed writes in memory: a kill is a power cut");
+  up->add_option("--link-latency", options.link_latency_ms, "milliseconds added on the paths, each way")
+      ->type_name("MS")
+      ->capture_default_str();
+  up->add_option("--partner-wait", options.partner_wait_s, "seconds that a starting node waits for its partner")
+      ->type_name("S")
+      ->capture_default_str();
   up->add_flag("--direct-paths", options.direct_paths, "paths without the switch, for measuring: they cannot be cut");
   up->callback([words, &chosen] {
     if (auto good = check_options(words->options); !good) throw CLI::ValidationError(good.error().message);
@@ -83,14 +97,22 @@ void add_process_command(CLI::App& sandbox, const std::string& name, const std::
   auto words = std::make_shared<Words>();
   CLI::App* command = with_dir(sandbox, name, help, words);
   add_word(*command, "TARGET", words->target, target_help)->check(reads_by(matcher_of));
-  command->callback([words, run, &chosen] { chosen = [words, run](const Globals& globals) { return answered(globals, run(words->dir, words->target)); }; });
+  command->callback([words, run, &chosen] {
+    chosen = [words, run](const Globals& globals) { return answered(globals, run(words->dir, words->target)); };
+  });
 }
 
 void add_link_commands(CLI::App& sandbox, Chosen& chosen) {
   auto cut_words = std::make_shared<Words>();
-  CLI::App* cut = with_dir(sandbox, "cut", "hold what a link carries, without closing anything", cut_words, "zpair sandbox cut /tmp/s 'path1:a>b'");
-  add_word(*cut, "LINK", cut_words->target, "path1, path2, paths, store:a, store:b, store:witness; one direction: path1:a>b");
-  cut->callback([cut_words, &chosen] { chosen = [cut_words](const Globals& globals) { return answered(globals, sandbox_cut(cut_words->dir, cut_words->target)); }; });
+  CLI::App* cut = with_dir(sandbox, "cut", "hold what a link carries, without closing anything", cut_words,
+                           "zpair sandbox cut /tmp/s 'path1:a>b'");
+  add_word(*cut, "LINK", cut_words->target,
+           "path1, path2, paths, store:a, store:b, store:witness; one direction: path1:a>b");
+  cut->callback([cut_words, &chosen] {
+    chosen = [cut_words](const Globals& globals) {
+      return answered(globals, sandbox_cut(cut_words->dir, cut_words->target));
+    };
+  });
 
   auto heal_words = std::make_shared<Words>();
   CLI::App* heal = with_dir(sandbox, "heal", "deliver late what a cut held", heal_words);
@@ -98,7 +120,8 @@ void add_link_commands(CLI::App& sandbox, Chosen& chosen) {
   heal->add_flag("--reset", heal_words->reset, "drop what was held and close the connections instead");
   heal->callback([heal_words, &chosen] {
     chosen = [heal_words](const Globals& globals) {
-      return answered(globals, sandbox_heal(heal_words->dir, heal_words->target, heal_words->reset ? Switch::Heal::reset : Switch::Heal::deliver_late));
+      return answered(globals, sandbox_heal(heal_words->dir, heal_words->target,
+                                            heal_words->reset ? Switch::Heal::reset : Switch::Heal::deliver_late));
     };
   });
 }
@@ -108,9 +131,15 @@ void add_demo(CLI::App& sandbox, Chosen& chosen) {
   CLI::App* demo = add_command(sandbox, "demo", "a pair under load, and everything that may go wrong with it");
   // Not the global --json, which is a flag: here it names a file.
   add_optional_word(*demo, "--json", options->json_file, "write the result there, for programs")->type_name("FILE");
-  add_optional_word(*demo, "--dir", options->dir, "work in this folder, which stays (default: one under /tmp, removed at the end)")->type_name("DIR");
-  demo->add_option("--mirrors", options->mirrors, "of each pool")->type_name("N")->capture_default_str()->check(CLI::Range(1, 99));
-  demo->callback([options, &chosen] { chosen = [options](const Globals&) -> Result<void> { std::exit(run_demo(*options)); }; });
+  add_optional_word(*demo, "--dir", options->dir,
+                    "work in this folder, which stays (default: one under /tmp, removed at the end)")
+      ->type_name("DIR");
+  demo->add_option("--mirrors", options->mirrors, "of each pool")
+      ->type_name("N")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 99));
+  demo->callback(
+      [options, &chosen] { chosen = [options](const Globals&) -> Result<void> { std::exit(run_demo(*options)); }; });
 }
 
 void add_rest(CLI::App& sandbox, Chosen& chosen) {
@@ -119,21 +148,30 @@ void add_rest(CLI::App& sandbox, Chosen& chosen) {
   down->add_flag("--delete", down_words->remove, "stop everything at once and remove the folder");
   down->callback([down_words, &chosen] {
     chosen = [down_words](const Globals& globals) {
-      return answered(globals, sandbox_down(down_words->dir, down_words->remove ? Down::delete_folder : Down::keep_folder, globals.format()));
+      return answered(globals,
+                      sandbox_down(down_words->dir, down_words->remove ? Down::delete_folder : Down::keep_folder,
+                                   globals.format()));
     };
   });
 
   auto status_words = std::make_shared<Words>();
   CLI::App* status = with_dir(sandbox, "status", "processes, links and pools", status_words);
-  status->callback([status_words, &chosen] { chosen = [status_words](const Globals& globals) { return sandbox_status(status_words->dir, globals.format()); }; });
+  status->callback([status_words, &chosen] {
+    chosen = [status_words](const Globals& globals) { return sandbox_status(status_words->dir, globals.format()); };
+  });
 
   auto wait_words = std::make_shared<Words>();
-  CLI::App* wait = with_dir(sandbox, "wait", "wait until every pool is served", wait_words, "zpair sandbox wait /tmp/s --in-sync --timeout 30");
+  CLI::App* wait = with_dir(sandbox, "wait", "wait until every pool is served", wait_words,
+                            "zpair sandbox wait /tmp/s --in-sync --timeout 30");
   wait->add_flag("--in-sync", wait_words->in_sync, "and every leg is in sync");
-  wait->add_option("--timeout", wait_words->timeout_s, "seconds")->type_name("S")->capture_default_str()->check(CLI::Range(0, longest_wait_s));
+  wait->add_option("--timeout", wait_words->timeout_s, "seconds")
+      ->type_name("S")
+      ->capture_default_str()
+      ->check(CLI::Range(0, longest_wait_s));
   wait->callback([wait_words, &chosen] {
     chosen = [wait_words](const Globals& globals) {
-      return answered(globals, sandbox_wait(wait_words->dir, wait_words->in_sync ? WaitFor::in_sync : WaitFor::served, wait_words->timeout_s));
+      return answered(globals, sandbox_wait(wait_words->dir, wait_words->in_sync ? WaitFor::in_sync : WaitFor::served,
+                                            wait_words->timeout_s));
     };
   });
 
@@ -141,10 +179,14 @@ void add_rest(CLI::App& sandbox, Chosen& chosen) {
   CLI::App* fault = with_dir(sandbox, "fault", "give a drive a fault", fault_words);
   fault->footer(fault_help);
   add_word(*fault, "DRIVE", fault_words->target, "NODE:DRIVE, as zpair status names it")->check(reads_by(parse_drive));
-  fault->add_option("FAULT", fault_words->fault, "what it shall do from now on")->type_name("")->required()->expected(1, -1);
+  fault->add_option("FAULT", fault_words->fault, "what it shall do from now on")
+      ->type_name("")
+      ->required()
+      ->expected(1, -1);
   fault->callback([fault_words, &chosen] {
     chosen = [fault_words](const Globals& globals) {
-      return answered(globals, sandbox_fault(fault_words->dir, fault_words->target, fmt::format("{}", fmt::join(fault_words->fault, " "))));
+      return answered(globals, sandbox_fault(fault_words->dir, fault_words->target,
+                                             fmt::format("{}", fmt::join(fault_words->fault, " "))));
     };
   });
 }
@@ -152,24 +194,25 @@ void add_rest(CLI::App& sandbox, Chosen& chosen) {
 }  // namespace
 
 void add_sandbox_commands(CLI::App& app, Chosen& chosen) {
-  CLI::App* sandbox = add_command(app, "sandbox", "a whole pair on this machine, without root, to try, test and measure");
+  CLI::App* sandbox =
+      add_command(app, "sandbox", "a whole pair on this machine, without root, to try, test and measure");
   sandbox->require_subcommand(1);
   sandbox->footer(sandbox_examples);
   add_up(*sandbox, std::make_shared<Words>(), chosen);
   add_rest(*sandbox, chosen);
   add_demo(*sandbox, chosen);
-  add_process_command(*sandbox, "kill", "end at once (kill -9); returns when the processes are gone", chosen, sandbox_kill);
+  add_process_command(*sandbox, "kill", "end at once (kill -9); returns when the processes are gone", chosen,
+                      sandbox_kill);
   add_process_command(*sandbox, "start", "start what does not run; returns when it answers", chosen, sandbox_start);
   add_process_command(*sandbox, "pause", "stop them where they are (SIGSTOP)", chosen, sandbox_pause);
   add_process_command(*sandbox, "resume", "let them go on (SIGCONT)", chosen, sandbox_resume);
   add_link_commands(*sandbox, chosen);
 
-  CLI::App* runs_switch = app.add_subcommand("sandbox-switch", "")->group("");   // hidden: started by sandbox up
+  CLI::App* runs_switch = app.add_subcommand("sandbox-switch", "")->group("");  // hidden: started by sandbox up
   auto plan = std::make_shared<std::string>();
   runs_switch->add_option("PLAN", *plan)->required();
-  runs_switch->callback([plan, &chosen] {
-    chosen = [plan](const Globals&) -> Result<void> { std::exit(run_switch(*plan)); };
-  });
+  runs_switch->callback(
+      [plan, &chosen] { chosen = [plan](const Globals&) -> Result<void> { std::exit(run_switch(*plan)); }; });
 }
 
 }  // namespace zpair::cli

@@ -27,13 +27,13 @@ namespace {
 
 constexpr std::int64_t answer_timeout_ms = 30000;
 constexpr std::int64_t gone_timeout_ms = 10000;
-constexpr int missing_polls_of_the_dead = 25;   // half a second
+constexpr int missing_polls_of_the_dead = 25;  // half a second
 
 struct Program {
-  std::vector<std::string> arguments;   // the first is the file
+  std::vector<std::string> arguments;  // the first is the file
   std::string node;
   std::string log_file;
-  std::map<std::string, std::string> environment = {};   // besides this process's own
+  std::map<std::string, std::string> environment = {};  // besides this process's own
 };
 
 std::vector<std::string> environment_of(const SandboxLayout& layout, const Program& program) {
@@ -89,8 +89,9 @@ Result<void> start_detached(const SandboxLayout& layout, Program program) {
   if (child < 0) return fail_errno(errno, "cannot start {}", program.arguments[0]);
   if (child == 0) {
     ::setsid();
-    const pid_t grandchild = ::fork();   // orphaned at once: nobody here has to reap it
-    if (grandchild == 0) become(argument_pointers.data(), environment_pointers.data(), log.get(), null.get(), report.get());
+    const pid_t grandchild = ::fork();  // orphaned at once: nobody here has to reap it
+    if (grandchild == 0)
+      become(argument_pointers.data(), environment_pointers.data(), log.get(), null.get(), report.get());
     ::_exit(grandchild < 0 ? 1 : 0);
   }
   report.reset();
@@ -113,7 +114,8 @@ Result<std::string> find_program(const std::string& name) {
     if (::access(file.c_str(), X_OK) == 0) return file;
     begin = end + 1;
   }
-  return fail(ErrorCode::not_found, "the program {} is not installed: run ./dev setup, or apt-get install etcd-server", name);
+  return fail(ErrorCode::not_found, "the program {} is not installed: run ./dev setup, or apt-get install etcd-server",
+              name);
 }
 
 bool listens(const std::string& address, std::uint16_t port) {
@@ -127,7 +129,8 @@ bool listens(const std::string& address, std::uint16_t port) {
 
 bool runs(const SandboxLayout& layout, std::string_view node, std::string_view name) {
   const auto processes = find_processes(layout.dir);
-  return std::any_of(processes.begin(), processes.end(), [&](const auto& process) { return process.node == node && process.name == name; });
+  return std::any_of(processes.begin(), processes.end(),
+                     [&](const auto& process) { return process.node == node && process.name == name; });
 }
 
 std::string last_line(const std::string& file) {
@@ -140,7 +143,8 @@ std::string last_line(const std::string& file) {
 }
 
 // Ends early, with the log's last word, when the process died meanwhile.
-Result<void> wait_answer(const SandboxLayout& layout, std::string_view node, std::string_view name, const std::string& log, const std::function<bool()>& answers) {
+Result<void> wait_answer(const SandboxLayout& layout, std::string_view node, std::string_view name,
+                         const std::string& log, const std::function<bool()>& answers) {
   // A process in the middle of an exec has no environment for a moment: gone is what is gone for a while.
   int times_missing = 0;
   bool died = false;
@@ -151,12 +155,14 @@ Result<void> wait_answer(const SandboxLayout& layout, std::string_view node, std
     died = times_missing >= missing_polls_of_the_dead;
     return died;
   });
-  if (died) return fail(ErrorCode::io, "{} of {} ended at its start, its log {} says: {}", name, node, log, last_line(log));
+  if (died)
+    return fail(ErrorCode::io, "{} of {} ended at its start, its log {} says: {}", name, node, log, last_line(log));
   if (!answered) return fail(ErrorCode::timed_out, "{} of {} runs but does not answer: its log is {}", name, node, log);
   return {};
 }
 
-Result<void> signal_all(const SandboxLayout& layout, const std::function<bool(const SandboxProcess&)>& matches, int signal_number) {
+Result<void> signal_all(const SandboxLayout& layout, const std::function<bool(const SandboxProcess&)>& matches,
+                        int signal_number) {
   auto processes = find_processes(layout.dir);
   // zpaird first: it must not see its pool processes die before it.
   std::partition(processes.begin(), processes.end(), [](const auto& process) { return process.name == "zpaird"; });
@@ -208,17 +214,24 @@ Result<std::function<bool(const SandboxProcess&)>> matcher_of(const std::string&
   const auto is_member = [](const std::string& name) { return name == "a" || name == "b" || name == "witness"; };
   if (target == "all") return Matcher([](const auto&) { return true; });
   if (target == "both") return Matcher([](const auto& process) { return process.node == "a" || process.node == "b"; });
-  if (is_member(target) || target == "switch") return Matcher([target](const auto& process) { return process.node == target; });
-  if (kind == "zpaird" && (rest == "a" || rest == "b")) return Matcher([rest](const auto& process) { return process.node == rest && process.name == "zpaird"; });
-  if (kind == "etcd" && is_member(rest)) return Matcher([rest](const auto& process) { return process.node == rest && process.name.starts_with("etcd"); });
-  if (kind == "pool" && !rest.empty()) return Matcher([rest](const auto& process) { return process.name == "zpair-pool " + rest; });
-  return fail(ErrorCode::invalid, "'{}' is no part of a sandbox: there are a, b, both, witness, zpaird:a, etcd:a, pool:NAME", target);
+  if (is_member(target) || target == "switch")
+    return Matcher([target](const auto& process) { return process.node == target; });
+  if (kind == "zpaird" && (rest == "a" || rest == "b"))
+    return Matcher([rest](const auto& process) { return process.node == rest && process.name == "zpaird"; });
+  if (kind == "etcd" && is_member(rest))
+    return Matcher([rest](const auto& process) { return process.node == rest && process.name.starts_with("etcd"); });
+  if (kind == "pool" && !rest.empty())
+    return Matcher([rest](const auto& process) { return process.name == "zpair-pool " + rest; });
+  return fail(ErrorCode::invalid,
+              "'{}' is no part of a sandbox: there are a, b, both, witness, zpaird:a, etcd:a, pool:NAME", target);
 }
 
 Result<void> start_switch(const SandboxLayout& layout) {
   const std::string log = layout.log_dir() + "/switch.log";
-  ZP_CHECK(start_detached(layout, {{own_folder() + "/zpair", "sandbox-switch", layout.switch_plan_file()}, "switch", log}));
-  return wait_answer(layout, "switch", "switch", log, [&] { return ask_switch(layout.switch_socket(), R"({"status": true})").has_value(); });
+  ZP_CHECK(
+      start_detached(layout, {{own_folder() + "/zpair", "sandbox-switch", layout.switch_plan_file()}, "switch", log}));
+  return wait_answer(layout, "switch", "switch", log,
+                     [&] { return ask_switch(layout.switch_socket(), R"({"status": true})").has_value(); });
 }
 
 // Through the start wrapper (rule 9): a member that lost its memory does not start.
@@ -229,41 +242,47 @@ Result<void> start_etcd(const SandboxLayout& layout, std::string_view member) {
   const std::string mark = fmt::format("{}/etcd/{}.mark", layout.dir, member);
   const std::string log = fmt::format("{}/etcd-{}.log", layout.log_dir(), member);
   std::vector<std::string> arguments = {own_folder() + "/etcd-start",
-                                        "--name", std::string(member),
-                                        "--data-dir", layout.etcd_dir(member) + "/data",
-                                        "--mark-file", mark,
-                                        "--pins-file", fmt::format("{}/etcd/{}.pins", layout.dir, member),
-                                        "--etcd", program};
+                                        "--name",
+                                        std::string(member),
+                                        "--data-dir",
+                                        layout.etcd_dir(member) + "/data",
+                                        "--mark-file",
+                                        mark,
+                                        "--pins-file",
+                                        fmt::format("{}/etcd/{}.pins", layout.dir, member),
+                                        "--etcd",
+                                        program};
   std::string cluster;
   for (std::string_view other : member_names) {
     cluster += fmt::format("{}{}={}", cluster.empty() ? "" : ",", other, etcd_peer_url(layout, other));
-    if (other != member) arguments.insert(arguments.end(), {"--peer-client", etcd_client_url_for_others(layout, other)});
+    if (other != member)
+      arguments.insert(arguments.end(), {"--peer-client", etcd_client_url_for_others(layout, other)});
   }
   if (!layout.complete && !fs::exists(mark)) arguments.push_back("--bootstrap");
-  arguments.insert(arguments.end(), {"--",
-                                     "--listen-client-urls", client_url,
-                                     "--advertise-client-urls", client_url,
-                                     "--listen-peer-urls", fmt::format("http://{}:{}", own_address, layout.etcd_peer_port()),
-                                     "--initial-advertise-peer-urls", etcd_peer_url(layout, member),
-                                     "--initial-cluster", cluster,
-                                     "--initial-cluster-token", layout.run_id,
-                                     "--logger", "zap",
-                                     "--log-level", "warn"});
+  arguments.insert(arguments.end(),
+                   {"--", "--listen-client-urls", client_url, "--advertise-client-urls", client_url,
+                    "--listen-peer-urls", fmt::format("http://{}:{}", own_address, layout.etcd_peer_port()),
+                    "--initial-advertise-peer-urls", etcd_peer_url(layout, member), "--initial-cluster", cluster,
+                    "--initial-cluster-token", layout.run_id, "--logger", "zap", "--log-level", "warn"});
   ZP_CHECK(start_detached(layout, {arguments, std::string(member), log}));
   return wait_answer(layout, member, "etcd", log, [&] { return listens(own_address, layout.etcd_client_port()); });
 }
 
 Result<void> start_zpaird(const SandboxLayout& layout, std::string_view node) {
   const std::string log = fmt::format("{}/zpaird-{}.log", layout.log_dir(), node);
-  ZP_CHECK(start_detached(layout, {{own_folder() + "/zpaird", "--config", layout.config_file(node)}, std::string(node), log}));
-  return wait_answer(layout, node, "zpaird", log, [&] { return api::call_and_wait({layout.api_socket(node), "GET", "/v1/status", ""}, 2000).has_value(); });
+  ZP_CHECK(start_detached(layout,
+                          {{own_folder() + "/zpaird", "--config", layout.config_file(node)}, std::string(node), log}));
+  return wait_answer(layout, node, "zpaird", log, [&] {
+    return api::call_and_wait({layout.api_socket(node), "GET", "/v1/status", ""}, 2000).has_value();
+  });
 }
 
 Result<void> start_target(const SandboxLayout& layout, const std::string& target) {
   ZP_CHECK(matcher_of(target));
   const auto parts = parts_of(target);
   const auto wanted = [&](std::string_view part, std::string_view kind) {
-    return std::any_of(parts.begin(), parts.end(), [&](const auto& text) { return text == part || text == fmt::format("{}:{}", kind, part); });
+    return std::any_of(parts.begin(), parts.end(),
+                       [&](const auto& text) { return text == part || text == fmt::format("{}:{}", kind, part); });
   };
   if (wanted("switch", "switch") && !runs(layout, "switch", "switch")) ZP_CHECK(start_switch(layout));
   for (std::string_view member : member_names) {
@@ -275,7 +294,8 @@ Result<void> start_target(const SandboxLayout& layout, const std::string& target
   if (target.starts_with("pool:")) {
     ZP_TRY(matches, matcher_of(target));
     if (!wait_until(answer_timeout_ms, [&] { return any_left(layout, matches); })) {
-      return fail(ErrorCode::timed_out, "no zpaird started {}: zpairds start their pool processes themselves, see zpair status", target);
+      return fail(ErrorCode::timed_out,
+                  "no zpaird started {}: zpairds start their pool processes themselves, see zpair status", target);
     }
   }
   return {};
@@ -298,7 +318,7 @@ Result<void> kill_target(const SandboxLayout& layout, const std::string& target)
   ZP_CHECK(signal_all(layout, matches, SIGKILL));
   const bool gone = wait_until(gone_timeout_ms, [&] {
     if (!any_left(layout, matches)) return true;
-    (void)signal_all(layout, matches, SIGKILL);   // what was started in between
+    (void)signal_all(layout, matches, SIGKILL);  // what was started in between
     return false;
   });
   if (!gone) return fail(ErrorCode::timed_out, "some process of {} does not die", target);
@@ -326,7 +346,7 @@ Result<void> end_target(const SandboxLayout& layout, const std::string& target, 
   ZP_TRY(matches, matcher_of(target));
   if (!any_left(layout, matches)) return {};
   ZP_CHECK(signal_all(layout, matches, SIGTERM));
-  (void)signal_all(layout, matches, SIGCONT);   // a paused process cannot end
+  (void)signal_all(layout, matches, SIGCONT);  // a paused process cannot end
   if (wait_until(grace_ms, [&] { return !any_left(layout, matches); })) return {};
   return kill_target(layout, target);
 }

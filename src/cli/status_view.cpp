@@ -39,7 +39,8 @@ std::string upper(std::string text) {
 // "ok", or the counters that are not zero: errors stand out, a healthy tree stays quiet.
 std::string errors_of(const json& leg) {
   std::string text;
-  for (const auto& [key, word] : {std::pair{"read_errors", "read"}, {"write_errors", "write"}, {"checksum_errors", "checksum"}}) {
+  for (const auto& [key, word] :
+       {std::pair{"read_errors", "read"}, {"write_errors", "write"}, {"checksum_errors", "checksum"}}) {
     if (const auto count = number_of(leg, key)) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, word);
   }
   return text;
@@ -83,12 +84,14 @@ void add_line(std::string& out, std::string_view key, const std::string& value, 
 std::string scan_line(const json& pool) {
   const auto scan = pool.find("scan");
   if (scan == pool.end() || !scan->is_object()) return {};
-  std::string text = fmt::format("{} in progress, {:.1f} % done", text_of(*scan, "kind"),
-                                 scan->contains("percent") && (*scan)["percent"].is_number() ? (*scan)["percent"].get<double>() : 0.0);
+  std::string text =
+      fmt::format("{} in progress, {:.1f} % done", text_of(*scan, "kind"),
+                  scan->contains("percent") && (*scan)["percent"].is_number() ? (*scan)["percent"].get<double>() : 0.0);
   if (scan->contains("seconds_left") && (*scan)["seconds_left"].is_number()) {
     text += fmt::format(", {} left", format_duration((*scan)["seconds_left"].get<std::int64_t>()));
   }
-  if (number_of(*scan, "copied_bytes") > 0) text += fmt::format(", {} copied", format_size(number_of(*scan, "copied_bytes")));
+  if (number_of(*scan, "copied_bytes") > 0)
+    text += fmt::format(", {} copied", format_size(number_of(*scan, "copied_bytes")));
   if (number_of(*scan, "errors") > 0) text += fmt::format(", {} errors", number_of(*scan, "errors"));
   return text;
 }
@@ -102,8 +105,11 @@ std::string tree_of(const json& pool) {
     if (its_class != vdev_class) rows.push_back({its_class + "s", "", "", ""});
     vdev_class = its_class;
     const auto& legs = list_of(mirror, "legs");
-    const auto in_sync = std::count_if(legs.begin(), legs.end(), [](const json& leg) { return leg.value("in_sync", false); });
-    const std::string state = in_sync == static_cast<std::ptrdiff_t>(legs.size()) ? "in sync" : fmt::format("{} of {} legs in sync", in_sync, legs.size());
+    const auto in_sync =
+        std::count_if(legs.begin(), legs.end(), [](const json& leg) { return leg.value("in_sync", false); });
+    const std::string state = in_sync == static_cast<std::ptrdiff_t>(legs.size())
+                                  ? "in sync"
+                                  : fmt::format("{} of {} legs in sync", in_sync, legs.size());
     rows.push_back({"  " + text_of(mirror, "name"), "", state, ""});
     for (const json& leg : legs) {
       rows.push_back({"    " + text_of(leg, "drive"), text_of(leg, "node"), state_of_leg(leg), errors_of(leg)});
@@ -125,7 +131,8 @@ std::string indented(const std::string& text, std::string_view indent) {
 std::string volumes_of(const json& pool) {
   std::vector<std::vector<std::string>> rows = {{"VOLUME", "SIZE", "CLIENTS"}};
   for (const json& volume : list_of(pool, "volumes")) {
-    rows.push_back({text_of(pool, "name") + "/" + text_of(volume, "name"), format_size(number_of(volume, "size_bytes")), text_of(volume, "clients")});
+    rows.push_back({text_of(pool, "name") + "/" + text_of(volume, "name"), format_size(number_of(volume, "size_bytes")),
+                    text_of(volume, "clients")});
   }
   return rows.size() == 1 ? "" : render_table(rows);
 }
@@ -142,7 +149,8 @@ std::string head_of(const json& status) {
   if (status.contains("node") && status["node"].is_object()) add_line(out, "node", text_of(status["node"], "name"));
   if (status.contains("partner") && status["partner"].is_object()) {
     const json& partner = status["partner"];
-    add_line(out, "partner", fmt::format("{} {}, {}", text_of(partner, "name"), text_of(partner, "state"), heard(partner)));
+    add_line(out, "partner",
+             fmt::format("{} {}, {}", text_of(partner, "name"), text_of(partner, "state"), heard(partner)));
   }
   std::string paths;
   for (const json& path : list_of(status, "paths")) {
@@ -155,7 +163,8 @@ std::string head_of(const json& status) {
     std::string text = text_of(store, "state");
     if (text_of(store, "leader") != "-") text += ", leader " + text_of(store, "leader");
     for (const json& member : list_of(store, "members")) {
-      if (text_of(member, "state") != "available") text += fmt::format(", member {} {}", text_of(member, "name"), text_of(member, "state"));
+      if (text_of(member, "state") != "available")
+        text += fmt::format(", member {} {}", text_of(member, "name"), text_of(member, "state"));
     }
     add_line(out, "store", text);
   }
@@ -187,12 +196,15 @@ std::string render_pool(const json& pool, std::size_t width) {
   add_line(out, "status", text_of(pool, "status"), width);
   add_line(out, "action", text_of(pool, "action"), width);
   std::string owner = text_of(pool, "owner", "nobody");
-  if (text_of(pool, "home") != "-" && text_of(pool, "home") != owner) owner += fmt::format(" (home is {})", text_of(pool, "home"));
+  if (text_of(pool, "home") != "-" && text_of(pool, "home") != owner)
+    owner += fmt::format(" (home is {})", text_of(pool, "home"));
   add_line(out, "owner", fmt::format("{}, epoch {}", owner, text_of(pool, "epoch")));
   add_line(out, "redundancy", text_of(pool, "redundancy"), width);
   add_line(out, "scan", scan_line(pool));
   if (number_of(pool, "size_bytes") > 0) {
-    add_line(out, "space", fmt::format("{} of {} used", format_size(number_of(pool, "allocated_bytes")), format_size(number_of(pool, "size_bytes"))));
+    add_line(out, "space",
+             fmt::format("{} of {} used", format_size(number_of(pool, "allocated_bytes")),
+                         format_size(number_of(pool, "size_bytes"))));
   }
   out += "    config:\n" + indented(tree_of(pool), "        ");
   const std::string volumes = volumes_of(pool);
@@ -216,11 +228,13 @@ json merge_status(const std::vector<json>& answers) {
     const bool knows = text_of(candidate, "state") != "unknown";
     const bool former_knows = text_of(former, "state") != "unknown";
     if (knows != former_knows) return knows;
-    if (number_of(candidate, "epoch") != number_of(former, "epoch")) return number_of(candidate, "epoch") > number_of(former, "epoch");
+    if (number_of(candidate, "epoch") != number_of(former, "epoch"))
+      return number_of(candidate, "epoch") > number_of(former, "epoch");
     return text_of(candidate, "owner") == candidate_node;
   };
   for (const json& answer : answers) {
-    const std::string node = answer.contains("node") && answer["node"].is_object() ? text_of(answer["node"], "name") : "-";
+    const std::string node =
+        answer.contains("node") && answer["node"].is_object() ? text_of(answer["node"], "name") : "-";
     for (const json& pool : list_of(answer, "pools")) {
       const std::string name = text_of(pool, "name");
       auto former = pools.find(name);

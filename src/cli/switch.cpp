@@ -28,7 +28,7 @@ using nlohmann::json;
 namespace {
 
 constexpr std::size_t piece_bytes = std::size_t{64} << 10;
-constexpr std::size_t most_queued_bytes = std::size_t{1} << 20;   // then the sender feels it, as in a real switch
+constexpr std::size_t most_queued_bytes = std::size_t{1} << 20;  // then the sender feels it, as in a real switch
 constexpr std::int64_t connect_timeout_ms = 5000;
 
 std::string other_way(std::string_view direction) {
@@ -49,17 +49,17 @@ struct Switch::Pipe {
     std::vector<std::byte> bytes;
     Nanoseconds due_ns;
   };
-  std::string direction;      // a>b
+  std::string direction;  // a>b
   std::deque<Piece> queue;
   std::size_t queued_bytes = 0;
-  bool ended = false;         // the sender closed: told on only after what is queued, and never through a cut
+  bool ended = false;  // the sender closed: told on only after what is queued, and never through a cut
   block::Signal filled;
   block::Signal drained;
 };
 
 struct Switch::Session {
   std::vector<std::string> links;
-  std::string direction;      // of the one who connected
+  std::string direction;  // of the one who connected
   std::unique_ptr<block::Stream> client;
   std::unique_ptr<block::Stream> server;
   Pipe to_server;
@@ -70,9 +70,18 @@ struct Switch::Session {
 std::string to_json(const SwitchPlan& plan) {
   json forwards = json::array();
   for (const auto& f : plan.forwards) {
-    forwards.push_back({{"link", f.link}, {"from", f.from}, {"to", f.to}, {"listen", f.listen}, {"target", f.target}, {"source", f.source}});
+    forwards.push_back({{"link", f.link},
+                        {"from", f.from},
+                        {"to", f.to},
+                        {"listen", f.listen},
+                        {"target", f.target},
+                        {"source", f.source}});
   }
-  return json{{"control_socket", plan.control_socket}, {"sandbox_dir", plan.sandbox_dir}, {"latency_ms", plan.latency_ms}, {"forwards", forwards}}.dump(2);
+  return json{{"control_socket", plan.control_socket},
+              {"sandbox_dir", plan.sandbox_dir},
+              {"latency_ms", plan.latency_ms},
+              {"forwards", forwards}}
+      .dump(2);
 }
 
 Result<SwitchPlan> parse_switch_plan(std::string_view text) {
@@ -90,7 +99,8 @@ Result<SwitchPlan> parse_switch_plan(std::string_view text) {
 
 CutName parse_cut(std::string_view text) {
   const auto colon = text.rfind(':');
-  if (colon == std::string_view::npos || text.find('>', colon) == std::string_view::npos) return {std::string(text), ""};
+  if (colon == std::string_view::npos || text.find('>', colon) == std::string_view::npos)
+    return {std::string(text), ""};
   return {std::string(text.substr(0, colon)), std::string(text.substr(colon + 1))};
 }
 
@@ -130,7 +140,8 @@ Task<void> Switch::accept_all(block::Listener& listener, const Forward& forward)
     auto client = co_await listener.accept();
     if (!client && client.error().code == ErrorCode::cancelled) co_return;
     if (!client) {
-      log_warning("cannot accept at {}: {}", forward.listen, client.error().message);   // a client that gave up, or no descriptor left
+      log_warning("cannot accept at {}: {}", forward.listen,
+                  client.error().message);  // a client that gave up, or no descriptor left
       co_await reactor_.after_ms(10);
       continue;
     }
@@ -140,7 +151,7 @@ Task<void> Switch::accept_all(block::Listener& listener, const Forward& forward)
 
 Task<void> Switch::serve(std::unique_ptr<block::Stream> client, const Forward& forward) {
   const std::string from = forward.from.empty() ? node_of_tcp_peer(client->fd(), plan_.sandbox_dir) : forward.from;
-  if (from.empty() || closed_) co_return;   // gone already, or a stranger: closed without a word
+  if (from.empty() || closed_) co_return;  // gone already, or a stranger: closed without a word
   Session session;
   session.links = links_of(forward, from);
   session.direction = fmt::format("{}>{}", from, forward.to);
@@ -201,7 +212,7 @@ Task<void> Switch::write_side(Session& session, block::Stream& out, Pipe& pipe) 
       co_await cuts_changed_.wait();
       continue;
     }
-    if (pipe.queue.empty()) break;   // the sender closed, and all that it sent was delivered
+    if (pipe.queue.empty()) break;  // the sender closed, and all that it sent was delivered
     if (pipe.queue.front().due_ns > boot_time_ns()) {
       co_await reactor_.until(pipe.queue.front().due_ns);
       continue;
@@ -283,7 +294,9 @@ Result<void> Switch::heal(const CutName& name, Heal how) {
       }
     }
   }
-  std::erase_if(cuts_, [&](const CutName& cut) { return cut.link == name.link && (name.direction.empty() || cut.direction == name.direction); });
+  std::erase_if(cuts_, [&](const CutName& cut) {
+    return cut.link == name.link && (name.direction.empty() || cut.direction == name.direction);
+  });
   cuts_changed_.set();
   cuts_changed_.reset();
   return {};
@@ -295,16 +308,21 @@ std::string Switch::status_json() const {
     std::string state;
     if (cuts_.contains({link, ""})) state = "cut";
     for (const auto& cut : cuts_) {
-      if (cut.link == link && !cut.direction.empty() && state != "cut") state += (state.empty() ? "cut " : ", ") + cut.direction;
+      if (cut.link == link && !cut.direction.empty() && state != "cut")
+        state += (state.empty() ? "cut " : ", ") + cut.direction;
     }
     std::size_t connections = 0;
     std::size_t held_bytes = 0;
     for (const Session* session : sessions_) {
       if (std::find(session->links.begin(), session->links.end(), link) == session->links.end()) continue;
       ++connections;
-      for (const Pipe* pipe : {&session->to_server, &session->to_client}) held_bytes += held(*session, pipe->direction) ? pipe->queued_bytes : 0;
+      for (const Pipe* pipe : {&session->to_server, &session->to_client})
+        held_bytes += held(*session, pipe->direction) ? pipe->queued_bytes : 0;
     }
-    list.push_back({{"name", link}, {"state", state.empty() ? "up" : state}, {"connections", connections}, {"held_bytes", held_bytes}});
+    list.push_back({{"name", link},
+                    {"state", state.empty() ? "up" : state},
+                    {"connections", connections},
+                    {"held_bytes", held_bytes}});
   }
   return json{{"links", list}}.dump();
 }
@@ -312,10 +330,13 @@ std::string Switch::status_json() const {
 std::string Switch::answer(std::string_view line) {
   const json request = json::parse(line, nullptr, false);
   const auto said = [](const Result<void>& done) {
-    return done ? json{{"ok", true}}.dump() : json{{"ok", false}, {"message", done.error().message}}.dump(-1, ' ', false, json::error_handler_t::replace);
+    return done ? json{{"ok", true}}.dump()
+                : json{{"ok", false}, {"message", done.error().message}}.dump(-1, ' ', false,
+                                                                              json::error_handler_t::replace);
   };
   if (!request.is_object()) return said(fail(ErrorCode::invalid, "the switch wants one JSON object a line"));
-  if (request.contains("cut") && request["cut"].is_string()) return said(cut(parse_cut(request["cut"].get<std::string>())));
+  if (request.contains("cut") && request["cut"].is_string())
+    return said(cut(parse_cut(request["cut"].get<std::string>())));
   if (request.contains("heal") && request["heal"].is_string()) {
     const bool reset = request.value("reset", false);
     return said(heal(parse_cut(request["heal"].get<std::string>()), reset ? Heal::reset : Heal::deliver_late));
@@ -374,7 +395,8 @@ int run_switch(const std::string& plan_file) {
   std::ifstream in(plan_file);
   std::ostringstream text;
   text << in.rdbuf();
-  auto plan = in ? parse_switch_plan(text.str()) : Result<SwitchPlan>(fail(ErrorCode::not_found, "cannot read {}", plan_file));
+  auto plan =
+      in ? parse_switch_plan(text.str()) : Result<SwitchPlan>(fail(ErrorCode::not_found, "cannot read {}", plan_file));
   if (!plan) {
     log_error("{}", plan.error().message);
     return 1;
@@ -397,7 +419,8 @@ int run_switch(const std::string& plan_file) {
 Result<std::string> ask_switch(const std::string& control_socket, const std::string& line) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (control_socket.size() >= sizeof address.sun_path) return fail(ErrorCode::invalid, "the socket path {} is too long", control_socket);
+  if (control_socket.size() >= sizeof address.sun_path)
+    return fail(ErrorCode::invalid, "the socket path {} is too long", control_socket);
   std::memcpy(address.sun_path, control_socket.c_str(), control_socket.size());
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
@@ -415,7 +438,8 @@ Result<std::string> ask_switch(const std::string& control_socket, const std::str
     text.append(piece.data(), static_cast<std::size_t>(count));
   }
   const json said = json::parse(text, nullptr, false);
-  if (said.is_object() && said.contains("ok") && !said["ok"].get<bool>()) return fail(ErrorCode::invalid, "{}", said.value("message", "refused"));
+  if (said.is_object() && said.contains("ok") && !said["ok"].get<bool>())
+    return fail(ErrorCode::invalid, "{}", said.value("message", "refused"));
   return text.substr(0, text.find('\n'));
 }
 

@@ -21,19 +21,19 @@
 namespace zpair::cli {
 
 struct Forward {
-  std::string link;     // path1; or `store`: its links are then store:FROM and store:TO
-  std::string from;     // who connects here: a, b or witness; empty: known by the connecting process (etcd's members all
-                        // use the one address that a member advertises), from its environment's ZPAIR_NODE
+  std::string link;  // path1; or `store`: its links are then store:FROM and store:TO
+  std::string from;  // who connects here: a, b or witness; empty: known by the connecting process (etcd's members all
+                     // use the one address that a member advertises), from its environment's ZPAIR_NODE
   std::string to;
-  std::string listen;   // tcp:ADDRESS:PORT
-  std::string target;   // tcp:ADDRESS:PORT
-  std::string source;   // address to connect from: nodes accept only their partner's; empty: any
+  std::string listen;  // tcp:ADDRESS:PORT
+  std::string target;  // tcp:ADDRESS:PORT
+  std::string source;  // address to connect from: nodes accept only their partner's; empty: any
 };
 
 struct SwitchPlan {
   std::string control_socket;
-  std::string sandbox_dir;        // whose processes may be found by their environment
-  std::int64_t latency_ms = 0;    // added in each direction to path links
+  std::string sandbox_dir;      // whose processes may be found by their environment
+  std::int64_t latency_ms = 0;  // added in each direction to path links
   std::vector<Forward> forwards;
 };
 
@@ -43,7 +43,7 @@ Result<SwitchPlan> parse_switch_plan(std::string_view json);
 // path1, path1:a>b, store:a
 struct CutName {
   std::string link;
-  std::string direction;   // a>b, or empty: both
+  std::string direction;  // a>b, or empty: both
   auto operator<=>(const CutName&) const = default;
 };
 CutName parse_cut(std::string_view text);
@@ -55,9 +55,9 @@ class Switch {
   static Result<std::unique_ptr<Switch>> start(block::Reactor& reactor, SwitchPlan plan);
   ~Switch();
 
-  Result<void> cut(const CutName& name);              // in force when it returns
-  Result<void> heal(const CutName& name, Heal how);   // a whole link: its directions too
-  std::string status_json() const;                    // {"links": [{"name", "state", "connections", "held_bytes"}]}
+  Result<void> cut(const CutName& name);             // in force when it returns
+  Result<void> heal(const CutName& name, Heal how);  // a whole link: its directions too
+  std::string status_json() const;                   // {"links": [{"name", "state", "connections", "held_bytes"}]}
   block::Endpoint endpoint_of(std::size_t forward) const { return listeners_[forward]->local_endpoint(); }
   block::Task<void> close();
 

@@ -41,7 +41,8 @@ TEST(Names, a_snapshot_is_a_volume_and_a_name) {
   EXPECT_EQ(named->volume.pool, "tank-a");
   EXPECT_EQ(named->volume.name, "vm1");
   EXPECT_EQ(named->snapshot, "monday");
-  for (const char* text : {"", "tank-a/vm1", "tank-a/vm1@", "@monday", "tank-a@monday"}) EXPECT_FALSE(parse_snapshot_name(text)) << text;
+  for (const char* text : {"", "tank-a/vm1", "tank-a/vm1@", "@monday", "tank-a@monday"})
+    EXPECT_FALSE(parse_snapshot_name(text)) << text;
 }
 
 TEST(ExitCodes, a_rules_refusal_is_told_from_a_failure) {

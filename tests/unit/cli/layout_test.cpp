@@ -60,7 +60,7 @@ TEST_F(Layout, a_node_sees_its_partner_where_the_switch_stands) {
     if (forward.link != "path1" || forward.from != "a") continue;
     EXPECT_TRUE(forward.listen.starts_with("tcp:" + a.paths[0].partner + ":"));
     EXPECT_TRUE(forward.target.starts_with("tcp:" + b.paths[0].listen + ":"));
-    EXPECT_EQ(forward.source, b.paths[0].partner);   // b accepts nobody else
+    EXPECT_EQ(forward.source, b.paths[0].partner);  // b accepts nobody else
   }
   EXPECT_EQ(served.size(), 2u * 2 * 2 + 3 * 2);
 }
@@ -120,7 +120,8 @@ TEST_F(Layout, what_cannot_be_written_wholly_is_taken_back) {
     auto written = write_sandbox(*layout);
     ::setrlimit(RLIMIT_FSIZE, &former);
     ASSERT_FALSE(written);
-    EXPECT_NE(written.error().message.find(layout->drive_file("a", "tank-a", 0)), std::string::npos) << written.error().message;
+    EXPECT_NE(written.error().message.find(layout->drive_file("a", "tank-a", 0)), std::string::npos)
+        << written.error().message;
   }
   ::signal(SIGXFSZ, former_handler);
   EXPECT_FALSE(fs::exists(folder_ + "/new"));
@@ -141,10 +142,12 @@ TEST_F(Layout, an_empty_name_and_a_current_folder_that_is_gone_are_errors) {
 }
 
 TEST_F(Layout, options_that_make_no_pair_are_refused) {
-  for (auto change : {+[](SandboxOptions& o) { o.pools = 0; }, +[](SandboxOptions& o) { o.mirrors = 100; },
-                      +[](SandboxOptions& o) { o.drive_size_bytes = 1 << 20; }, +[](SandboxOptions& o) { o.volume_size_bytes = 4097; },
-                      +[](SandboxOptions& o) { o.direct_paths = true, o.link_latency_ms = 5; },
-                      +[](SandboxOptions& o) { o.link_latency_ms = -5; }, +[](SandboxOptions& o) { o.partner_wait_s = 1u << 31; }}) {
+  for (auto change :
+       {+[](SandboxOptions& o) { o.pools = 0; }, +[](SandboxOptions& o) { o.mirrors = 100; },
+        +[](SandboxOptions& o) { o.drive_size_bytes = 1 << 20; },
+        +[](SandboxOptions& o) { o.volume_size_bytes = 4097; },
+        +[](SandboxOptions& o) { o.direct_paths = true, o.link_latency_ms = 5; },
+        +[](SandboxOptions& o) { o.link_latency_ms = -5; }, +[](SandboxOptions& o) { o.partner_wait_s = 1u << 31; }}) {
     SandboxOptions options;
     change(options);
     auto layout = plan_sandbox(folder_ + "/s", options);

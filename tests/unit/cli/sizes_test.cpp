@@ -6,10 +6,9 @@ namespace zpair::cli {
 namespace {
 
 TEST(Sizes, are_read_as_people_write_them) {
-  const std::pair<const char*, std::uint64_t> cases[] = {{"4096", 4096},          {"4K", 4096},       {"256M", 256u << 20},
-                                                         {"10G", 10ull << 30},    {"1.5T", 3ull << 39}, {"1g", 1u << 30},
-                                                         {"64KiB", 64u << 10},    {"64KB", 64u << 10}, {"512B", 512},
-                                                         {"64mib", 64u << 20}};
+  const std::pair<const char*, std::uint64_t> cases[] = {
+      {"4096", 4096},   {"4K", 4096},         {"256M", 256u << 20}, {"10G", 10ull << 30}, {"1.5T", 3ull << 39},
+      {"1g", 1u << 30}, {"64KiB", 64u << 10}, {"64KB", 64u << 10},  {"512B", 512},        {"64mib", 64u << 20}};
   for (const auto& [text, bytes] : cases) {
     auto size = parse_size(text);
     ASSERT_TRUE(size) << text;

@@ -28,16 +28,27 @@ void expect_golden(const std::string& name, const std::string& text) {
 }
 
 json leg(const char* node, bool in_sync) {
-  return {{"node", node},        {"drive", "m00"},      {"file", "/dev/x"},      {"in_sync", in_sync},          {"state", in_sync ? "online" : "absent"},
-          {"since_txg", nullptr}, {"read_errors", 0},    {"write_errors", 0},     {"checksum_errors", 0},        {"resync_percent", nullptr},
+  return {{"node", node},
+          {"drive", "m00"},
+          {"file", "/dev/x"},
+          {"in_sync", in_sync},
+          {"state", in_sync ? "online" : "absent"},
+          {"since_txg", nullptr},
+          {"read_errors", 0},
+          {"write_errors", 0},
+          {"checksum_errors", 0},
+          {"resync_percent", nullptr},
           {"resync_seconds_left", nullptr}};
 }
 
 json healthy() {
   return {{"node", {{"name", "a"}, {"version", "0.1.0"}}},
           {"partner", {{"name", "b"}, {"state", "alive"}, {"last_heard_ms", 41}}},
-          {"paths", {{{"name", "path1"}, {"state", "up"}, {"last_heard_ms", 41}}, {{"name", "path2"}, {"state", "up"}, {"last_heard_ms", 40}}}},
-          {"store", {{"state", "available"}, {"leader", "witness"}, {"members", {{{"name", "a"}, {"state", "available"}}}}}},
+          {"paths",
+           {{{"name", "path1"}, {"state", "up"}, {"last_heard_ms", 41}},
+            {{"name", "path2"}, {"state", "up"}, {"last_heard_ms", 40}}}},
+          {"store",
+           {{"state", "available"}, {"leader", "witness"}, {"members", {{{"name", "a"}, {"state", "available"}}}}}},
           {"pools",
            {{{"name", "tank-a"},
              {"home", "a"},
@@ -66,7 +77,8 @@ json degraded() {
   pool["status"] = "node b was away: its leg lacks writes since txg 1042";
   pool["action"] = "Wait for the resync.";
   pool["redundancy"] = "one more failure of node a, or of a drive of it, would stop the pool";
-  pool["scan"] = {{"kind", "resync"}, {"percent", 41.5}, {"seconds_left", 72}, {"copied_bytes", 5u << 20}, {"errors", 0}};
+  pool["scan"] = {
+      {"kind", "resync"}, {"percent", 41.5}, {"seconds_left", 72}, {"copied_bytes", 5u << 20}, {"errors", 0}};
   json& bad = pool["mirrors"][0]["legs"][1];
   bad["in_sync"] = false;
   bad["state"] = "resyncing";
@@ -78,7 +90,9 @@ json degraded() {
 }
 
 TEST(StatusView, a_healthy_pair_reads_calm) { expect_golden("status_healthy", render_status(healthy())); }
-TEST(StatusView, a_degraded_pool_says_what_lacks_since_when_and_what_to_do) { expect_golden("status_degraded", render_status(degraded())); }
+TEST(StatusView, a_degraded_pool_says_what_lacks_since_when_and_what_to_do) {
+  expect_golden("status_degraded", render_status(degraded()));
+}
 TEST(StatusView, without_pools_it_says_how_to_make_one) {
   json status = healthy();
   status["pools"] = json::array();
@@ -87,18 +101,22 @@ TEST(StatusView, without_pools_it_says_how_to_make_one) {
 
 TEST(StatusView, prose_is_broken_between_words_where_a_terminal_ends) {
   json status = degraded();
-  status["pools"][0]["status"] = "mirror-0 has no in-sync leg in reach (tank-a-00@a is in sync, not in reach, tank-a-00@b is missing since txg 364)";
+  status["pools"][0]["status"] =
+      "mirror-0 has no in-sync leg in reach (tank-a-00@a is in sync, not in reach, tank-a-00@b is missing since txg "
+      "364)";
   const std::string text = render_status(status, 60);
   EXPECT_NE(text.find("    status: mirror-0 has no in-sync leg in reach\n"
                       "            (tank-a-00@a is in sync, not in reach,\n"
                       "            tank-a-00@b is missing since txg 364)\n"),
             std::string::npos)
       << text;
-  EXPECT_NE(render_status(status).find("in reach (tank-a-00@a is in sync, not in reach, tank-a-00@b"), std::string::npos);
+  EXPECT_NE(render_status(status).find("in reach (tank-a-00@a is in sync, not in reach, tank-a-00@b"),
+            std::string::npos);
 }
 
 TEST(StatusView, an_older_daemons_missing_keys_print_as_dashes) {
-  const std::string text = render_status(json{{"pools", {{{"name", "tank-a"}, {"mirrors", {{{"legs", {json::object()}}}}}}}}});
+  const std::string text =
+      render_status(json{{"pools", {{{"name", "tank-a"}, {"mirrors", {{{"legs", {json::object()}}}}}}}}});
   EXPECT_NE(text.find("pool: tank-a"), std::string::npos);
   EXPECT_NO_THROW(render_status(json::object()));
 }
@@ -112,8 +130,8 @@ TEST(MergeStatus, the_owners_own_answer_counts) {
   from_a["pools"].push_back({{"name", "tank-b"}, {"owner", "b"}, {"epoch", 4}, {"state", "degraded"}});
   const json merged = merge_status({from_a, from_b});
   ASSERT_EQ(merged["pools"].size(), 2u);
-  EXPECT_EQ(merged["pools"][0]["state"], "online");   // b does not know
-  EXPECT_EQ(merged["pools"][1]["epoch"], 5);          // a is behind
+  EXPECT_EQ(merged["pools"][0]["state"], "online");  // b does not know
+  EXPECT_EQ(merged["pools"][1]["epoch"], 5);         // a is behind
   EXPECT_EQ(merge_status({}), json::object());
 }
 

@@ -29,7 +29,8 @@ struct World {
 
 Task<bool> open(World& world, std::int64_t latency_ms) {
   world.listener = std::move(*Listener::listen(Endpoint{"tcp:127.0.0.1:0"}));
-  SwitchPlan plan{"", "", latency_ms, {{"path1", "a", "b", "tcp:127.0.0.1:0", world.listener->local_endpoint().text, ""}}};
+  SwitchPlan plan{
+      "", "", latency_ms, {{"path1", "a", "b", "tcp:127.0.0.1:0", world.listener->local_endpoint().text, ""}}};
   auto started = Switch::start(world.reactor, std::move(plan));
   if (!started) co_return false;
   world.sw = std::move(*started);
@@ -97,7 +98,7 @@ Task<void> forwards_both_ways(World& world) {
   co_await send(*world.server, "pong!");
   EXPECT_EQ(co_await receive(*world.client, 5), "pong!");
   world.client->shutdown();
-  EXPECT_EQ(co_await receive(*world.server, 1), "");   // the end travels too
+  EXPECT_EQ(co_await receive(*world.server, 1), "");  // the end travels too
 }
 TEST(Switch, forwards_both_ways_and_the_end_too) { with_world(forwards_both_ways); }
 
@@ -129,7 +130,7 @@ Task<void> holds_and_delivers_late(World& world) {
   EXPECT_TRUE(world.sw->heal(parse_cut("path1"), Switch::Heal::deliver_late));
   EXPECT_EQ(co_await receive(*world.server, 4), "late");
   co_await send(*world.server, "back");
-  EXPECT_EQ(co_await receive(*world.client, 4), "back");   // the connection lived through it
+  EXPECT_EQ(co_await receive(*world.client, 4), "back");  // the connection lived through it
 }
 TEST(Switch, a_cut_holds_bytes_and_a_heal_delivers_them_late) { with_world(holds_and_delivers_late); }
 
@@ -141,7 +142,7 @@ Task<void> drops_on_reset(World& world) {
   EXPECT_TRUE(world.sw->heal(parse_cut("path1"), Switch::Heal::reset));
   EXPECT_EQ(co_await receive(*world.server, 4), "");
   EXPECT_EQ(co_await receive(*world.client, 1), "");
-  EXPECT_TRUE(co_await join_ends(world));   // a new connection works
+  EXPECT_TRUE(co_await join_ends(world));  // a new connection works
   co_await send(*world.client, "new");
   EXPECT_EQ(co_await receive(*world.server, 3), "new");
 }
@@ -162,7 +163,7 @@ TEST(Switch, one_direction_is_cut_alone) { with_world(cuts_one_way); }
 
 Task<void> holds_new_connections(World& world) {
   EXPECT_TRUE(world.sw->cut(parse_cut("path1")));
-  auto client = co_await dial(world);   // accepted, as the kernel of a live switch port would, and held
+  auto client = co_await dial(world);  // accepted, as the kernel of a live switch port would, and held
   co_await send(*client, "early");
   EXPECT_TRUE(world.sw->heal(parse_cut("path1"), Switch::Heal::deliver_late));
   auto server = co_await world.listener->accept();
@@ -175,10 +176,10 @@ Task<void> holds_the_end(World& world) {
   EXPECT_TRUE(co_await join_ends(world));
   EXPECT_TRUE(world.sw->cut(parse_cut("path1")));
   co_await send(*world.client, "last words");
-  world.client->shutdown();   // the process dies behind the cut
+  world.client->shutdown();  // the process dies behind the cut
   co_await until_held(world, 10);
   EXPECT_TRUE(world.sw->heal(parse_cut("path1"), Switch::Heal::deliver_late));
-  EXPECT_EQ(co_await receive(*world.server, 11), "last words");   // only then the end
+  EXPECT_EQ(co_await receive(*world.server, 11), "last words");  // only then the end
 }
 TEST(Switch, the_end_of_a_connection_is_held_too) { with_world(holds_the_end); }
 

@@ -48,7 +48,7 @@ def test_demo(pair):
     file = pair.folder / "demo.json"
     done = run(*_demo(pair, "--json", file), timeout=400)
     said = json.loads(file.read_text())
-    check(set(said) == {"acknowledged", "lost", "corrupt", "events"}, f"{said.keys()}")
+    check({"acknowledged", "lost", "corrupt", "events"} <= set(said), f"{said.keys()}")
     check(said["acknowledged"] > 0 and said["lost"] == 0 and said["corrupt"] == 0, f"{said}")
     check([event["name"] for event in said["events"]] == EVENTS, f"{said['events']}")
     for event in said["events"]:

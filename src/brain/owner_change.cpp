@@ -3,8 +3,9 @@
 //   add      recording (the record names the mirror and its legs) -> building (AddMirror) -> [renaming] -> done
 //   attach   recording (named as not in sync, resyncing) -> building (AttachLeg) -> [renaming] -> resyncing -> done
 //   replace  ... attach ... -> detaching (the old leg: off the record, failed, detached) -> forgetting -> done
-//   resumed  `replace` by a drive that is a leg of the mirror already: the resync failed once and its retry succeeded, or the
-//            process died meanwhile; or the old one is kept after all, and the new one leaves. Begins at detaching
+//   resumed  `replace` by a drive that is a leg of the mirror already, as the record says in place of the other one: the resync
+//            failed once and its retry succeeded, or the process died meanwhile; or the old one is kept after all, and the new
+//            one leaves. Begins at detaching. The two legs of a nested mirror are no replacement of each other
 //   remake   a diverged leg: the same as attach, on the same drive, under a new guid (rule 8)
 //
 // Joining, the record comes first; leaving, the pool comes first. `renaming`: the engine chose other guids.
@@ -31,7 +32,15 @@ record::Mirror* find_mirror(record::Record& record, MirrorId mirror) {
 }
 
 void drop_leg(record::Record& record, LegId leg) {
-  for (record::Mirror& mirror : record.mirrors) std::erase_if(mirror.legs, [&](const record::Leg& one) { return one.guid == leg; });
+  for (record::Mirror& mirror : record.mirrors) {
+    const auto found = std::find_if(mirror.legs.begin(), mirror.legs.end(), [&](const record::Leg& one) { return one.guid == leg; });
+    if (found == mirror.legs.end()) continue;
+    const record::Leg gone = *found;
+    mirror.legs.erase(found);
+    for (record::Leg& one : mirror.legs) {
+      if (one.node == gone.node && one.replaces == gone.drive) one.replaces.clear();
+    }
+  }
 }
 
 void open_recording(Turn& turn) {
@@ -98,16 +107,18 @@ void detach(Turn& turn) {
   turn.order(DetachLeg{leg});
 }
 
-// The leg, attached earlier, that shall stay in the place of another one of its mirror.
+// The leg that shall stay, of a replacement that was begun and did not end: the new one, or the old one when it is taken back.
 const record::Leg* resumed_by(const record::Mirror& mirror, const LegOffered& event) {
   if (!event.replaces) return nullptr;
   const record::Leg* stays = nullptr;
-  bool other_there = false;
+  const record::Leg* leaves = nullptr;
   for (const record::Leg& leg : mirror.legs) {
-    if (leg.guid == *event.replaces) other_there = leg.node == event.leg.node && leg.drive != event.leg.drive;
-    if (leg.drive == event.leg.drive && leg.node == event.leg.node) stays = &leg;
+    if (leg.node != event.leg.node) continue;
+    if (leg.guid == *event.replaces) leaves = &leg;
+    if (leg.drive == event.leg.drive) stays = &leg;
   }
-  return other_there ? stays : nullptr;
+  const bool begun = stays != nullptr && leaves != nullptr && (stays->replaces == leaves->drive || leaves->replaces == stays->drive);
+  return begun ? stays : nullptr;
 }
 
 void resume(Turn& turn) {
@@ -133,7 +144,10 @@ std::string refusal(const State& state, const LegOffered& event) {
   }
   for (const record::Mirror& one : record.mirrors) {
     for (const record::Leg& leg : one.legs) {
-      if (leg.drive == event.leg.drive) return fmt::format("{} is a leg of this pool already", leg.drive);
+      if (leg.drive != event.leg.drive) continue;
+      if (!event.replaces) return fmt::format("{} is a leg of this pool already", leg.drive);
+      return fmt::format("{} is a leg of this pool already, and did not come to replace {}: name a drive that is free", leg.drive,
+                         record::find_leg(record, *event.replaces)->drive);
     }
   }
   return "";
@@ -170,6 +184,7 @@ void on(Turn& turn, const LegOffered& event) {
   state.change->leg->resyncing = true;
   state.change->leg->full = true;
   state.change->leg->since = Txg{};
+  state.change->leg->replaces = event.replaces ? record::find_leg(state.stored.record, *event.replaces)->drive : "";
   state.change->into = event.mirror;
   state.change->replaces = event.replaces;
 }

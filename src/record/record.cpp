@@ -19,9 +19,11 @@ Id id_of(const json& value) {
 }
 
 json json_of(const Leg& leg) {
-  return {{"guid", text_of(leg.guid.value)}, {"node", name_of(leg.node)}, {"drive", leg.drive},
-          {"in_sync", leg.in_sync},          {"resyncing", leg.resyncing}, {"since", leg.since.value},
-          {"full", leg.full},                {"off_rev", leg.off_rev.value}};
+  json value = {{"guid", text_of(leg.guid.value)}, {"node", name_of(leg.node)}, {"drive", leg.drive},
+                {"in_sync", leg.in_sync},          {"resyncing", leg.resyncing}, {"since", leg.since.value},
+                {"full", leg.full},                {"off_rev", leg.off_rev.value}};
+  if (!leg.replaces.empty()) value["replaces"] = leg.replaces;   // else the digest is the one of records before it had one
+  return value;
 }
 
 json json_of(const Mirror& mirror) {
@@ -45,6 +47,7 @@ Leg leg_of(const json& value) {
   leg.resyncing = value.at("resyncing");
   leg.since = id_of<Txg>(value.at("since"));
   leg.full = value.at("full");
+  leg.replaces = value.value("replaces", "");
   leg.off_rev = Revision{value.value("off_rev", std::uint64_t{0})};   // records before it had one: not known
   return leg;
 }

@@ -25,6 +25,7 @@ struct Leg {
   bool resyncing = false;
   Txg since;                // not in sync: the txg from which it may lack writes
   bool full = false;        // not in sync and diverged: comes back only as a new leg, by full resync
+  std::string replaces;     // the drive of its node and mirror whose place it is to take, until that one has left; else empty
   Revision off_rev;         // not in sync: the revision that took it off. Legs that went together hold the same (rule 11). 0: not known
   bool operator==(const Leg&) const = default;
 };

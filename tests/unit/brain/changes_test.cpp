@@ -137,7 +137,7 @@ TEST_F(Rule1, a_drive_that_is_in_the_pool_already_is_refused) {
 }
 
 TEST_F(Rule1, a_replacement_whose_resync_failed_is_done_again_by_the_same_command) {
-  const LegId old = leg_id(0, node_b), built{1500};
+  const LegId old = leg_id(0, node_b);
   owner.serve(make_record(1));
   owner.hold<AwaitResync>();
   owner.feed(LegOffered{owner.now_ns, 1, MirrorId{1}, new_leg(), old});
@@ -159,8 +159,33 @@ TEST_F(Rule1, a_replacement_whose_resync_failed_is_done_again_by_the_same_comman
   EXPECT_EQ(owner.last<DetachLeg>().leg, old);
   EXPECT_LT(owner.place<FailLegs>(), owner.place<DetachLeg>());
   EXPECT_EQ(record::find_leg(store.record(), old), nullptr);
-  EXPECT_EQ(store.record().mirrors[0].legs.size(), 2u);
+  ASSERT_EQ(store.record().mirrors[0].legs.size(), 2u);
+  EXPECT_EQ(store.record().mirrors[0].legs[1].replaces, "") << "it has ended";
   EXPECT_FALSE(owner.state.change.has_value());
+}
+
+TEST_F(Rule1, the_legs_of_a_nested_mirror_do_not_replace_each_other) {
+  Record record = make_record(1);
+  record::Leg sibling = new_leg();
+  sibling.in_sync = true;
+  record.mirrors[0].legs.push_back(sibling);
+  const record::Leg first = *record::find_leg(record, leg_id(0, node_b));
+  owner.serve(record);
+  const Record before = store.record();
+  struct Row {
+    const char* name;
+    record::Leg offered;
+    LegId replaced;
+  };
+  for (const Row& row : {Row{"by the sibling", sibling, first.guid}, Row{"the other way round", first, sibling.guid}}) {
+    SCOPED_TRACE(row.name);
+    owner.feed(LegOffered{owner.now_ns, 1, MirrorId{1}, row.offered, row.replaced});
+    owner.pass_ms(500);
+    EXPECT_FALSE(owner.last<AnswerCommand>().done);
+    EXPECT_NE(owner.last<AnswerCommand>().text.find("did not come to replace"), std::string::npos) << owner.last<AnswerCommand>().text;
+    EXPECT_EQ(owner.count<DetachLeg>(), 0u);
+    EXPECT_EQ(store.record(), before);
+  }
 }
 
 TEST_F(Rule1, a_replacement_is_taken_back_by_replacing_the_other_way_round) {

@@ -19,8 +19,8 @@ Record two_mirrors() {
   record.why = "takeover";
   for (std::uint64_t i = 0; i < 2; ++i) {
     Mirror mirror{MirrorId{100 + i}, "normal", {}};
-    mirror.legs.push_back({LegId{200 + i}, NodeId::a, "file:a", false, false, Txg{880}, false});
-    mirror.legs.push_back({LegId{300 + i}, NodeId::b, "file:b", true, false, Txg{}, false});
+    mirror.legs.push_back({LegId{200 + i}, NodeId::a, "file:a", false, false, Txg{880}, false, "file:c", Revision{9}});
+    mirror.legs.push_back({LegId{300 + i}, NodeId::b, "file:b", true, false, Txg{}, false, "", Revision{}});
     record.mirrors.push_back(mirror);
   }
   return record;
@@ -28,6 +28,16 @@ Record two_mirrors() {
 
 TEST(Record, json_keeps_every_field_and_every_bit_of_a_guid) {
   Record record = two_mirrors();
+  auto parsed = parse_record(to_json(record));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(*parsed, record);
+}
+
+TEST(Record, a_leg_that_replaces_none_is_written_as_by_programs_that_knew_no_replacement) {
+  Record record = two_mirrors();
+  EXPECT_NE(to_json(record).find("\"replaces\":\"file:c\""), std::string::npos);
+  for (Mirror& mirror : record.mirrors) mirror.legs[0].replaces.clear();
+  EXPECT_EQ(to_json(record).find("replaces"), std::string::npos) << "the digests in the fence files would not be its own any more";
   auto parsed = parse_record(to_json(record));
   ASSERT_TRUE(parsed) << parsed.error().message;
   EXPECT_EQ(*parsed, record);

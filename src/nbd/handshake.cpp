@@ -144,6 +144,16 @@ Result<ExportName> parse_export_name(std::string_view text) {
   if (text.size() > wire::greatest_name_bytes) return fail(ErrorCode::invalid, "the export name is too long");
   while (text.starts_with('/')) text.remove_prefix(1);  // nbd://HOST/NAME and nbd://HOST//NAME both occur
   ExportName name;
+  std::string without_id(text);
+  if (std::size_t tilde = text.rfind('~'); tilde != std::string_view::npos) {
+    const std::string_view digits = text.substr(tilde + 1, std::min(text.find('@', tilde), text.size()) - tilde - 1);
+    auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), name.identity);
+    if (error != std::errc{} || end != digits.data() + digits.size() || name.identity == 0) {
+      return fail(ErrorCode::invalid, "'{}' is no volume's id: see the addresses in zpair volume list", digits);
+    }
+    without_id.erase(tilde, digits.size() + 1);
+    text = without_id;
+  }
   if (std::size_t at = text.rfind('@'); at != std::string_view::npos) {
     name.client = text.substr(at + 1);
     if (name.client.empty() || name.client.size() > 128 ||
@@ -152,14 +162,6 @@ Result<ExportName> parse_export_name(std::string_view text) {
                   name.client);
     }
     text = text.substr(0, at);
-  }
-  if (std::size_t tilde = text.rfind('~'); tilde != std::string_view::npos) {
-    std::string_view digits = text.substr(tilde + 1);
-    auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), name.identity);
-    if (error != std::errc{} || end != digits.data() + digits.size() || name.identity == 0) {
-      return fail(ErrorCode::invalid, "'{}' is no volume's id: see the addresses in zpair volume list", digits);
-    }
-    text = text.substr(0, tilde);
   }
   name.volume = text;
   return name;

@@ -31,7 +31,7 @@ struct Directory {
   enum class ClientName : std::uint8_t { optional, required } client_name = ClientName::optional;
 };
 
-// POOL/VOLUME~IDENTITY@CLIENT, of which identity and client may be missing. NBD knows no identity of a device: a client that
+// POOL/VOLUME~IDENTITY@CLIENT or POOL/VOLUME@CLIENT~IDENTITY; identity and client may be missing. NBD knows no identity of a device: a client that
 // names it is never served another volume that has the name by now (re-created, perhaps with its pool). ZFS allows no '~'.
 struct ExportName {
   std::string volume;          // POOL/VOLUME, or empty

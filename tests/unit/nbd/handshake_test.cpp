@@ -130,9 +130,13 @@ TEST(Handshake, a_client_that_names_an_id_is_not_served_another_volume_of_that_n
     const char* says;
   };
   for (const Row& row : {Row{"tank/vm1~7", wire::rep_ack, ""}, Row{"tank/vm1~7@vm-100", wire::rep_ack, ""},
-                         Row{"tank/vm1", wire::rep_ack, ""},
+                         Row{"tank/vm1@vm-100~7", wire::rep_ack, ""}, Row{"tank/vm1", wire::rep_ack, ""},
                          Row{"tank/vm1~8", wire::rep_err_unknown, "volume 'tank/vm1' with id 8 is no more"},
                          Row{"tank/vm1~8@vm-100", wire::rep_err_unknown, "is another volume, with id 7"},
+                         Row{"tank/vm1@vm-100~8", wire::rep_err_unknown, "volume 'tank/vm1' with id 8 is no more"},
+                         Row{"tank/vm1@vm-100~", wire::rep_err_invalid, "no volume's id"},
+                         Row{"tank/vm1@~7", wire::rep_err_invalid, "no client name"},
+                         Row{"tank/vm1~7~7", wire::rep_err_unknown, "no volume 'tank/vm1~7' is served here"},
                          Row{"tank/vm1~", wire::rep_err_invalid, "no volume's id"},
                          Row{"tank/vm1~0", wire::rep_err_invalid, "no volume's id"},
                          Row{"tank/vm1~7x", wire::rep_err_invalid, "no volume's id"},
@@ -140,7 +144,10 @@ TEST(Handshake, a_client_that_names_an_id_is_not_served_another_volume_of_that_n
     Handshake handshake;
     const HandshakeStep step = on_option(handshake, one_volume(), wire::opt_go, test::RawClient::go_data(row.name));
     EXPECT_EQ(step.next == Next::transmit, row.reply == wire::rep_ack) << row.name;
-    if (row.reply == wire::rep_ack) continue;
+    if (row.reply == wire::rep_ack) {
+      EXPECT_EQ(handshake.client, std::string_view(row.name).contains('@') ? "vm-100" : "") << row.name;
+      continue;
+    }
     EXPECT_EQ(reply_type(step), row.reply) << row.name;
     EXPECT_NE(reply_text(step).find(row.says), std::string::npos) << row.name << ": " << reply_text(step);
   }

@@ -275,6 +275,7 @@ std::int64_t FaultDevice::delay_us(const Request& request) const {
   std::int64_t own_us = request.operation == Operation::read    ? latency_.read_us
                         : request.operation == Operation::flush ? latency_.flush_us
                                                                 : latency_.write_us;
+  if (request.operation == Operation::write && request.durable) own_us += latency_.flush_us;
   return own_us + slow_ms_ * 1000;
 }
 

@@ -13,7 +13,7 @@
 //   torn-writes WHERE     some of a write's sectors are stored, then io_error
 //   wrong-data WHERE      a read succeeds with one byte changed in each block
 //   slow MS | off         everything takes this much longer before it is done
-//   latency-us READ WRITE FLUSH | off     what each costs, to model a drive
+//   latency-us READ WRITE FLUSH | off     what each costs, to model a drive; a durable write costs both
 //   parallel N | off      at most N at a time, the others queue
 //   hang on | off         nothing is answered until `off`
 //   lose-cache            power cut: what was not flushed is gone; the verifier changes

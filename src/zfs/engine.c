@@ -160,7 +160,9 @@ zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 	return (0);
 }
 
-/* ---- tunables: those that the packaged library exports */
+/* ---- tunables: those that the packaged library exports, and ours */
+
+int zp_durable_log_writes = 1;
 
 #define	T(name, unit, least, most, meaning) { { #name, unit, meaning, least, most }, &name, sizeof (name) }
 static const struct {
@@ -185,6 +187,8 @@ static const struct {
 	T(zfs_multihost_fail_intervals, "intervals", 0, 0, "0: a pause never suspends the pool"),
 	T(spa_slop_shift, "shift", 1, 31, "space kept free: 1 / 2^shift of the pool"),
 	T(zfs_scan_suspend_progress, "switch", 0, 1, "1 holds scrub and resync (for tests)"),
+	T(zp_direct_writes, "switch", 0, 1, "1: whole blocks of large writes go to the legs past the cache"),
+	T(zp_durable_log_writes, "switch", 0, 1, "1: a log write is durable by itself (FUA) where it can be, instead of written, then flushed"),
 	T(zfs_abd_scatter_enabled, "switch", 0, 1, "0 keeps every buffer in one piece"),
 };
 #undef T

@@ -41,6 +41,8 @@ const struct zp_tunable* zp_tunable_at(int index);
 uint64_t zp_tunable_get(int index);
 void zp_tunable_set(int index, uint64_t value);
 
+extern int zp_durable_log_writes, zp_direct_writes;   // tunables of ours
+
 // ---- the driver (legs.c calls these, leg_driver.cpp has them; any thread)
 enum zp_operation { ZP_READ, ZP_WRITE, ZP_FLUSH, ZP_TRIM };
 
@@ -51,6 +53,7 @@ struct zp_leg_io {
   void* zio;                // NULL: OpenZFS has its answer, the device has not given one yet
   void* leg;
   enum zp_operation operation;
+  int of_log;               // a write that a commit waits for, and a flush after it
   uint64_t offset_bytes, size_bytes;
   int in_labels;            // touches the leg's labels: ZFS addressed it to this leaf
   void* buffer;             // aligned for direct I/O; NULL for flush and trim
@@ -62,6 +65,7 @@ int zp_guid_in_ack_set(uint64_t guid);
 struct zp_leg_io* zp_leg_io_new(enum zp_operation operation, uint64_t size_bytes);   // with its buffer
 void zp_leg_io_free(struct zp_leg_io* io);
 void zp_leg_submit(struct zp_leg_io* io);
+int zp_leg_all_flushed(void* leg);   // every write that it completed is durable: a flush has nothing to do
 // The C side: completes the zio. `data`: a read's, taken over (it is copied and freed on a thread of OpenZFS), else NULL.
 // Any thread, the reactor too.
 void zp_zio_done(void* zio, int error, struct zp_leg_io* data);

@@ -71,6 +71,7 @@ struct LegHealth {
   Nanoseconds last_progress_ns = 0;        // the newest completion
   std::uint64_t read_count = 0, read_bytes = 0, read_error_count = 0;
   std::uint64_t write_count = 0, write_bytes = 0, write_error_count = 0;
+  std::uint64_t durable_write_count = 0;   // of the writes: durable by themselves (FUA), log blocks all
   std::uint64_t flush_count = 0;
   // Every write of this and older txgs is flushed on the leg under an unchanged verifier. `since` = 1 + this (rule 3).
   Txg newest_flushed_txg;

@@ -37,7 +37,8 @@ class Buffers {
         return buffer;
       }
     }
-    return std::aligned_alloc(alignment, rank < ranks ? alignment << rank : (size_bytes + alignment - 1) / alignment * alignment);
+    return std::aligned_alloc(alignment,
+                              rank < ranks ? alignment << rank : (size_bytes + alignment - 1) / alignment * alignment);
   }
   void give(void* buffer, std::size_t size_bytes) {
     if (buffer == nullptr) return;
@@ -53,9 +54,9 @@ class Buffers {
   }
 
  private:
-  static constexpr std::size_t alignment = 4096;                 // for direct I/O
-  static constexpr std::size_t ranks = 9;                        // 4 KiB to 1 MiB
-  static constexpr std::size_t most_spare_bytes = 8ULL << 20;    // of each rank
+  static constexpr std::size_t alignment = 4096;               // for direct I/O
+  static constexpr std::size_t ranks = 9;                      // 4 KiB to 1 MiB
+  static constexpr std::size_t most_spare_bytes = 8ULL << 20;  // of each rank
   static std::size_t rank_of(std::size_t size_bytes) {
     std::size_t rank = 0;
     while (rank < ranks && (alignment << rank) < size_bytes) ++rank;
@@ -68,8 +69,8 @@ class Buffers {
   Spare spare_[ranks];
 };
 
-constexpr block::Operation block_operation_of[] = {block::Operation::read, block::Operation::write, block::Operation::flush,
-                                                   block::Operation::trim};
+constexpr block::Operation block_operation_of[] = {block::Operation::read, block::Operation::write,
+                                                   block::Operation::flush, block::Operation::trim};
 
 const char* word_for(block::Operation operation) {
   switch (operation) {
@@ -130,6 +131,8 @@ Leg& LegDriver::offer(const LegSpec& spec) {
   leg->device = spec.device;
   leg->failed = leg->stuck = leg->tainted = false;
   leg->completed_writes = leg->flushed_writes = 0;
+  leg->flushed_once = false;
+  leg->all_flushed = false;
   leg->seen_verifier.reset();
   leg->flushed_txg = Txg{};
   leg->size_bytes = spec.device->geometry().size_bytes;
@@ -144,7 +147,7 @@ void LegDriver::forget(LegId id) {
     fail(id);
     leg->in_ack_set = false;
     std::lock_guard lock(registry().mutex);
-    leg->guid = 0;       // its commands at the device still refer to it: the object stays
+    leg->guid = 0;  // its commands at the device still refer to it: the object stays
     leg->path.clear();
   }
 }
@@ -217,7 +220,7 @@ void LegDriver::take(zp_leg_io* io) {
   do {
     io->next = head;
   } while (!handed_over_.compare_exchange_weak(head, io, std::memory_order_release, std::memory_order_relaxed));
-  if (head == nullptr) reactor_.post([this] { drain(); });   // else a drain is on its way
+  if (head == nullptr) reactor_.post([this] { drain(); });  // else a drain is on its way
 }
 
 void LegDriver::drain() {
@@ -273,7 +276,12 @@ void LegDriver::issue(LegIo& io) {
     request.buffers = std::span(&io.whole, 1);
   }
   request.on_done = on_device_done;
-  if (io.zp_leg_io::operation == ZP_FLUSH) {
+  if (io.zp_leg_io::operation == ZP_WRITE) {
+    request.durable =
+        io.of_log && zp_durable_log_writes != 0 && leg.plain_writes_at_device == 0 && leg.nothing_unflushed();
+    if (!request.durable) ++leg.plain_writes_at_device;
+  }
+  if (io.zp_leg_io::operation == ZP_FLUSH || request.durable) {
     io.covered_writes = leg.completed_writes;
     io.covered_txg = pool_ != nullptr ? Txg{zp_pool_last_synced_txg(pool_)} : Txg{};
   }
@@ -289,7 +297,8 @@ void LegDriver::on_device_done(block::Request& request) {
   Leg& leg = *static_cast<Leg*>(io.leg);
   io.at_device = false;
   --leg.at_device_count;
-  if (io.zio == nullptr) {   // OpenZFS had its answer when the leg was failed
+  if (io.zp_leg_io::operation == ZP_WRITE && !io.durable) --leg.plain_writes_at_device;
+  if (io.zio == nullptr) {  // OpenZFS had its answer when the leg was failed
     zp_leg_io_free(&io);
     return;
   }
@@ -313,7 +322,7 @@ void LegDriver::finish(LegIo& io) {
   const zp_operation operation = io.zp_leg_io::operation;
   leg.counters.last_progress_ns = boot_time_ns();
 
-  if (leg.stuck) {   // nothing of this leg is an answer any more
+  if (leg.stuck) {  // nothing of this leg is an answer any more
     hold(io, LegEvent::Kind::error);
     return;
   }
@@ -342,17 +351,24 @@ void LegDriver::finish(LegIo& io) {
         leg.counters.read_bytes += io.zp_leg_io::size_bytes;
         break;
       case ZP_WRITE:
+        if (io.durable && leg.flushed_writes == leg.completed_writes) {
+          ++leg.flushed_writes;
+          if (leg.flushed_txg.value != 0) leg.flushed_txg = std::max(leg.flushed_txg, io.covered_txg);
+        }
         ++leg.completed_writes;
         ++leg.counters.write_count;
+        if (io.durable) ++leg.counters.durable_write_count;
         leg.counters.write_bytes += io.zp_leg_io::size_bytes;
         break;
       case ZP_FLUSH:
         ++leg.counters.flush_count;
         leg.flushed_writes = std::max(leg.flushed_writes, io.covered_writes);
+        leg.flushed_once = true;
         leg.flushed_txg = std::max(leg.flushed_txg, io.covered_txg);
         break;
       case ZP_TRIM: break;
     }
+    leg.tell_flushed();
     answer(io, 0);
     return;
   }
@@ -385,8 +401,8 @@ void LegDriver::finish(LegIo& io) {
 
 bool LegDriver::another_leg_serves(const Leg& leg) const {
   for (auto& other : legs_) {
-    if (other.get() != &leg && other->mirror == leg.mirror && other->mirror.value != 0 && other->in_ack_set && !other->failed &&
-        !other->stuck && other->held_count == 0) {
+    if (other.get() != &leg && other->mirror == leg.mirror && other->mirror.value != 0 && other->in_ack_set &&
+        !other->failed && !other->stuck && other->held_count == 0) {
       return true;
     }
   }
@@ -396,7 +412,7 @@ bool LegDriver::another_leg_serves(const Leg& leg) const {
 void LegDriver::answer(LegIo& io, int error) {
   list_of(io).remove(io);
   void* zio = std::exchange(io.zio, nullptr);
-  if (io.at_device) {                       // the device keeps it, and the buffer
+  if (io.at_device) {  // the device keeps it, and the buffer
     zp_zio_done(zio, error, nullptr);
   } else if (io.zp_leg_io::operation == ZP_READ) {
     zp_zio_done(zio, error, &io);
@@ -408,6 +424,7 @@ void LegDriver::answer(LegIo& io, int error) {
 
 void LegDriver::hold(LegIo& io, LegEvent::Kind kind) {
   Leg& leg = *static_cast<Leg*>(io.leg);
+  leg.tell_flushed();
   io.held = true;
   ++leg.held_count;
   tell(leg, kind, io.Request::operation, true);
@@ -434,6 +451,7 @@ void LegDriver::fail(LegId id) {
   leg->failed = true;
   leg->offered = false;
   leg->held_count = 0;
+  leg->tell_flushed();
   for (LegIoList* list : {&leg->writes, &leg->trims, &leg->reads}) {
     while (list->first != nullptr) answer(*list->first, ENXIO);
   }
@@ -464,8 +482,10 @@ block::Task<bool> LegDriver::flush_all(LegId id) {
   ++leg->at_device_count;
   auto outcome = co_await block::flush(*leg->device);
   --leg->at_device_count;
-  if (!outcome.ok() || leg->failed || leg->stuck || leg->tainted || !note_verifier(*leg, outcome.verifier)) co_return false;
+  if (!outcome.ok() || leg->failed || leg->stuck || leg->tainted || !note_verifier(*leg, outcome.verifier))
+    co_return false;
   leg->flushed_writes = std::max(leg->flushed_writes, covered_writes);
+  leg->flushed_once = true;
   leg->flushed_txg = covered_txg;
   co_return true;
 }
@@ -481,12 +501,14 @@ LegHealth LegDriver::health(const Leg& leg) const {
   if (leg.trims.first != nullptr) health.oldest_trim_ns = leg.trims.first->handed_over_ns;
   if (leg.reads.first != nullptr) health.oldest_read_ns = leg.reads.first->handed_over_ns;
   if (!health.in_ack_set && health.oldest_read_ns != 0) {
-    health.oldest_write_ns = health.oldest_write_ns == 0 ? health.oldest_read_ns : std::min(health.oldest_write_ns, health.oldest_read_ns);
+    health.oldest_write_ns =
+        health.oldest_write_ns == 0 ? health.oldest_read_ns : std::min(health.oldest_write_ns, health.oldest_read_ns);
   }
   health.newest_flushed_txg = leg.flushed_txg;
   // A quiet leg: everything that ever completed is flushed and nothing is under way, so what has synced is flushed.
   if (!leg.failed && !leg.stuck && pool_ != nullptr && leg.in_ack_set && leg.writes.first == nullptr &&
-      leg.flushed_writes == leg.completed_writes && leg.seen_verifier == leg.device->verifier() && leg.flushed_txg.value != 0) {
+      leg.flushed_writes == leg.completed_writes && leg.seen_verifier == leg.device->verifier() &&
+      leg.flushed_txg.value != 0) {
     health.newest_flushed_txg = std::max(leg.flushed_txg, Txg{zp_pool_last_synced_txg(pool_)});
   }
   return health;
@@ -531,7 +553,7 @@ int zp_guid_in_ack_set(std::uint64_t guid) {
 }
 
 zp_leg_io* zp_leg_io_new(zp_operation operation, std::uint64_t size_bytes) {
-  LegIo* io = new LegIo();   // all zero
+  LegIo* io = new LegIo();  // all zero
   io->zp_leg_io::operation = operation;
   io->zp_leg_io::size_bytes = size_bytes;
   if (operation == ZP_READ || operation == ZP_WRITE) {
@@ -545,5 +567,7 @@ void zp_leg_io_free(zp_leg_io* io) {
   zpair::zfs::Buffers::instance().give(io->buffer, io->size_bytes);
   delete static_cast<LegIo*>(io);
 }
+
+int zp_leg_all_flushed(void* leg) { return static_cast<Leg*>(leg)->all_flushed.load(std::memory_order_acquire); }
 
 void zp_leg_submit(zp_leg_io* io) { static_cast<Leg*>(io->leg)->driver->take(io); }

@@ -11,6 +11,9 @@
 // Flushed txg (for `since`): a flush covers every write that had completed when it was handed over, hence every txg that had
 // synced by then. When it completes, under an unchanged verifier, those txgs are flushed.
 //
+// Log writes: when nothing is unflushed on a leg, a write of the intent log is sent as a durable one (FUA), and the flush that
+// OpenZFS sends after it has nothing to do: one round trip a commit instead of two.
+//
 // Threading: offered(), in_ack_set() and take() on any thread; everything else on the reactor.
 #include <atomic>
 #include <cstdint>
@@ -69,7 +72,12 @@ struct Leg {
   bool tainted = false;                 // outside the ack set: a command failed since it was offered
   LegIoList writes, trims, reads;       // writes: flushes too
   unsigned at_device_count = 0, held_count = 0;
+  unsigned plain_writes_at_device = 0;  // not durable when they complete
   std::uint64_t completed_writes = 0, flushed_writes = 0;
+  bool flushed_once = false;            // since it was offered: nothing of a former owner's is unflushed
+  bool nothing_unflushed() const { return flushed_once && flushed_writes == completed_writes; }
+  std::atomic<bool> all_flushed{false}; // the same for OpenZFS's threads, told before a write is answered
+  void tell_flushed() { all_flushed.store(nothing_unflushed() && !failed && !stuck, std::memory_order_release); }
   std::optional<Verifier> seen_verifier;
   Txg flushed_txg;
   LegHealth counters;

@@ -156,7 +156,12 @@ leg_io_start(zio_t *zio)
 		zio_interrupt(zio);
 		return;
 	}
+	if (operation == ZP_FLUSH && zp_leg_all_flushed(vd->vdev_tsd)) {
+		zio_execute(zio);
+		return;
+	}
 	struct zp_leg_io *io = zp_leg_io_new(operation, operation == ZP_FLUSH ? 0 : zio->io_size);
+	io->of_log = operation == ZP_WRITE && zio->io_bookmark.zb_level == ZB_ZIL_LEVEL;
 	io->zio = zio;
 	io->leg = vd->vdev_tsd;
 	io->offset_bytes = operation == ZP_FLUSH ? 0 : zio->io_offset;

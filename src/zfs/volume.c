@@ -13,6 +13,7 @@
 #define	REFERENCE_LEAST	(64ULL << 10)
 #define	REFERENCE_LEAST_BLOCK	(16ULL << 10)
 #define	WRITE_LEAST	(128ULL << 10)	/* the same, when space is short */
+#define	DIRECT_LEAST_FREE	16		/* direct writes while 1 / 16 of the pool is free */
 
 struct zp_volume {
 	char name[ZP_NAME_SIZE];
@@ -332,8 +333,27 @@ get_done(zgd_t *zgd, int error)
 }
 
 /*
+ * Whether the block was written to its final place when the record was noted (write_past_cache()), and where.  The caller holds
+ * the range, hence no such write is under way.
+ */
+static boolean_t
+written_already(dmu_buf_t *buffer, uint64_t txg, blkptr_t *place)
+{
+	dmu_buf_impl_t *block = (dmu_buf_impl_t *)buffer;
+
+	mutex_enter(&block->db_mtx);
+	dbuf_dirty_record_t *dirty = dbuf_find_dirty_eq(block, txg);
+	boolean_t written = dirty != NULL && dirty->dt.dl.dr_diowrite && dirty->dt.dl.dr_override_state == DR_OVERRIDDEN;
+	if (written)
+		*place = dirty->dt.dl.dr_overridden_by;
+	mutex_exit(&block->db_mtx);
+	return (written);
+}
+
+/*
  * The data of a record that was noted without it: copied into the log (`buffer`), or, for WR_INDIRECT, written to its final
- * place now.  zgd_lwb and zgd_bp make dmu_sync() tell the log which legs to flush before the commit is done.
+ * place now, unless it is there.  The log must be told which legs to flush before the commit is done: dmu_sync() does it by
+ * zgd_lwb and zgd_bp; for a block that was written already we do.
  */
 static int
 get_data(void *context, uint64_t generation, lr_write_t *lr, char *buffer, struct lwb *lwb, zio_t *zio)
@@ -357,6 +377,11 @@ get_data(void *context, uint64_t generation, lr_write_t *lr, char *buffer, struc
 		if (error == 0) {
 			zgd->zgd_db = db;
 			zgd->zgd_bp = &lr->lr_blkptr;
+			if (written_already(db, lr->lr_common.lrc_txg, &lr->lr_blkptr)) {
+				zil_lwb_add_block(lwb, &lr->lr_blkptr);
+				get_done(zgd, 0);
+				return (0);
+			}
 			error = dmu_sync(zio, lr->lr_common.lrc_txg, get_done, zgd);
 			if (error == 0)
 				return (0);
@@ -631,23 +656,31 @@ zp_volume_read(zp_volume *volume, const struct iovec *iov, uint64_t offset, uint
 	zio_nowait(arrival);
 }
 
+/*
+ * Large writes by reference: the data goes to its final place before the commit, instead of into the log and there later.  It
+ * costs a command for each block, so not for small blocks.
+ */
+static boolean_t
+by_reference(const zp_volume *volume, uint64_t size)
+{
+	const zilog_t *zilog = volume->zilog;
+
+	return (size >= volume->block_size && (zilog->zl_logbias == ZFS_LOGBIAS_THROUGHPUT ||
+	    (size >= REFERENCE_LEAST && volume->block_size >= REFERENCE_LEAST_BLOCK && !spa_has_slogs(zilog->zl_spa))));
+}
+
 static void
 note_write(zp_volume *volume, dmu_tx_t *tx, struct cursor from, uint64_t offset, uint64_t size)
 {
 	zilog_t *zilog = volume->zilog;
-	/*
-	 * Large writes by reference: the data goes to its final place at the commit, instead of into the log and there later.  It
-	 * costs a command for each block, so not for small blocks.
-	 */
 	uint64_t block_size = volume->block_size;
-	boolean_t by_reference = size >= block_size && (zilog->zl_logbias == ZFS_LOGBIAS_THROUGHPUT ||
-	    (size >= REFERENCE_LEAST && block_size >= REFERENCE_LEAST_BLOCK && !spa_has_slogs(zilog->zl_spa)));
+	boolean_t refer = by_reference(volume, size);
 	uint64_t logged = 0;
 
 	while (size > 0) {
 		itx_wr_state_t state = WR_COPIED;
 		uint64_t length = size;
-		if (by_reference) {
+		if (refer) {
 			length = MIN(block_size - P2PHASE_TYPED(offset, block_size, uint64_t), size);
 			state = length == block_size ? WR_INDIRECT : WR_NEED_COPY;
 		} else if (size > zil_max_copied_data(zilog)) {
@@ -709,6 +742,48 @@ zp_volume_prefetch(zp_volume *volume, uint64_t offset, uint64_t size)
 		dmu_prefetch_by_dnode(volume->data, 0, last, 1, ZIO_PRIORITY_SYNC_READ);
 }
 
+int zp_direct_writes = 1;
+
+/*
+ * Whole blocks, handed to the legs from the client's buffer in this transaction: no copy into the cache, and the record has the
+ * place to refer to.  Not when space is short: OpenZFS 2.3.2 uses freed memory when it finds no place for such a write.
+ */
+static boolean_t
+may_write_past_cache(const zp_volume *volume, uint64_t part)
+{
+	metaslab_class_t *class = spa_normal_class(dmu_objset_spa(volume->os));
+	uint64_t space = metaslab_class_get_space(class);
+
+	return (zp_direct_writes != 0 && by_reference(volume, part) &&
+	    space - metaslab_class_get_alloc(class) >= space / DIRECT_LEAST_FREE);
+}
+
+static int
+write_past_cache(zp_volume *volume, uint64_t offset, uint64_t size, void *piece, dmu_tx_t *tx)
+{
+	abd_t *data = abd_get_from_buf(piece, size);
+	int error = dmu_write_abd(volume->data, offset, size, data, DMU_DIRECTIO, tx);
+	abd_free(data);
+	return (error);
+}
+
+/* A piece of the client's memory: its whole blocks past the cache if `direct`, what is left through it. */
+static int
+write_piece(zp_volume *volume, uint64_t offset, uint64_t size, char *piece, boolean_t direct, dmu_tx_t *tx)
+{
+	uint64_t first = P2ROUNDUP_TYPED(offset, volume->block_size, uint64_t);
+	uint64_t end = P2ALIGN_TYPED(offset + size, volume->block_size, uint64_t);
+	int error = 0;
+
+	if (!direct || end <= first || write_past_cache(volume, first, end - first, piece + (first - offset), tx) != 0)
+		return (dmu_write_by_dnode(volume->data, offset, size, piece, tx));
+	if (first > offset)
+		error = dmu_write_by_dnode(volume->data, offset, first - offset, piece, tx);
+	if (error == 0 && offset + size > end)
+		error = dmu_write_by_dnode(volume->data, end, offset + size - end, piece + (end - offset), tx);
+	return (error);
+}
+
 int
 zp_volume_write(zp_volume *volume, struct zp_batch *batch, const struct iovec *iov, uint64_t offset, uint64_t size)
 {
@@ -737,10 +812,11 @@ zp_volume_write(zp_volume *volume, struct zp_batch *batch, const struct iovec *i
 		}
 		retries = MIN(retries, 1);
 		struct cursor from = cursor;
+		boolean_t direct = may_write_past_cache(volume, part);
 		for (uint64_t at = offset, left = part; left > 0 && error == 0; ) {
 			uint64_t piece_size;
-			const void *piece = next_piece(&cursor, left, &piece_size);
-			error = dmu_write_by_dnode(volume->data, at, piece_size, piece, tx);
+			char *piece = next_piece(&cursor, left, &piece_size);
+			error = write_piece(volume, at, piece_size, piece, direct, tx);
 			at += piece_size;
 			left -= piece_size;
 		}

@@ -47,6 +47,40 @@ TEST(Gate, its_self_test_passes_on_this_library) {
   EXPECT_WELL(in_child(folder, +nothing, {.self_test = EngineOptions::SelfTest::run}));
 }
 
+// A commit is a write of the log and a flush behind it. Where nothing else is unflushed on the leg the write may be durable by
+// itself, and the flush has nothing to do.
+struct Counts {
+  std::uint64_t durable_write_count, flush_count;
+};
+Task<Counts> of_writes(World& world, Volume& volume, std::uint64_t write_count, std::size_t blocks_each) {
+  LegHealth before = world.pool->leg_health(world.leg_of("b0"));
+  for (std::uint64_t i = 0; i < write_count; ++i) {
+    auto status = co_await write_blocks(volume, i * blocks_each, blocks_each, 3);
+    REQUIRE(status == block::IoStatus::ok);
+  }
+  LegHealth after = world.pool->leg_health(world.leg_of("b0"));
+  co_return Counts{after.durable_write_count - before.durable_write_count, after.flush_count - before.flush_count};
+}
+Task<void> durable_log_writes(World& world) {
+  auto volume = co_await pool_with_volume(world);
+  REQUIRE_OK(set_tunable("zfs_txg_timeout", 60));  // txgs and uberblocks are written plainly
+  REQUIRE_OK(set_tunable("zfs_multihost_interval", 1'000'000));
+  constexpr std::uint64_t count = 100;
+  Counts small = co_await of_writes(world, *volume, count, 1);
+  REQUIRE(small.durable_write_count > count * 3 / 4 && small.flush_count < count / 4);
+  Counts large = co_await of_writes(world, *volume, count, 32);  // the data is written plainly before
+  REQUIRE(large.flush_count >= count);
+  REQUIRE_OK(set_tunable("zp_durable_log_writes", 0));
+  Counts plain = co_await of_writes(world, *volume, count, 1);
+  REQUIRE(plain.durable_write_count == 0 && plain.flush_count >= count);
+  co_await end_well(world, std::move(volume));
+}
+TEST(Driver, a_log_write_that_is_durable_spares_a_flush_only_where_nothing_else_is_unflushed) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, durable_log_writes));
+}
+
 // Design, section 7: "counts a partial mirror write as success", "drops a leg by itself".
 Task<void> zfs_drops_a_leg(World& world) {
   auto volume = co_await pool_with_volume(world);
@@ -142,6 +176,7 @@ Task<void> erring_write(World& world) {
   co_await erring_leg_is_held(world, "write-errors on", block::Operation::write);
 }
 Task<void> erring_flush(World& world) {
+  REQUIRE_OK(set_tunable("zp_durable_log_writes", 0));  // else the write needs no flush
   co_await erring_leg_is_held(world, "flush-errors on", block::Operation::flush);
 }
 TEST(Driver, a_write_that_a_leg_of_the_ack_set_fails_is_held_until_the_leg_is_failed) {
@@ -158,6 +193,7 @@ TEST(Driver, a_flush_that_a_leg_of_the_ack_set_fails_is_held_until_the_leg_is_fa
 // "one ENOTSUP stops flushing that leg for good": whatever a flush ended with while nobody needed it, the next ones are done.
 Task<void> flush_after_an_error(World& world) {
   auto volume = co_await pool_with_volume(world);
+  REQUIRE_OK(set_tunable("zp_durable_log_writes", 0));
   world.set_ack_set({"a0"});
   REQUIRE_OK(world.drive("b0").apply("flush-errors on"));
   auto status = co_await write_blocks(*volume, 5, 1, 2);
@@ -206,6 +242,7 @@ TEST(Driver, held_commands_go_on_when_the_leg_answers_again) {
 // "forgets nothing about a lost drive cache, because it never knew": the verifier.
 Task<void> lost_cache(World& world) {
   auto volume = co_await pool_with_volume(world, {.volatile_cache = true, .seed = 7, .commands = {}});
+  REQUIRE_OK(set_tunable("zp_durable_log_writes", 0));
   REQUIRE_OK(world.drive("b0").apply("flush-errors on"));  // writes complete, the flush does not
   PendingWrite write;
   block::TaskGroup group;
@@ -396,7 +433,10 @@ struct FlushedWriter {
   bool both = true;  // legs in the ack set
 };
 Task<void> write_and_count_flushes(World& world, Volume& volume, FlushedWriter& writer) {
-  auto flushes = [&world](const char* drive) { return world.pool->leg_health(world.leg_of(drive)).flush_count; };
+  auto flushes = [&world](const char* drive) {  // or durable writes, which need none
+    LegHealth health = world.pool->leg_health(world.leg_of(drive));
+    return health.flush_count + health.durable_write_count;
+  };
   while (!writer.stop) {
     const bool both = writer.both;
     const std::uint64_t before_a = flushes("a0"), before_b = flushes("b0");
@@ -463,9 +503,10 @@ Task<void> a_bad_label_of_the_last_leg(World& world) {
   REQUIRE_OK(failed);
   const std::uint64_t third_label = (world.drive("a0").geometry().size_bytes & ~((256ULL << 10) - 1)) - (512 << 10);
   REQUIRE_OK(world.drive("a0").apply(fmt::format("read-errors {}+{}", third_label, 256 << 10)));
-  auto scrub = co_await world.pool->start_scrub();   // opens every mirror again
+  auto scrub = co_await world.pool->start_scrub();  // opens every mirror again
   REQUIRE_OK(scrub);
-  REQUIRE(std::ranges::any_of(world.events, [](const LegEvent& event) { return event.kind == LegEvent::Kind::media_error; }));
+  REQUIRE(std::ranges::any_of(world.events,
+                              [](const LegEvent& event) { return event.kind == LegEvent::Kind::media_error; }));
   for (const LegEvent& event : world.events) REQUIRE(event.kind == LegEvent::Kind::media_error && !event.held);
   REQUIRE_OK(world.drive("a0").apply("read-errors off"));
   auto exported = co_await world.pool->export_pool();

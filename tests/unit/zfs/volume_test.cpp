@@ -1,4 +1,6 @@
 // Volumes: what they acknowledge, what they refuse, and that they never hang.
+#include <algorithm>
+
 #include "scenario.h"
 
 extern "C" int dsl_prop_set_int(const char* dataset, const char* property, int source,
@@ -325,6 +327,79 @@ TEST(Volume, what_was_acknowledged_survives_a_power_cut_of_all_drives) {
   End first = in_child(folder, write_over_volatile_caches);
   ASSERT_TRUE(first.killed()) << first.said;
   EXPECT_WELL(in_child(folder, check_after_power_cut));
+}
+
+// Large writes go past the cache. A part of such a block written after it, the block again, a write that begins and ends within
+// blocks, zeroes: all in one txg, whose commits refer to blocks that later writes have freed. Then the power goes.
+constexpr std::uint64_t region_blocks = 64, region_count = 24;
+Task<void> write_past_the_cache(World& world) {
+  co_await world.open_drives(three_mirrors, {.volatile_cache = true, .seed = 4, .commands = {}});
+  world.make_pool();
+  auto layout = co_await world.pool->create_pool(world.mirrors(3));
+  REQUIRE_OK(layout);
+  REQUIRE_OK(set_tunable("zfs_txg_timeout", 60));
+  auto made = co_await world.pool->create_volume({.name = "vm1", .size_bytes = 16 << 20});
+  REQUIRE_OK(made);
+  auto volume = co_await open(world, "vm1");
+  auto put = [&](std::uint64_t first, std::size_t count, std::uint64_t generation) -> Task<void> {
+    auto status = co_await write_blocks(*volume, first, count, generation);
+    REQUIRE(status == block::IoStatus::ok);
+  };
+  Txg txg = world.pool->last_synced_txg();
+  for (std::uint64_t region = 0; region < region_count; ++region) {
+    const std::uint64_t first = region * region_blocks;
+    co_await put(first, 32, 1);
+    co_await put(first + 5, 1, 2);  // a part of a block that is not in the cache
+    auto wrong = co_await wrong_blocks(*volume, first, 5, 1);
+    REQUIRE(wrong == 0);
+    co_await put(first + 8, 16, 3);   // blocks again, one of them changed through the cache before
+    co_await put(first + 33, 30, 4);  // begins and ends within blocks
+    std::vector<Block> zeroes(16);
+    auto zeroed = co_await block::write(*volume, (first + 16) * block_bytes, std::as_bytes(std::span(zeroes)));
+    REQUIRE(zeroed.ok());
+    co_await put(first + 20, 1, 5);
+    wrong = co_await wrong_blocks(*volume, first + 20, 1, 5);
+    REQUIRE(wrong == 0);
+  }
+  REQUIRE(world.pool->last_synced_txg().value <= txg.value + 3);  // else this tests something else
+  volume.release();                                               // the kill takes it
+  kill(getpid(), SIGKILL);
+}
+Task<void> check_what_went_past_the_cache(World& world) {
+  co_await world.open_drives(three_mirrors);
+  auto spec = co_await world.import_spec(three_mirrors);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  auto volume = co_await open(world, "vm1");
+  auto check = [&](std::uint64_t first, std::size_t count, std::uint64_t generation) -> Task<void> {
+    auto wrong = co_await wrong_blocks(*volume, first, count, generation);
+    REQUIRE(wrong == 0);
+  };
+  for (std::uint64_t region = 0; region < region_count; ++region) {
+    const std::uint64_t first = region * region_blocks;
+    co_await check(first, 5, 1);
+    co_await check(first + 5, 1, 2);
+    co_await check(first + 6, 2, 1);
+    co_await check(first + 8, 8, 3);
+    co_await check(first + 20, 1, 5);
+    co_await check(first + 33, 30, 4);
+    std::vector<Block> read(4);
+    auto outcome = co_await block::read(*volume, (first + 16) * block_bytes, std::as_writable_bytes(std::span(read)));
+    REQUIRE(outcome.ok());
+    for (const Block& block : read)
+      REQUIRE(std::ranges::all_of(block.words, [](std::uint64_t word) { return word == 0; }));
+  }
+  co_await volume->close();
+  co_await export_and_close(world);
+}
+TEST(Volume, blocks_written_past_the_cache_and_changed_in_the_same_txg_survive_a_power_cut) {
+  Folder folder;
+  make_files(folder.path, three_mirrors);
+  End first = in_child(folder, write_past_the_cache);
+  ASSERT_TRUE(first.killed()) << first.said;
+  EXPECT_WELL(in_child(folder, check_what_went_past_the_cache));
+  EXPECT_EQ(zdb(folder, "-bcc"), 0) << zdb_said(folder);
 }
 
 // Many dirty volumes: replayed side by side by the import; and the floor of a volume's log.

@@ -22,7 +22,7 @@ constexpr std::uint64_t volume_bytes = 256ULL << 20;
 
 struct Load {
   block::BlockDevice* first;
-  block::BlockDevice* second = nullptr;     // raw: the other leg
+  block::BlockDevice* second = nullptr;  // raw: the other leg
   block::Operation operation = block::Operation::write;
   std::uint64_t area_bytes = volume_bytes;
   std::uint64_t size_bytes = 4096;
@@ -82,10 +82,11 @@ long switches() {
   return usage.ru_nvcsw;
 }
 
-std::string only;   // measure what has this in its name
+std::string only;  // measure what has this in its name
 
 Task<void> measure(const char* what, Load load, unsigned depth, double seconds) {
-  if (std::string_view(what).find(only) == std::string_view::npos && std::string_view(what).find("fill") == std::string_view::npos) {
+  if (std::string_view(what).find(only) == std::string_view::npos &&
+      std::string_view(what).find("fill") == std::string_view::npos) {
     co_return;
   }
   Nanoseconds begin_ns = boot_time_ns();
@@ -100,10 +101,13 @@ Task<void> measure(const char* what, Load load, unsigned depth, double seconds) 
   if (latencies.empty()) co_return;
   std::ranges::sort(latencies);
   double count = static_cast<double>(latencies.size());
-  std::printf("%-26s depth %2u: %8.0f /s %7.1f MB/s  median %7.0f us  p99 %8.0f us  max %8.0f us  cpu %5.0f us  switches %4.1f%s\n", what,
-              depth, count / elapsed, count * static_cast<double>(load.size_bytes) / elapsed / 1e6, latencies[latencies.size() / 2],
-              latencies[latencies.size() * 99 / 100], latencies.back(), (cpu_seconds() - cpu_before) / count * 1e6,
-              static_cast<double>(switches() - switches_before) / count, load.error_count != 0 ? "  ERRORS" : "");
+  std::printf(
+      "%-26s depth %2u: %8.0f /s %7.1f MB/s  median %7.0f us  p99 %8.0f us  max %8.0f us  cpu %5.0f us  switches "
+      "%4.1f%s\n",
+      what, depth, count / elapsed, count * static_cast<double>(load.size_bytes) / elapsed / 1e6,
+      latencies[latencies.size() / 2], latencies[latencies.size() * 99 / 100], latencies.back(),
+      (cpu_seconds() - cpu_before) / count * 1e6, static_cast<double>(switches() - switches_before) / count,
+      load.error_count != 0 ? "  ERRORS" : "");
   std::fflush(stdout);
 }
 
@@ -119,13 +123,16 @@ Task<int> run(block::Reactor& reactor, std::string folder, double seconds, std::
     co_return 1;
   }
   // The raw area is allocated first, as a leg in use is.
-  co_await measure("raw two legs, fill 1 MiB", Load{.first = a->get(), .second = b->get(), .size_bytes = 1 << 20, .random = false}, 4, 1);
+  co_await measure("raw two legs, fill 1 MiB",
+                   Load{.first = a->get(), .second = b->get(), .size_bytes = 1 << 20, .random = false}, 4, 1);
   for (unsigned depth : {1U, 16U}) {
     co_await measure("raw two legs, write 4 KiB", Load{.first = a->get(), .second = b->get()}, depth, seconds);
   }
-  co_await measure("raw two legs, write 1 MiB", Load{.first = a->get(), .second = b->get(), .size_bytes = 1 << 20, .random = false}, 4, seconds);
+  co_await measure("raw two legs, write 1 MiB",
+                   Load{.first = a->get(), .second = b->get(), .size_bytes = 1 << 20, .random = false}, 4, seconds);
   for (unsigned depth : {1U, 16U}) {
-    co_await measure("raw file, read 4 KiB", Load{.first = a->get(), .operation = block::Operation::read}, depth, seconds);
+    co_await measure("raw file, read 4 KiB", Load{.first = a->get(), .operation = block::Operation::read}, depth,
+                     seconds);
   }
 
   zfs::EngineOptions options;
@@ -137,7 +144,8 @@ Task<int> run(block::Reactor& reactor, std::string folder, double seconds, std::
     std::fprintf(stderr, "%s\n", engine.error().message.c_str());
     co_return 1;
   }
-  std::printf("engine start with the gate's self-test %.3f s\n", static_cast<double>(boot_time_ns() - begin_ns) / ns_per_s);
+  std::printf("engine start with the gate's self-test %.3f s\n",
+              static_cast<double>(boot_time_ns() - begin_ns) / ns_per_s);
   int result = 1;
   {
     zfs::Pool pool(**engine, {"bench", nullptr});
@@ -149,12 +157,15 @@ Task<int> run(block::Reactor& reactor, std::string folder, double seconds, std::
     if (layout && made && volume) {
       block::BlockDevice* device = volume->get();
       co_await measure("volume, fill 1 MiB", Load{.first = device, .size_bytes = 1 << 20, .random = false}, 4, 2);
-      for (unsigned depth : {1U, 4U, 16U, 64U}) co_await measure("volume, write 4 KiB", Load{.first = device}, depth, seconds);
+      for (unsigned depth : {1U, 4U, 16U, 64U})
+        co_await measure("volume, write 4 KiB", Load{.first = device}, depth, seconds);
       for (unsigned depth : {1U, 4U}) {
-        co_await measure("volume, write 1 MiB", Load{.first = device, .size_bytes = 1 << 20, .random = false}, depth, seconds);
+        co_await measure("volume, write 1 MiB", Load{.first = device, .size_bytes = 1 << 20, .random = false}, depth,
+                         seconds);
       }
       for (unsigned depth : {1U, 16U}) {
-        co_await measure("volume, read 4 KiB", Load{.first = device, .operation = block::Operation::read}, depth, seconds);
+        co_await measure("volume, read 4 KiB", Load{.first = device, .operation = block::Operation::read}, depth,
+                         seconds);
       }
       co_await (*volume)->close();
       result = 0;

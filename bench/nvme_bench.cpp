@@ -100,14 +100,10 @@ Task<void> measure(block::BlockDevice& device, const char* where, double seconds
     unsigned in_flight;
   };
   const Cell cells[] = {
-      {"write 4k q1", Work::write, 4096, 1},
-      {"write+flush 4k q1", Work::write_flush, 4096, 1},
-      {"write 4k q16", Work::write, 4096, 16},
-      {"write+flush 4k q16", Work::write_flush, 4096, 16},
-      {"read 4k q1", Work::read, 4096, 1},
-      {"read 4k q16", Work::read, 4096, 16},
-      {"write 1m q4", Work::write, 1 << 20, 4},
-      {"read 1m q4", Work::read, 1 << 20, 4},
+      {"write 4k q1", Work::write, 4096, 1},    {"write+flush 4k q1", Work::write_flush, 4096, 1},
+      {"write 4k q16", Work::write, 4096, 16},  {"write+flush 4k q16", Work::write_flush, 4096, 16},
+      {"read 4k q1", Work::read, 4096, 1},      {"read 4k q16", Work::read, 4096, 16},
+      {"write 1m q4", Work::write, 1 << 20, 4}, {"read 1m q4", Work::read, 1 << 20, 4},
   };
   for (const Cell& cell : cells) {
     Load load{device, cell.work, cell.size, boot_time_ns() + static_cast<Nanoseconds>(seconds * 1e9), {}};
@@ -119,7 +115,8 @@ Task<void> measure(block::BlockDevice& device, const char* where, double seconds
     std::ranges::sort(load.times);
     double per_s = static_cast<double>(load.times.size()) / elapsed;
     std::printf("%-12s %-20s %9.0f /s %9.1f MB/s   median %7.1f us   p99 %7.1f us\n", where, cell.name, per_s,
-                per_s * static_cast<double>(cell.size) / 1e6, static_cast<double>(load.times[load.times.size() / 2]) / 1e3,
+                per_s * static_cast<double>(cell.size) / 1e6,
+                static_cast<double>(load.times[load.times.size() / 2]) / 1e3,
                 static_cast<double>(load.times[load.times.size() * 99 / 100]) / 1e3);
     std::fflush(stdout);
   }
@@ -135,7 +132,7 @@ Task<Result<std::unique_ptr<block::FileDevice>>> open_file(std::string path) {
 Task<int> serve(std::string folder, int port_pipe) {
   auto file = co_await open_file(folder + "/drive");
   if (!file) co_return 1;
-  if (!fence::FenceFile::remove(folder, (*file)->durable_id())) co_return 1;   // of a former run
+  if (!fence::FenceFile::remove(folder, (*file)->durable_id())) co_return 1;  // of a former run
   auto fence = fence::FenceFile::create(folder, (*file)->durable_id());
   if (!fence) co_return 1;
   NullDevice nothing;
@@ -190,7 +187,8 @@ int main(int argument_count, char** arguments) {
   for (const char* name : {"/drive", "/drive-2"}) {
     std::ofstream out(folder + name, std::ios::binary);
     std::vector<char> chunk(1 << 20, 'z');
-    for (std::uint64_t i = 0; i < drive_bytes / chunk.size(); ++i) out.write(chunk.data(), static_cast<std::streamsize>(chunk.size()));
+    for (std::uint64_t i = 0; i < drive_bytes / chunk.size(); ++i)
+      out.write(chunk.data(), static_cast<std::streamsize>(chunk.size()));
   }
   int port_pipe[2];
   if (::pipe(port_pipe) != 0) return 1;
@@ -202,9 +200,11 @@ int main(int argument_count, char** arguments) {
   ::close(port_pipe[1]);
   std::string ports;
   char buffer[256];
-  for (ssize_t got; (got = ::read(port_pipe[0], buffer, sizeof buffer)) > 0;) ports.append(buffer, static_cast<std::size_t>(got));
+  for (ssize_t got; (got = ::read(port_pipe[0], buffer, sizeof buffer)) > 0;)
+    ports.append(buffer, static_cast<std::size_t>(got));
   std::vector<std::string> addresses;
-  for (std::size_t end; (end = ports.find('\n')) != std::string::npos; ports.erase(0, end + 1)) addresses.push_back(ports.substr(0, end));
+  for (std::size_t end; (end = ports.find('\n')) != std::string::npos; ports.erase(0, end + 1))
+    addresses.push_back(ports.substr(0, end));
   auto reactor = block::Reactor::create();
   int result = reactor && !addresses.empty() ? (*reactor)->run_until_done(drive_load(folder, addresses, seconds)) : 1;
   ::kill(child, SIGKILL);

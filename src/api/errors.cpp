@@ -8,9 +8,10 @@
 namespace zpair::api {
 namespace {
 
-constexpr std::array all_codes = {ErrorCode::invalid,     ErrorCode::not_found, ErrorCode::exists,    ErrorCode::refused,     ErrorCode::fenced,
-                                  ErrorCode::stale_epoch, ErrorCode::no_space,  ErrorCode::timed_out, ErrorCode::unreachable, ErrorCode::cancelled,
-                                  ErrorCode::io,          ErrorCode::unsupported, ErrorCode::internal};
+constexpr std::array all_codes = {
+    ErrorCode::invalid,     ErrorCode::not_found,   ErrorCode::exists,    ErrorCode::refused,     ErrorCode::fenced,
+    ErrorCode::stale_epoch, ErrorCode::no_space,    ErrorCode::timed_out, ErrorCode::unreachable, ErrorCode::cancelled,
+    ErrorCode::io,          ErrorCode::unsupported, ErrorCode::internal};
 
 std::optional<ErrorCode> code_named(std::string_view name) {
   for (ErrorCode code : all_codes) {
@@ -42,12 +43,14 @@ int http_status_of(ErrorCode code) {
 
 std::string error_body(const Error& error) {
   // A message may quote bytes that are no UTF-8 (a file's name): they are replaced, not fatal.
-  return nlohmann::json{{"code", name_of(error.code)}, {"message", error.message}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return nlohmann::json{{"code", name_of(error.code)}, {"message", error.message}}.dump(
+      -1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 Error error_from_body(int http_status, std::string_view body) {
   const auto parsed = nlohmann::json::parse(body, nullptr, false);
-  if (parsed.is_object() && parsed.contains("code") && parsed["code"].is_string() && parsed.contains("message") && parsed["message"].is_string()) {
+  if (parsed.is_object() && parsed.contains("code") && parsed["code"].is_string() && parsed.contains("message") &&
+      parsed["message"].is_string()) {
     if (auto code = code_named(parsed["code"].get<std::string>())) return {*code, parsed["message"].get<std::string>()};
   }
   return {ErrorCode::internal, fmt::format("the server answered HTTP {}: {}", http_status, body.substr(0, 200))};

@@ -23,8 +23,10 @@ Result<std::string> outcome(int http_status, std::string body) {
 }
 
 std::string head_of(const Call& call) {
-  return fmt::format("{} {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-                     call.method, call.target, call.body.size());
+  return fmt::format(
+      "{} {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: "
+      "{}\r\n\r\n",
+      call.method, call.target, call.body.size());
 }
 
 // The server's answer, read until it closes the connection: a status line, headers, and a body of Content-Length.
@@ -61,7 +63,9 @@ block::Task<Result<std::string>> exchange(block::Stream& stream, const Call& cal
   std::array<std::byte, 16384> piece;
   while (answer.size() < max_answer_bytes) {
     auto count = co_await stream.read_some(piece);
-    if (!count) co_return fail(ErrorCode::io, "the answer at {} broke off ({}): the outcome is unknown", call.socket_path, count.error().message);
+    if (!count)
+      co_return fail(ErrorCode::io, "the answer at {} broke off ({}): the outcome is unknown", call.socket_path,
+                     count.error().message);
     if (*count == 0) break;
     answer.append(reinterpret_cast<const char*>(piece.data()), *count);
   }
@@ -70,10 +74,12 @@ block::Task<Result<std::string>> exchange(block::Stream& stream, const Call& cal
 
 auto nobody_answers(const std::string& socket_path) {
   if (socket_path.size() >= sizeof(sockaddr_un::sun_path)) {
-    return fail(ErrorCode::unreachable, "'{}' is {} bytes long, a socket's path holds {}", socket_path, socket_path.size(), sizeof(sockaddr_un::sun_path) - 1);
+    return fail(ErrorCode::unreachable, "'{}' is {} bytes long, a socket's path holds {}", socket_path,
+                socket_path.size(), sizeof(sockaddr_un::sun_path) - 1);
   }
   if (::access(socket_path.c_str(), W_OK) != 0 && errno == EACCES) {
-    return fail(ErrorCode::unreachable, "no permission to ask at {}: do it as the user that zpaird runs as (sudo)", socket_path);
+    return fail(ErrorCode::unreachable, "no permission to ask at {}: do it as the user that zpaird runs as (sudo)",
+                socket_path);
   }
   return fail(ErrorCode::unreachable, "nobody answers at {}: is zpaird running there?", socket_path);
 }
@@ -87,22 +93,26 @@ Result<std::string> call_and_wait(const Call& call, std::int64_t timeout_ms) {
   http.set_connection_timeout(0, 500'000);
   http.set_read_timeout(timeout_ms / 1000, (timeout_ms % 1000) * 1000);
   const httplib::Headers headers{{"Connection", "close"}};
-  auto result = call.method == "GET" ? http.Get(call.target, headers) : http.Post(call.target, headers, call.body, "application/json");
+  auto result = call.method == "GET" ? http.Get(call.target, headers)
+                                     : http.Post(call.target, headers, call.body, "application/json");
   if (result) return outcome(result->status, std::move(result->body));
   if (result.error() == httplib::Error::Connection || result.error() == httplib::Error::ConnectionTimeout) {
     return nobody_answers(call.socket_path);
   }
   if (result.error() == httplib::Error::Read) {
-    return fail(ErrorCode::timed_out, "no answer at {} within {} ms, or it broke off: the outcome is unknown", call.socket_path, timeout_ms);
+    return fail(ErrorCode::timed_out, "no answer at {} within {} ms, or it broke off: the outcome is unknown",
+                call.socket_path, timeout_ms);
   }
-  return fail(ErrorCode::io, "the request to {} failed ({}): the outcome is unknown", call.socket_path, httplib::to_string(result.error()));
+  return fail(ErrorCode::io, "the request to {} failed ({}): the outcome is unknown", call.socket_path,
+              httplib::to_string(result.error()));
 }
 
 block::Task<Result<std::string>> call(Call call, Deadline deadline) {
   auto to = block::Endpoint::parse("unix:" + call.socket_path);
   if (!to) co_return std::unexpected(to.error());
   auto stream = co_await block::Stream::connect(*to, deadline);
-  if (!stream) co_return fail(ErrorCode::unreachable, "nobody answers at {} ({})", call.socket_path, stream.error().message);
+  if (!stream)
+    co_return fail(ErrorCode::unreachable, "nobody answers at {} ({})", call.socket_path, stream.error().message);
   // A stream has no deadline of its own: the timer shuts it down, and what waits ends.
   bool timed_out = false;
   auto& reactor = block::Reactor::current();
@@ -113,7 +123,8 @@ block::Task<Result<std::string>> call(Call call, Deadline deadline) {
   });
   auto answer = co_await exchange(*raw, call);
   reactor.cancel_timer(timer);
-  if (timed_out && !answer) co_return fail(ErrorCode::timed_out, "no answer at {} in time: the outcome is unknown", call.socket_path);
+  if (timed_out && !answer)
+    co_return fail(ErrorCode::timed_out, "no answer at {} in time: the outcome is unknown", call.socket_path);
   co_return answer;
 }
 

@@ -13,8 +13,8 @@ namespace zpair::api {
 struct Call {
   std::string socket_path;
   std::string method = "GET";
-  std::string target;            // path and query: /v1/events?since=3&wait_ms=1000
-  std::string body;              // JSON text; POST only
+  std::string target;  // path and query: /v1/events?since=3&wait_ms=1000
+  std::string body;    // JSON text; POST only
 };
 
 // Blocks the calling thread. Returns the answer's JSON text.

@@ -24,7 +24,8 @@ constexpr std::size_t max_body_bytes = std::size_t{8} << 20;
 Result<void> remove_dead_socket(const std::string& path) {
   sockaddr_un address{};
   if (path.size() >= sizeof(address.sun_path)) {
-    return fail(ErrorCode::invalid, "the socket path {} is longer than {} bytes: choose a shorter folder", path, sizeof(address.sun_path) - 1);
+    return fail(ErrorCode::invalid, "the socket path {} is longer than {} bytes: choose a shorter folder", path,
+                sizeof(address.sun_path) - 1);
   }
   address.sun_family = AF_UNIX;
   std::memcpy(address.sun_path, path.c_str(), path.size());
@@ -51,8 +52,8 @@ struct HttpServer::Impl {
   Routes routes;
   httplib::Server http;
   std::thread edge;
-  block::TaskGroup running;   // reactor thread
-  bool closed = false;        // reactor thread
+  block::TaskGroup running;  // reactor thread
+  bool closed = false;       // reactor thread
 
   explicit Impl(block::Reactor& reactor_in) : reactor(reactor_in) {}
 
@@ -60,7 +61,8 @@ struct HttpServer::Impl {
     auto route = routes.find(request.method + " " + request.path);
     if (route != routes.end()) return route->second;
     for (const char* method : {"GET ", "POST "}) {
-      if (routes.contains(method + request.path)) return fail(ErrorCode::invalid, "{} is not a {} request", request.path, request.method);
+      if (routes.contains(method + request.path))
+        return fail(ErrorCode::invalid, "{} is not a {} request", request.path, request.method);
     }
     return fail(ErrorCode::not_found, "no such request: {}", request.path);
   }
@@ -82,7 +84,7 @@ struct HttpServer::Impl {
 
   static block::Task<void> run(Handler handler, Request request, std::promise<Result<std::string>>& promise) {
     auto result = co_await handler(std::move(request));
-    promise.set_value(std::move(result));   // the edge thread goes on: nothing of it is touched from here
+    promise.set_value(std::move(result));  // the edge thread goes on: nothing of it is touched from here
   }
 
   void serve(const httplib::Request& from, httplib::Response& to) {
@@ -109,21 +111,21 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(block::Reactor& reactor, s
   http.new_task_queue = [] { return new httplib::ThreadPool(max_requests); };
   http.set_address_family(AF_UNIX);
   int listener = -1;
-  http.set_socket_options([&listener](int socket) { listener = socket; });   // the default sets TCP options
-  http.set_keep_alive_max_count(1);      // an idle connection must not hold an edge thread
+  http.set_socket_options([&listener](int socket) { listener = socket; });  // the default sets TCP options
+  http.set_keep_alive_max_count(1);  // an idle connection must not hold an edge thread
   http.set_payload_max_length(max_body_bytes);
   auto serve = [raw = impl.get()](const httplib::Request& from, httplib::Response& to) { raw->serve(from, to); };
   http.Get(".*", serve);
   http.Post(".*", serve);
   const mode_t former_mask = ::umask(0177);
-  const bool bound = http.bind_to_port(socket_path, 1);   // the port is not used
+  const bool bound = http.bind_to_port(socket_path, 1);  // the port is not used
   ::umask(former_mask);
   if (!bound) return fail_errno(errno, "cannot listen at {}", socket_path);
   // The library's queue holds five: the sixth client that comes at once would find nobody there.
   if (::listen(listener, listen_queue) != 0) return fail_errno(errno, "cannot listen at {}", socket_path);
   http.set_socket_options([](int) {});
   impl->edge = std::thread([raw = impl.get()] { raw->http.listen_after_bind(); });
-  while (!http.is_running()) std::this_thread::yield();   // stop() before that would be lost
+  while (!http.is_running()) std::this_thread::yield();  // stop() before that would be lost
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }
 

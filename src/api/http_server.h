@@ -25,11 +25,11 @@ struct Request {
 
 // Returns the answer's JSON text. Give it a lambda that only calls a coroutine: [this](Request r) { return status(std::move(r)); }
 using Handler = std::function<block::Task<Result<std::string>>(Request)>;
-using Routes = std::map<std::string, Handler>;   // "GET /v1/status" → handler
+using Routes = std::map<std::string, Handler>;  // "GET /v1/status" → handler
 
 class HttpServer {
  public:
-  static constexpr unsigned max_requests = 32;   // at one time
+  static constexpr unsigned max_requests = 32;  // at one time
 
   // Replaces a socket that nobody answers on. The socket's mode is 0600.
   static Result<std::unique_ptr<HttpServer>> start(block::Reactor& reactor, std::string socket_path, Routes routes);

@@ -39,12 +39,18 @@ Error error_from_errno(int error_number) {
   switch (error_number) {
     case ENOENT: code = ErrorCode::not_found; break;
     case EEXIST: code = ErrorCode::exists; break;
-    case EINVAL: case EACCES: case EPERM: code = ErrorCode::invalid; break;
-    case ENOSPC: case EDQUOT: code = ErrorCode::no_space; break;
+    case EINVAL:
+    case EACCES:
+    case EPERM: code = ErrorCode::invalid; break;
+    case ENOSPC:
+    case EDQUOT: code = ErrorCode::no_space; break;
     case ETIMEDOUT: code = ErrorCode::timed_out; break;
-    case ECONNREFUSED: case EHOSTUNREACH: case ENETUNREACH: code = ErrorCode::unreachable; break;
+    case ECONNREFUSED:
+    case EHOSTUNREACH:
+    case ENETUNREACH: code = ErrorCode::unreachable; break;
     case ECANCELED: code = ErrorCode::cancelled; break;
-    case ENOTSUP: case ENOSYS: code = ErrorCode::unsupported; break;
+    case ENOTSUP:
+    case ENOSYS: code = ErrorCode::unsupported; break;
     default: break;
   }
   return Error{code, std::strerror(error_number)};

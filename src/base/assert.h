@@ -5,8 +5,8 @@ namespace zpair {
 [[noreturn]] void assertion_failed(const char* file, int line, const char* condition, const char* why) noexcept;
 }
 
-#define ZP_ASSERT(condition, why)                                                                  \
-  do {                                                                                             \
-    if (!(condition)) [[unlikely]]                                                                 \
-      ::zpair::assertion_failed(__FILE__, __LINE__, #condition, why);                              \
+#define ZP_ASSERT(condition, why)                                     \
+  do {                                                                \
+    if (!(condition)) [[unlikely]]                                    \
+      ::zpair::assertion_failed(__FILE__, __LINE__, #condition, why); \
   } while (0)

@@ -15,37 +15,37 @@ namespace zpair {
 
 // One network way between the nodes. Normally two, over separate switches.
 struct PathConfig {
-  std::string name;                       // path1
-  std::string listen;                     // our numeric address on this path; 0.0.0.0 and :: are refused
-  std::uint16_t agent_port = 7411;        // the agent's messages
-  std::uint16_t nvme_port = 4420;         // NVMe/TCP
-  std::string partner;                    // the partner's numeric address on this path
+  std::string name;                 // path1
+  std::string listen;               // our numeric address on this path; 0.0.0.0 and :: are refused
+  std::uint16_t agent_port = 7411;  // the agent's messages
+  std::uint16_t nvme_port = 4420;   // NVMe/TCP
+  std::string partner;              // the partner's numeric address on this path
   std::uint16_t partner_agent_port = 7411;
   std::uint16_t partner_nvme_port = 4420;
 };
 
 // A fixed share for each pool that the node may run.
 struct LimitsConfig {
-  std::uint32_t arc_mb = 512;     // read cache
-  std::uint32_t dirty_mb = 128;   // written, not yet in a txg
-  std::uint32_t log_mb = 64;      // live intent log: bounds the replay at a takeover
+  std::uint32_t arc_mb = 512;    // read cache
+  std::uint32_t dirty_mb = 128;  // written, not yet in a txg
+  std::uint32_t log_mb = 64;     // live intent log: bounds the replay at a takeover
 };
 
-struct FaultConfig {              // only a sandbox sets these
-  bool allowed = false;           // POST /v1/fault is served
-  bool volatile_cache = false;    // drives keep unflushed writes in the process: kill -9 is a power cut
+struct FaultConfig {            // only a sandbox sets these
+  bool allowed = false;         // POST /v1/fault is served
+  bool volatile_cache = false;  // drives keep unflushed writes in the process: kill -9 is a power cut
 };
 
 struct NodeConfig {
   NodeId node = NodeId::a;
-  std::string state_dir;                     // absolute; the node's state file, fence files
-  std::string run_dir;                       // absolute, short: sockets lie in it (a socket's path holds 107 bytes)
-  std::uint32_t zfs_host_id = 0;             // not zero, not the system's own, unlike the partner's
-  std::vector<PathConfig> paths;             // [[path]], one to four
-  std::vector<std::string> etcd_endpoints;   // [etcd] endpoints = ["http://…"], the node's own member first
-  LimitsConfig limits;                       // [limits]
-  std::uint32_t partner_wait_s = 10;         // [start] how long a starting node waits for its partner's agent; 0 = not at all
-  FaultConfig fault;                         // [fault]
+  std::string state_dir;                    // absolute; the node's state file, fence files
+  std::string run_dir;                      // absolute, short: sockets lie in it (a socket's path holds 107 bytes)
+  std::uint32_t zfs_host_id = 0;            // not zero, not the system's own, unlike the partner's
+  std::vector<PathConfig> paths;            // [[path]], one to four
+  std::vector<std::string> etcd_endpoints;  // [etcd] endpoints = ["http://…"], the node's own member first
+  LimitsConfig limits;                      // [limits]
+  std::uint32_t partner_wait_s = 10;  // [start] how long a starting node waits for its partner's agent; 0 = not at all
+  FaultConfig fault;                  // [fault]
 
   std::string api_socket() const { return run_dir + "/zpaird.sock"; }
   std::string pool_socket(std::string_view pool) const;                             // RUN_DIR/pool-NAME.sock

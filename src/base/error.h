@@ -61,18 +61,18 @@ template <class... Args>
 
 // ZP_TRY(drive, open_drive(path)): declares `drive`, or returns the error as it is; ZP_CO_TRY in a coroutine.
 // For a Result<void>: ZP_CHECK(expression), ZP_CO_CHECK(expression).
-#define ZP_TRY(name, expression)                                             \
-  auto name##_or = (expression);                                             \
-  if (!name##_or) return std::unexpected(std::move(name##_or).error());      \
+#define ZP_TRY(name, expression)                                        \
+  auto name##_or = (expression);                                        \
+  if (!name##_or) return std::unexpected(std::move(name##_or).error()); \
   auto& name = *name##_or
-#define ZP_CO_TRY(name, expression)                                          \
-  auto name##_or = (expression);                                             \
-  if (!name##_or) co_return std::unexpected(std::move(name##_or).error());   \
+#define ZP_CO_TRY(name, expression)                                        \
+  auto name##_or = (expression);                                           \
+  if (!name##_or) co_return std::unexpected(std::move(name##_or).error()); \
   auto& name = *name##_or
 #define ZP_CHECK(expression) \
   if (auto checked_ = (expression); !checked_) return std::unexpected(std::move(checked_).error())
-#define ZP_CO_CHECK(expression)                                     \
-  do {                                                              \
-    auto checked_ = (expression);                                   \
+#define ZP_CO_CHECK(expression)                                            \
+  do {                                                                     \
+    auto checked_ = (expression);                                          \
     if (!checked_) co_return std::unexpected(std::move(checked_).error()); \
   } while (0)

@@ -4,8 +4,8 @@
 #include <memory>
 #include <random>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "block/file_device.h"
@@ -45,7 +45,7 @@ std::span<std::byte> aligned_buffer(std::size_t size_bytes, unsigned seed) {
   auto* bytes = static_cast<std::byte*>(std::aligned_alloc(4096, size_bytes));
   std::mt19937_64 random(seed);
   for (std::size_t i = 0; i < size_bytes; i += sizeof(std::uint64_t)) {
-    std::uint64_t value = random();   // incompressible
+    std::uint64_t value = random();  // incompressible
     std::memcpy(bytes + i, &value, sizeof value);
   }
   return {bytes, size_bytes};
@@ -54,7 +54,8 @@ std::span<std::byte> aligned_buffer(std::size_t size_bytes, unsigned seed) {
 Task<void> worker(Legs& legs, const Options& options, int index, Nanoseconds end_ns, Counter& counter) {
   std::mt19937_64 random(static_cast<unsigned>(index) + 1);
   auto buffer = aligned_buffer(options.block_size_bytes, static_cast<unsigned>(index));
-  std::uint64_t block_count = std::min(legs.a->geometry().size_bytes, legs.b->geometry().size_bytes) / options.block_size_bytes;
+  std::uint64_t block_count =
+      std::min(legs.a->geometry().size_bytes, legs.b->geometry().size_bytes) / options.block_size_bytes;
   while (boot_time_ns() < end_ns && !counter.failed) {
     std::uint64_t block = options.sequential ? counter.next_block++ % block_count : random() % block_count;
     std::uint64_t offset_bytes = block * options.block_size_bytes;
@@ -99,7 +100,8 @@ int main(int argc, char** argv) {
   CLI::App app{"The limit of a pair: both legs written and flushed in parallel."};
   app.add_option("leg_a", options.leg_a)->required();
   app.add_option("leg_b", options.leg_b)->required();
-  app.add_option("--operation", options.operation, "write (both legs, flushed) or read (leg a)")->check(CLI::IsMember({"write", "read"}));
+  app.add_option("--operation", options.operation, "write (both legs, flushed) or read (leg a)")
+      ->check(CLI::IsMember({"write", "read"}));
   app.add_option("--block-size", options.block_size_bytes, "bytes");
   app.add_option("--in-flight", options.in_flight);
   app.add_option("--seconds", options.seconds);

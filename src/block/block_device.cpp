@@ -25,7 +25,8 @@ Op::Op(BlockDevice& device, Operation operation, std::uint64_t offset_bytes, std
   on_done = [](Request& request) { make_ready(static_cast<Op&>(request).waiter_); };
 }
 
-Op::Op(BlockDevice& device, Operation operation, std::uint64_t offset_bytes, std::uint64_t size_bytes) : device_(device) {
+Op::Op(BlockDevice& device, Operation operation, std::uint64_t offset_bytes, std::uint64_t size_bytes)
+    : device_(device) {
   this->operation = operation;
   this->offset_bytes = offset_bytes;
   this->size_bytes = size_bytes;

@@ -23,12 +23,12 @@ enum class Operation : std::uint8_t { read, write, flush, trim, write_zeroes };
 
 enum class IoStatus : std::uint8_t {
   ok,
-  io_error,      // the device refused the command
-  media_error,   // a read met a bad place: another copy may serve it
-  fenced,        // a newer epoch holds the leg: the process exits
+  io_error,     // the device refused the command
+  media_error,  // a read met a bad place: another copy may serve it
+  fenced,       // a newer epoch holds the leg: the process exits
   no_space,
-  invalid,       // out of range or not a multiple of the block size
-  cancelled,     // the device was closed
+  invalid,    // out of range or not a multiple of the block size
+  cancelled,  // the device was closed
 };
 
 std::string_view name_of(IoStatus status);
@@ -42,25 +42,25 @@ struct Geometry {
 // submit().
 struct Request {
   Operation operation = Operation::read;
-  bool durable = false;                   // write, write_zeroes: on stable storage before it completes (FUA)
+  bool durable = false;  // write, write_zeroes: on stable storage before it completes (FUA)
   std::uint64_t offset_bytes = 0;
-  std::uint64_t size_bytes = 0;           // the sum of the buffers for read and write; 0 for flush
-  std::span<const iovec> buffers;         // read, write; the array itself must live too
+  std::uint64_t size_bytes = 0;    // the sum of the buffers for read and write; 0 for flush
+  std::span<const iovec> buffers;  // read, write; the array itself must live too
   void (*on_done)(Request&) = nullptr;
 
   IoStatus status = IoStatus::ok;
-  Verifier verifier;                      // the device's, as it was when the command completed
+  Verifier verifier;  // the device's, as it was when the command completed
 
-  void* device_private = nullptr;         // the device's own, until on_done
+  void* device_private = nullptr;  // the device's own, until on_done
 };
 
 class BlockDevice {
  public:
   virtual ~BlockDevice() = default;
-  virtual Geometry geometry() const = 0;          // fixed for the device's life
+  virtual Geometry geometry() const = 0;  // fixed for the device's life
   // Names the medium for ever: survives a rename, not a copy. Empty for volumes.
   virtual std::string durable_id() const = 0;
-  virtual Verifier verifier() const = 0;          // the newest seen
+  virtual Verifier verifier() const = 0;  // the newest seen
   virtual void submit(Request& request) = 0;
   // Waits for all requests in flight, then lets the medium (and its lock) go. Submit nothing after it.
   virtual Task<void> close() = 0;
@@ -96,7 +96,7 @@ class Op : private Request {
 Op read(BlockDevice& device, std::uint64_t offset_bytes, std::span<std::byte> into);
 Op write(BlockDevice& device, std::uint64_t offset_bytes, std::span<const std::byte> from);
 Op write_durable(BlockDevice& device, std::uint64_t offset_bytes, std::span<const std::byte> from);
-Op flush(BlockDevice& device);   // on return, every write that had completed before is durable
+Op flush(BlockDevice& device);  // on return, every write that had completed before is durable
 Op trim(BlockDevice& device, std::uint64_t offset_bytes, std::uint64_t size_bytes);
 Op write_zeroes(BlockDevice& device, std::uint64_t offset_bytes, std::uint64_t size_bytes);
 

@@ -322,7 +322,8 @@ void FileDevice::on_result(Transfer& transfer, int result) {
 void FileDevice::on_data(Transfer& transfer, int result) {
   const Request& request = *transfer.request;
   if (result < 0) {
-    if (transfer.durable && request.operation == Operation::write) change_verifier();   // it may have been the flush in it
+    if (transfer.durable && request.operation == Operation::write)
+      change_verifier();  // it may have been the flush in it
     finish(transfer, status_of(request.operation, -result));
     return;
   }

@@ -208,7 +208,7 @@ Task<bool> wait_for(Signal& signal, Deadline deadline) {
     bool await_ready() const noexcept { return false; }
     void await_suspend(std::coroutine_handle<> waiter) {
       timer = reactor.call_at(at_ns, [this, waiter] {
-        if (!signal.forget(waiter)) return;   // set in the same turn: it would be resumed twice
+        if (!signal.forget(waiter)) return;  // set in the same turn: it would be resumed twice
         expired = true;
         reactor.make_ready(waiter);
       });

@@ -35,16 +35,16 @@ class Reactor {
   Reactor(const Reactor&) = delete;
   Reactor& operator=(const Reactor&) = delete;
 
-  static Reactor& current();   // the reactor whose run() is on this thread's stack (asserts that there is one)
+  static Reactor& current();  // the reactor whose run() is on this thread's stack (asserts that there is one)
   static bool has_current();
 
-  void run();                  // until stop(); handles everything that is ready before it returns
-  void stop();                 // any thread
+  void run();   // until stop(); handles everything that is ready before it returns
+  void stop();  // any thread
   // Runs `task` to its end, then returns its value: the main function's way in.
   template <class T>
   T run_until_done(Task<T> task);
 
-  void post(std::function<void()> call);              // any thread: runs on the reactor, in order
+  void post(std::function<void()> call);  // any thread: runs on the reactor, in order
   void make_ready(std::coroutine_handle<> waiter) { ready_.push_back(waiter); }
 
   // An entry to fill with io_uring_prep_*; submitted in a batch at the end of this turn of the loop.
@@ -64,7 +64,7 @@ class Reactor {
   // A call at an instant, which can be taken back; at_ns ≤ now runs in the next turn.
   using TimerId = std::uint64_t;
   TimerId call_at(Nanoseconds at_ns, std::function<void()> call);
-  void cancel_timer(TimerId id);   // no effect when it already ran
+  void cancel_timer(TimerId id);  // no effect when it already ran
 
   // co_await reactor.yield(): lets everything else that is ready run first.
   struct Yield {
@@ -155,6 +155,6 @@ class Signal {
 };
 
 // Waits for the signal or the deadline, whichever comes first.
-Task<bool> wait_for(Signal& signal, Deadline deadline);   // true: the signal was set
+Task<bool> wait_for(Signal& signal, Deadline deadline);  // true: the signal was set
 
 }  // namespace zpair::block

@@ -106,7 +106,9 @@ Task<Result<std::unique_ptr<Stream>>> Stream::connect(Endpoint to, Deadline dead
       ::shutdown(fd, SHUT_RDWR);
     });
   }
-  auto prepare = [&address, fd](io_uring_sqe* entry) { io_uring_prep_connect(entry, fd, address.get(), address.length); };
+  auto prepare = [&address, fd](io_uring_sqe* entry) {
+    io_uring_prep_connect(entry, fd, address.get(), address.length);
+  };
   int result = co_await UringAwait(prepare);
   if (timer != 0) reactor.cancel_timer(timer);
   if (expired) co_return fail(ErrorCode::timed_out, "no answer from {}", to.text);
@@ -221,7 +223,8 @@ Endpoint Listener::local_endpoint() const {
   socklen_t length = sizeof storage;
   ::getsockname(socket_.get(), reinterpret_cast<sockaddr*>(&storage), &length);
   char text[INET6_ADDRSTRLEN] = {};
-  if (storage.ss_family == AF_UNIX) return Endpoint{fmt::format("unix:{}", reinterpret_cast<sockaddr_un&>(storage).sun_path)};
+  if (storage.ss_family == AF_UNIX)
+    return Endpoint{fmt::format("unix:{}", reinterpret_cast<sockaddr_un&>(storage).sun_path)};
   if (storage.ss_family == AF_INET) {
     auto& v4 = reinterpret_cast<sockaddr_in&>(storage);
     inet_ntop(AF_INET, &v4.sin_addr, text, sizeof text);

@@ -25,7 +25,7 @@ class UringAwait : private Reactor::Completion {
     io_uring_sqe_set_data(&entry, static_cast<Completion*>(this));
   }
   int await_resume() const noexcept { return result_; }
-  Reactor::Completion& completion() { return *this; }   // what io_uring_prep_cancel names
+  Reactor::Completion& completion() { return *this; }  // what io_uring_prep_cancel names
 
  private:
   Prepare prepare_;

@@ -10,7 +10,8 @@ Actions step(State& state, const Event& event) {
   ZP_ASSERT(state.pool.empty() == std::holds_alternative<Started>(event), "Started comes first, and once");
   Turn turn{state, std::visit([](const auto& fact) { return fact.now_ns; }, event), {}};
   std::visit([&turn](const auto& fact) { on(turn, fact); }, event);
-  for (auto part : {pursue_process, pursue_handover, pursue_switchover, pursue_start, pursue_drives, pursue_survey_asked, pursue_takeover}) {
+  for (auto part : {pursue_process, pursue_handover, pursue_switchover, pursue_start, pursue_drives,
+                    pursue_survey_asked, pursue_takeover}) {
     part(turn);
   }
   return std::move(turn.actions);
@@ -25,7 +26,8 @@ void on(Turn& turn, const Started& event) {
   state.last_tick_ns = event.now_ns;
   state.window_start_ns = event.now_ns;
   // Rule 6: what this node promised before it (or its agent) stopped is forgotten, so the start itself counts as a promise.
-  if (!mutated(Mutation::start_forgets_promise)) state.promise_end_ns = event.now_ns + state.limits.promise_ns / 100 * 101;
+  if (!mutated(Mutation::start_forgets_promise))
+    state.promise_end_ns = event.now_ns + state.limits.promise_ns / 100 * 101;
   if (event.kept) {
     state.stored = event.kept;
     state.seen_epoch = event.kept->record.epoch;
@@ -45,7 +47,8 @@ void on(Turn& turn, const Started& event) {
 void on(Turn& turn, const Ticked& event) {
   State& state = turn.state;
   const bool paused = event.now_ns - state.last_tick_ns > state.limits.tick_ns + state.limits.late_ns;
-  if (paused && !mutated(Mutation::late_timer_trusted)) state.window_start_ns = event.now_ns;  // we did not run: whoever seems silent may have spoken
+  if (paused && !mutated(Mutation::late_timer_trusted))
+    state.window_start_ns = event.now_ns;  // we did not run: whoever seems silent may have spoken
   state.last_tick_ns = event.now_ns;
 }
 

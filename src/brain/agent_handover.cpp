@@ -49,7 +49,8 @@ void pursue_handover(Turn& turn) {
   }
   if (mutated(Mutation::handover_before_kill)) return answer_handover(turn);
   if (process_lives(state)) {
-    if (state.process != Process::dying) kill_process(turn, fmt::format("epoch {} of the partner takes over", asked.value));
+    if (state.process != Process::dying)
+      kill_process(turn, fmt::format("epoch {} of the partner takes over", asked.value));
     return;
   }
   const bool kept = state.stored && state.stored->record.epoch >= asked;
@@ -59,7 +60,8 @@ void pursue_handover(Turn& turn) {
 void on(Turn& turn, const HandoverAsked& event) {
   State& state = turn.state;
   const record::Record& record = event.stored.record;
-  if (record.epoch < state.seen_epoch || record.owner == state.node || ours_came_first(state, event.stored)) return;  // stale: no answer
+  if (record.epoch < state.seen_epoch || record.owner == state.node || ours_came_first(state, event.stored))
+    return;  // stale: no answer
   if (state.takeover) drop_takeover(turn, fmt::format("the partner imported it at epoch {}", record.epoch.value));
   learn(turn, event.stored);
   owner_heard(state, event.now_ns);
@@ -68,7 +70,8 @@ void on(Turn& turn, const HandoverAsked& event) {
 
 void on(Turn& turn, const HandoverAnswered& event) {
   State& state = turn.state;
-  const bool ours = state.handover_open && state.stored && owned_here(state) && state.stored->record.epoch == event.epoch;
+  const bool ours =
+      state.handover_open && state.stored && owned_here(state) && state.stored->record.epoch == event.epoch;
   if (!ours) return;
   state.handover_open = false;
   // `cannot` means that drives are not drained or not there; the process is dead all the same, but only `done` counts.

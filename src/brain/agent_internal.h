@@ -25,14 +25,14 @@ struct Turn {
 
 // agent_record.cpp: what is known of the record (rule 9).
 bool went_back(const State& state, const record::Record& record);
-void learn(Turn& turn, const record::Stored& stored);      // keeps a newer one; it counts from RecordKept on
+void learn(Turn& turn, const record::Stored& stored);  // keeps a newer one; it counts from RecordKept on
 void ask_record(Turn& turn);
-bool owned_here(const State& state);                       // by the newest kept record
+bool owned_here(const State& state);  // by the newest kept record
 std::string next_op(State& state);
 
 // agent_partner.cpp: windows are judged against the last tick (design, section 3).
 bool partner_present(const State& state);
-bool owner_lives(const State& state);                      // heard, or vouched for by its agent
+bool owner_lives(const State& state);  // heard, or vouched for by its agent
 bool partner_owns(const State& state, const record::Record& record);
 void owner_heard(State& state, Nanoseconds now_ns);
 void pursue_survey_asked(Turn& turn);
@@ -40,8 +40,8 @@ void pursue_survey_asked(Turn& turn);
 // agent_naming.cpp: rules 4 and 11.
 std::vector<LegId> legs_here(const record::Record& record, const std::vector<LocalLeg>& local, NodeId node);
 struct Naming {
-  record::Record wanted;     // epoch + 1, this owner, the in-sync legs
-  std::string refused;       // rule 11: one line; empty: `wanted` is good
+  record::Record wanted;  // epoch + 1, this owner, the in-sync legs
+  std::string refused;    // rule 11: one line; empty: `wanted` is good
   bool skip_floor = false;
 };
 Naming name_legs(State& state, const Takeover& takeover);
@@ -50,7 +50,7 @@ Naming name_legs(State& state, const Takeover& takeover);
 void begin_takeover(Turn& turn, Kind kind, std::optional<std::uint64_t> command);
 void drop_takeover(Turn& turn, const std::string& why);
 void takeover_done(Turn& turn);
-bool swap_is_open(const State& state);                     // rule 6: promises nothing
+bool swap_is_open(const State& state);  // rule 6: promises nothing
 void pursue_takeover(Turn& turn);
 void takeover_seen(Turn& turn, const record::Stored& stored);
 void takeover_read(Turn& turn, const RecordRead& event);
@@ -61,7 +61,7 @@ void takeover_kept(Turn& turn, const RecordKept& event);
 void pursue_start(Turn& turn);
 
 // agent_handover.cpp
-void pursue_handover(Turn& turn);                          // ours to answer, and theirs to answer
+void pursue_handover(Turn& turn);  // ours to answer, and theirs to answer
 
 // agent_process.cpp
 bool process_lives(const State& state);

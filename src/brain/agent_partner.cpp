@@ -7,7 +7,9 @@ namespace zpair::brain::agent {
 
 namespace {
 
-Nanoseconds age(const State& state, Nanoseconds at_ns) { return state.last_tick_ns - std::max(at_ns, state.window_start_ns); }
+Nanoseconds age(const State& state, Nanoseconds at_ns) {
+  return state.last_tick_ns - std::max(at_ns, state.window_start_ns);
+}
 
 bool vouched(const State& state) {
   if (state.vouched_ns == 0 || age(state, state.vouched_ns) >= state.limits.silence_ns) return false;
@@ -21,7 +23,8 @@ bool partner_present(const State& state) {
 }
 
 bool owner_lives(const State& state) {
-  const bool told = partner_present(state) && state.partner && (state.partner->vouch == Vouch::gave_up || state.partner->vouch == Vouch::cannot);
+  const bool told = partner_present(state) && state.partner &&
+                    (state.partner->vouch == Vouch::gave_up || state.partner->vouch == Vouch::cannot);
   if (told) return false;  // its own agent says so: no need to wait for silence
   return age(state, state.owner_heard_ns) < state.limits.silence_ns || vouched(state);
 }
@@ -62,13 +65,14 @@ void on(Turn& turn, const PartnerHeard& event) {
 
 void on(Turn& turn, const CanServeAsked& event) {
   State& state = turn.state;
-  bool can = state.stored && event.epoch == state.seen_epoch && state.stored->record.epoch == event.epoch && state.drives_open &&
-             state.store_answers && state.went_back.empty();
+  bool can = state.stored && event.epoch == state.seen_epoch && state.stored->record.epoch == event.epoch &&
+             state.drives_open && state.store_answers && state.went_back.empty();
   if (can) {
     std::vector<LegId> here;
     for (const record::Mirror& mirror : state.stored->record.mirrors) {
       for (const record::Leg& leg : mirror.legs) {
-        const bool failed = std::find(state.drives_failed.begin(), state.drives_failed.end(), leg.guid) != state.drives_failed.end();
+        const bool failed =
+            std::find(state.drives_failed.begin(), state.drives_failed.end(), leg.guid) != state.drives_failed.end();
         if (leg.node == state.node && !failed) here.push_back(leg.guid);
       }
     }
@@ -86,7 +90,8 @@ void on(Turn& turn, const SurveyAsked& event) {
   if (process_lives(state) && state.process != Process::dying) return refuse("its pool process lives");
   if (swap_is_open(state)) return refuse("its own import is open");
   if (state.takeover) {
-    if (state.stored && state.stored->record.home == state.node) return refuse("its own import goes first, it is the home node");
+    if (state.stored && state.stored->record.home == state.node)
+      return refuse("its own import goes first, it is the home node");
     drop_takeover(turn, "the partner imports");
   }
   if (state.vouched_ns == 0) state.vouched_since_ns = event.now_ns;
@@ -112,7 +117,8 @@ void on(Turn& turn, const LocalSurveyed& event) {
       if (leg.fence_epoch < asked.epoch) legs.push_back(leg.leg);
     }
     const bool still = asked.epoch > state.seen_epoch && !swap_is_open(state) && !process_lives(state);
-    turn.order(AnswerSurvey{asked.id, still, still ? legs : std::vector<LegId>{}, still ? "" : "its own import came first"});
+    turn.order(
+        AnswerSurvey{asked.id, still, still ? legs : std::vector<LegId>{}, still ? "" : "its own import came first"});
   }
   takeover_surveyed(turn, event);
 }

@@ -19,8 +19,9 @@ bool hangs(const State& state) {
 void back_off(State& state, Nanoseconds now_ns) {
   const Limits& limits = state.limits;
   state.restart_at_ns = now_ns + state.restart_back_off_ns;
-  state.restart_back_off_ns = state.restart_back_off_ns == 0 ? limits.restart_back_off_ns
-                                                             : std::min(2 * state.restart_back_off_ns, limits.restart_back_off_most_ns);
+  state.restart_back_off_ns = state.restart_back_off_ns == 0
+                                  ? limits.restart_back_off_ns
+                                  : std::min(2 * state.restart_back_off_ns, limits.restart_back_off_most_ns);
 }
 
 }  // namespace
@@ -39,7 +40,8 @@ void pursue_process(Turn& turn) {
   State& state = turn.state;
   if (!process_lives(state) || state.process == Process::dying) return;
   if (state.stored && state.stored->record.epoch > state.process_epoch) {
-    return kill_process(turn, fmt::format("the record is at epoch {} of node {}", state.stored->record.epoch.value, name_of(state.stored->record.owner)));
+    return kill_process(turn, fmt::format("the record is at epoch {} of node {}", state.stored->record.epoch.value,
+                                          name_of(state.stored->record.owner)));
   }
   if (hangs(state)) kill_process(turn, "no heartbeat");
 }
@@ -47,7 +49,8 @@ void pursue_process(Turn& turn) {
 void pursue_drives(Turn& turn) {
   State& state = turn.state;
   if (state.drives_order_open || process_lives(state)) return;
-  const bool closing = state.takeover && (state.takeover->phase == Takeover::Phase::keeping || state.takeover->phase == Takeover::Phase::closing ||
+  const bool closing = state.takeover && (state.takeover->phase == Takeover::Phase::keeping ||
+                                          state.takeover->phase == Takeover::Phase::closing ||
                                           state.takeover->phase == Takeover::Phase::starting);
   if (closing) return;
   const bool try_again = !state.drives_failed.empty() && turn.now_ns >= state.drives_retry_ns;
@@ -87,9 +90,11 @@ void on(Turn& turn, const PoolExited& event) {
   state.drives_open = false;
   state.cold = false;
   turn.report(fmt::format("pool process of epoch {} is gone: {}", event.epoch.value, event.text));
-  if (state.takeover && state.takeover->phase == Takeover::Phase::starting) drop_takeover(turn, "its pool process ended: " + event.text);
+  if (state.takeover && state.takeover->phase == Takeover::Phase::starting)
+    drop_takeover(turn, "its pool process ended: " + event.text);
   const bool exported = event.reason == owner::ExitReason::exported;
-  if (state.yielding) answer_yield(turn, exported, exported ? "" : "its pool process ended before it had exported: " + event.text);
+  if (state.yielding)
+    answer_yield(turn, exported, exported ? "" : "its pool process ended before it had exported: " + event.text);
   if (!event.reason) return back_off(state, event.now_ns);
   switch (*event.reason) {
     case owner::ExitReason::exported: state.yielded_until_ns = event.now_ns + state.limits.home_grace_ns; break;

@@ -20,7 +20,8 @@ void on(Turn& turn, const PromiseAsked& event) {
     ask_record(turn);
   }
   const bool granted = may_promise(state, event.epoch);
-  if (granted) state.promise_end_ns = std::max(state.promise_end_ns, event.now_ns + state.limits.promise_ns / 100 * 101);
+  if (granted)
+    state.promise_end_ns = std::max(state.promise_end_ns, event.now_ns + state.limits.promise_ns / 100 * 101);
   if (event.epoch >= state.seen_epoch) {
     owner_heard(state, event.now_ns);
     state.floor = event.floor;

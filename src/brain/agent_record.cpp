@@ -16,7 +16,9 @@ bool newer(const record::Record& left, const record::Record& right) {
 void keep(Turn& turn, const record::Stored& stored) {
   State& state = turn.state;
   if (state.keeping) {  // one copy at a time; the newest next
-    if (newer(stored.record, state.keeping->record) && (!state.keep_next || newer(stored.record, state.keep_next->record))) state.keep_next = stored;
+    if (newer(stored.record, state.keeping->record) &&
+        (!state.keep_next || newer(stored.record, state.keep_next->record)))
+      state.keep_next = stored;
     return;
   }
   state.keeping = stored;
@@ -56,7 +58,9 @@ void ask_record(Turn& turn) {
 
 bool owned_here(const State& state) { return state.stored && state.stored->record.owner == state.node; }
 
-std::string next_op(State& state) { return fmt::format("{}-agent-{:x}-{}", name_of(state.node), state.nonce, ++state.counter); }
+std::string next_op(State& state) {
+  return fmt::format("{}-agent-{:x}-{}", name_of(state.node), state.nonce, ++state.counter);
+}
 
 void on(Turn& turn, const RecordSeen& event) {
   learn(turn, event.stored);
@@ -70,10 +74,14 @@ void on(Turn& turn, const RecordRead& event) {
   state.gone = !event.stored && state.stored.has_value();
   if (event.stored) {
     const bool back = went_back(state, event.stored->record);
-    const std::string text = !back ? "" : fmt::format("the store went back: it shows epoch {} revision {}, this node has seen epoch {} revision {}",
-                                                      event.stored->record.epoch.value, event.stored->record.rev.value, state.seen_epoch.value,
-                                                      state.seen_rev.value);
-    if (text != state.went_back) turn.report(back ? text + "; nothing is imported" : "the store shows what was seen before");
+    const std::string text =
+        !back
+            ? ""
+            : fmt::format("the store went back: it shows epoch {} revision {}, this node has seen epoch {} revision {}",
+                          event.stored->record.epoch.value, event.stored->record.rev.value, state.seen_epoch.value,
+                          state.seen_rev.value);
+    if (text != state.went_back)
+      turn.report(back ? text + "; nothing is imported" : "the store shows what was seen before");
     state.went_back = text;
     learn(turn, *event.stored);
   }

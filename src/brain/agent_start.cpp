@@ -29,7 +29,8 @@ std::optional<Kind> called_for(const State& state, Nanoseconds now_ns) {
 }
 
 bool busy(const State& state) {
-  return state.takeover || state.switchover || state.handover || state.survey_asked || state.process != Process::none || state.keeping;
+  return state.takeover || state.switchover || state.handover || state.survey_asked || state.process != Process::none ||
+         state.keeping;
 }
 
 }  // namespace
@@ -52,7 +53,9 @@ void on(Turn& turn, const TakeoverOrdered& event) {
   auto answer = [&](bool done, std::string text) { turn.order(AnswerCommand{event.command, done, std::move(text)}); };
   if (state.process != Process::none) return answer(true, "this node owns it already");
   if (!state.stored) return answer(false, "this node knows no such pool yet");
-  if (owner_lives(state)) return answer(false, fmt::format("the owner on node {} is healthy: use zpair switchover", name_of(state.stored->record.owner)));
+  if (owner_lives(state))
+    return answer(false, fmt::format("the owner on node {} is healthy: use zpair switchover",
+                                     name_of(state.stored->record.owner)));
   if (state.takeover && state.takeover->command) return answer(false, "an import is on its way already");
   if (!state.takeover) return begin_takeover(turn, Kind::command, event.command);
   state.takeover->command = event.command;

@@ -9,13 +9,19 @@ PartnerReport report(const State& state) {
   PartnerReport report;
   report.known_epoch = state.seen_epoch;
   report.process_epoch = process_lives(state) ? state.process_epoch : Epoch{};
-  if (state.process == Process::running) report.vouch = Vouch::serving;
-  else if (process_lives(state)) report.vouch = Vouch::importing;
-  else if (state.gave_up) report.vouch = Vouch::gave_up;
-  else if (owned_here(state) && !state.cold && (!state.refused.empty() || !state.went_back.empty())) report.vouch = Vouch::cannot;
-  else if (state.takeover) report.vouch = Vouch::importing;
+  if (state.process == Process::running)
+    report.vouch = Vouch::serving;
+  else if (process_lives(state))
+    report.vouch = Vouch::importing;
+  else if (state.gave_up)
+    report.vouch = Vouch::gave_up;
+  else if (owned_here(state) && !state.cold && (!state.refused.empty() || !state.went_back.empty()))
+    report.vouch = Vouch::cannot;
+  else if (state.takeover)
+    report.vouch = Vouch::importing;
   else if (owned_here(state) && !state.cold && state.stored->record.wanted == record::Wanted::serving && !state.gone &&
-           state.last_tick_ns >= state.yielded_until_ns) report.vouch = Vouch::importing;  // restarts in a moment
+           state.last_tick_ns >= state.yielded_until_ns)
+    report.vouch = Vouch::importing;  // restarts in a moment
   return report;
 }
 
@@ -40,7 +46,8 @@ std::string why_takeover(const State& state) {
 
 std::string why(const State& state) {
   if (state.gone) return "the pool is destroyed";
-  if (state.process == Process::running) return fmt::format("owner at epoch {}, {}", state.process_epoch.value, owner::name_of(state.process_phase));
+  if (state.process == Process::running)
+    return fmt::format("owner at epoch {}, {}", state.process_epoch.value, owner::name_of(state.process_phase));
   if (state.process == Process::dying) return "waits until its killed pool process is gone";
   if (state.takeover) return why_takeover(state);
   if (process_lives(state)) return "starts the pool process";
@@ -51,7 +58,9 @@ std::string why(const State& state) {
   if (!state.stored) return state.store_answers ? "knows no record yet" : "waits for the store";
   if (state.stored->record.wanted == record::Wanted::exported) return "exported";
   if (state.cold) return fmt::format("waits for node {} (cold start)", name_of(partner_of(state.node)));
-  if (!owned_here(state)) return owner_lives(state) ? fmt::format("node {} owns it", name_of(state.stored->record.owner)) : "the owner is silent";
+  if (!owned_here(state))
+    return owner_lives(state) ? fmt::format("node {} owns it", name_of(state.stored->record.owner))
+                              : "the owner is silent";
   return "restarts in a moment";
 }
 

@@ -110,7 +110,9 @@ void won(Turn& turn, const record::Stored& stored) {
   takeover.phase = Takeover::Phase::keeping;
   turn.report(fmt::format("{}: epoch {} is this node's", name_of(takeover.kind), takeover.won.record.epoch.value));
   learn(turn, takeover.won);
-  const bool kept_already = turn.state.stored && turn.state.stored->record == takeover.won.record;  // a read showed it before the store's answer came
+  const bool kept_already =
+      turn.state.stored &&
+      turn.state.stored->record == takeover.won.record;  // a read showed it before the store's answer came
   if (kept_already) close_and_hand_over(turn);
 }
 
@@ -131,7 +133,8 @@ void lost(Turn& turn, const std::optional<record::Stored>& stored) {
     return send_swap(turn);
   }
   if (another_import) {
-    answer(turn, false, fmt::format("node {} imported it at epoch {}", name_of(stored->record.owner), stored->record.epoch.value));
+    answer(turn, false,
+           fmt::format("node {} imported it at epoch {}", name_of(stored->record.owner), stored->record.epoch.value));
     state.takeover.reset();
     return;
   }
@@ -152,7 +155,8 @@ void start_pool(Turn& turn) {
   State& state = turn.state;
   Takeover& takeover = *state.takeover;
   ZP_ASSERT(state.process == Process::none, "rule 5: the node's own older process is dead");
-  ZP_ASSERT(state.stored && state.stored->record == takeover.won.record, "rule 9: the copy is durable before the import");
+  ZP_ASSERT(state.stored && state.stored->record == takeover.won.record,
+            "rule 9: the copy is durable before the import");
   takeover.phase = Takeover::Phase::starting;
   state.process = Process::starting;
   state.process_epoch = takeover.won.record.epoch;
@@ -179,7 +183,8 @@ void decide(Turn& turn) {
 // Nothing automatic takes a pool from an owner that lives. (While cold, nobody was heard: then only a vouch counts.)
 bool owner_is_back(const State& state) {
   const Takeover& takeover = *state.takeover;
-  const bool automatic = takeover.kind == Kind::takeover || takeover.kind == Kind::cold_start || takeover.kind == Kind::restart;
+  const bool automatic =
+      takeover.kind == Kind::takeover || takeover.kind == Kind::cold_start || takeover.kind == Kind::restart;
   if (!automatic || !state.stored) return false;
   const bool read = takeover.phase == Takeover::Phase::surveying;
   const NodeId owner = read ? takeover.base.record.owner : state.stored->record.owner;
@@ -208,7 +213,8 @@ void drop_takeover(Turn& turn, const std::string& why) {
 }
 
 void takeover_done(Turn& turn) {
-  answer(turn, true, fmt::format("node {} imports it at epoch {}", name_of(turn.state.node), turn.state.process_epoch.value));
+  answer(turn, true,
+         fmt::format("node {} imports it at epoch {}", name_of(turn.state.node), turn.state.process_epoch.value));
   turn.state.takeover.reset();
 }
 
@@ -228,7 +234,8 @@ void pursue_takeover(Turn& turn) {
     case Takeover::Phase::swapping: return resolve(turn);
     case Takeover::Phase::keeping:
     case Takeover::Phase::closing:  // RecordKept, then LocalDrivesClosed go on, unless a newer import overtook ours
-      if (state.seen_epoch > takeover.won.record.epoch) drop_takeover(turn, fmt::format("epoch {} came after", state.seen_epoch.value));
+      if (state.seen_epoch > takeover.won.record.epoch)
+        drop_takeover(turn, fmt::format("epoch {} came after", state.seen_epoch.value));
       return;
     case Takeover::Phase::starting: return;  // PoolHeartbeat or PoolExited end it
   }
@@ -242,7 +249,8 @@ void takeover_read(Turn& turn, const RecordRead& event) {
     if (event.stored && event.stored->record.op == takeover.open_swap->op) return won(turn, *event.stored);
     if (takeover.open_swap->phase != OpenSwap::Phase::reading) return;
     // The store went back, perhaps to the very revision that the swap compares: it is never sent again there (rule 9).
-    if (event.stored && (event.stored->mod_revision < takeover.open_swap->expected_mod_revision || went_back(state, event.stored->record))) {
+    if (event.stored && (event.stored->mod_revision < takeover.open_swap->expected_mod_revision ||
+                         went_back(state, event.stored->record))) {
       takeover.open_swap->phase = OpenSwap::Phase::unresolved;
       takeover.open_swap->retry_at_ns = turn.now_ns + state.limits.look_again_ns;
       return;
@@ -257,9 +265,13 @@ void takeover_read(Turn& turn, const RecordRead& event) {
   if (!event.stored) return drop_takeover(turn, "there is no such pool in the store");
   if (!state.went_back.empty()) return refuse(turn, state.went_back);
   const record::Record& record = event.stored->record;
-  if (record.version > record::format_version) return refuse(turn, fmt::format("the record has version {}, this program knows {}", record.version, record::format_version));
-  if (record.wanted == record::Wanted::exported && takeover.kind != Kind::import) return drop_takeover(turn, "the pool is exported");
-  if (takeover.kind == Kind::import && partner_owns(state, record)) return drop_takeover(turn, "the partner has it imported");  // the kept copy was older
+  if (record.version > record::format_version)
+    return refuse(
+        turn, fmt::format("the record has version {}, this program knows {}", record.version, record::format_version));
+  if (record.wanted == record::Wanted::exported && takeover.kind != Kind::import)
+    return drop_takeover(turn, "the pool is exported");
+  if (takeover.kind == Kind::import && partner_owns(state, record))
+    return drop_takeover(turn, "the partner has it imported");  // the kept copy was older
   takeover.base = *event.stored;
   takeover.phase = Takeover::Phase::surveying;
 }
@@ -275,9 +287,10 @@ void takeover_surveyed(Turn& turn, const LocalSurveyed& event) {
   if (!state.takeover || state.takeover->phase != Takeover::Phase::surveying || !state.takeover->local_asked) return;
   state.takeover->local_legs = event.legs;
   state.takeover->newest_txg = Txg{};
-  for (const LocalLeg& leg : event.legs) {   // a leg that is not named may hold newer txgs of a history that is gone
+  for (const LocalLeg& leg : event.legs) {  // a leg that is not named may hold newer txgs of a history that is gone
     const record::Leg* recorded = record::find_leg(state.takeover->base.record, leg.leg);
-    if (recorded != nullptr && recorded->in_sync) state.takeover->newest_txg = std::max(state.takeover->newest_txg, leg.newest_txg);
+    if (recorded != nullptr && recorded->in_sync)
+      state.takeover->newest_txg = std::max(state.takeover->newest_txg, leg.newest_txg);
   }
   state.takeover->local_surveyed = true;
 }
@@ -298,14 +311,17 @@ void on(Turn& turn, const LocalDrivesClosed& event) {
   State& state = turn.state;
   state.drives_order_open = false;
   state.drives_open = false;
-  if (!state.takeover || state.takeover->phase != Takeover::Phase::closing || event.epoch != state.takeover->won.record.epoch) return;
+  if (!state.takeover || state.takeover->phase != Takeover::Phase::closing ||
+      event.epoch != state.takeover->won.record.epoch)
+    return;
   if (state.seen_epoch > event.epoch) return;  // overtaken
   start_pool(turn);
 }
 
 void on(Turn& turn, const SurveyAnswered& event) {
   State& state = turn.state;
-  if (!state.takeover || state.takeover->phase != Takeover::Phase::surveying || state.takeover->survey_id != event.id) return;
+  if (!state.takeover || state.takeover->phase != Takeover::Phase::surveying || state.takeover->survey_id != event.id)
+    return;
   if (!event.agreed) {
     state.look_again_ns = turn.now_ns + state.limits.look_again_ns;
     return drop_takeover(turn, "the partner's agent does not agree: " + event.why);

@@ -10,7 +10,8 @@ namespace {
 
 // Everything that can be done now. Shrink comes before all other swaps: clients wait for it.
 void pursue(Turn& turn) {
-  for (auto part : {pursue_swap, pursue_shrink, pursue_import, pursue_returns, pursue_change, pursue_end, pursue_promise}) {
+  for (auto part :
+       {pursue_swap, pursue_shrink, pursue_import, pursue_returns, pursue_change, pursue_end, pursue_promise}) {
     if (turn.state.phase == Phase::exited) return;
     part(turn);
   }
@@ -25,7 +26,8 @@ bool paused_before(const State& state, Nanoseconds now_ns) {
 
 Actions step(State& state, const Event& event) {
   if (state.phase == Phase::exited) return {};  // acknowledges and answers nothing more, whatever comes
-  ZP_ASSERT((state.phase == Phase::starting) == std::holds_alternative<Started>(event), "Started comes first, and once");
+  ZP_ASSERT((state.phase == Phase::starting) == std::holds_alternative<Started>(event),
+            "Started comes first, and once");
   Turn turn{state, std::visit([](const auto& fact) { return fact.now_ns; }, event), {}};
   std::visit([&turn](const auto& fact) { on(turn, fact); }, event);
   pursue(turn);
@@ -87,7 +89,8 @@ void on(Turn& turn, const Ticked& event) {
 
 void on(Turn& turn, const FencedOut& event) {
   if (event.by <= turn.state.epoch) return;  // an answer to somebody older
-  exit_process(turn, ExitReason::fenced, fmt::format("fenced out by epoch {} on {}", event.by.value, label_of(turn.state, event.leg)));
+  exit_process(turn, ExitReason::fenced,
+               fmt::format("fenced out by epoch {} on {}", event.by.value, label_of(turn.state, event.leg)));
 }
 
 }  // namespace zpair::brain::owner

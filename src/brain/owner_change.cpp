@@ -33,7 +33,8 @@ record::Mirror* find_mirror(record::Record& record, MirrorId mirror) {
 
 void drop_leg(record::Record& record, LegId leg) {
   for (record::Mirror& mirror : record.mirrors) {
-    const auto found = std::find_if(mirror.legs.begin(), mirror.legs.end(), [&](const record::Leg& one) { return one.guid == leg; });
+    const auto found =
+        std::find_if(mirror.legs.begin(), mirror.legs.end(), [&](const record::Leg& one) { return one.guid == leg; });
     if (found == mirror.legs.end()) continue;
     const record::Leg gone = *found;
     mirror.legs.erase(found);
@@ -56,9 +57,12 @@ void open_recording(Turn& turn) {
     wanted.mirrors.push_back(*change.mirror);
     return open_swap(turn, Purpose::change, std::move(wanted));
   }
-  record::Record wanted = next_record(state, fmt::format("new leg {}@{}", change.leg->drive, name_of(change.leg->node)));
-  if (change.discard) record::find_leg(wanted, *change.discard)->resyncing = true;
-  else find_mirror(wanted, change.into)->legs.push_back(*change.leg);
+  record::Record wanted =
+      next_record(state, fmt::format("new leg {}@{}", change.leg->drive, name_of(change.leg->node)));
+  if (change.discard)
+    record::find_leg(wanted, *change.discard)->resyncing = true;
+  else
+    find_mirror(wanted, change.into)->legs.push_back(*change.leg);
   open_swap(turn, Purpose::change, std::move(wanted));
 }
 
@@ -82,9 +86,12 @@ void open_removal_of(Turn& turn, std::string why) {
   State& state = turn.state;
   Change& change = *state.change;
   record::Record wanted = next_record(state, std::move(why));
-  if (change.phase == Change::Phase::forgetting) drop_leg(wanted, *change.replaces);
-  else if (change.mirror) std::erase_if(wanted.mirrors, [&](const record::Mirror& mirror) { return mirror.guid == change.into; });
-  else drop_leg(wanted, change.leg->guid);
+  if (change.phase == Change::Phase::forgetting)
+    drop_leg(wanted, *change.replaces);
+  else if (change.mirror)
+    std::erase_if(wanted.mirrors, [&](const record::Mirror& mirror) { return mirror.guid == change.into; });
+  else
+    drop_leg(wanted, change.leg->guid);
   open_swap(turn, Purpose::change, std::move(wanted));
 }
 
@@ -117,19 +124,22 @@ const record::Leg* resumed_by(const record::Mirror& mirror, const LegOffered& ev
     if (leg.guid == *event.replaces) leaves = &leg;
     if (leg.drive == event.leg.drive) stays = &leg;
   }
-  const bool begun = stays != nullptr && leaves != nullptr && (stays->replaces == leaves->drive || leaves->replaces == stays->drive);
+  const bool begun =
+      stays != nullptr && leaves != nullptr && (stays->replaces == leaves->drive || leaves->replaces == stays->drive);
   return begun ? stays : nullptr;
 }
 
 void resume(Turn& turn) {
   State& state = turn.state;
   Change& change = *state.change;
-  const bool stays = in_sync(state, change.leg->guid) && record::find_leg(state.stored.record, *change.replaces) != nullptr;
+  const bool stays =
+      in_sync(state, change.leg->guid) && record::find_leg(state.stored.record, *change.replaces) != nullptr;
   if (!stays) {
     answer(turn, false, fmt::format("{} is not in sync any more: repeat this when it is", change.leg->drive));
     return state.change.reset();
   }
-  answer(turn, true, fmt::format("{} is in sync, {} leaves", label_of(state, change.leg->guid), label_of(state, *change.replaces)));
+  answer(turn, true,
+         fmt::format("{} is in sync, {} leaves", label_of(state, change.leg->guid), label_of(state, *change.replaces)));
   change.phase = Change::Phase::detaching;
 }
 
@@ -137,17 +147,20 @@ std::string refusal(const State& state, const LegOffered& event) {
   record::Record record = state.stored.record;
   const record::Mirror* mirror = find_mirror(record, event.mirror);
   if (mirror == nullptr) return fmt::format("no mirror {}", event.mirror.value);
-  if (event.replaces && record::find_leg(record, *event.replaces) == nullptr) return fmt::format("no leg {}", event.replaces->value);
+  if (event.replaces && record::find_leg(record, *event.replaces) == nullptr)
+    return fmt::format("no leg {}", event.replaces->value);
   if (const record::Leg* there = resumed_by(*mirror, event); there != nullptr) {
     if (there->in_sync) return "";
-    return fmt::format("{} is attached, but not in sync yet: it is tried again by itself; repeat this when it is in sync", there->drive);
+    return fmt::format(
+        "{} is attached, but not in sync yet: it is tried again by itself; repeat this when it is in sync",
+        there->drive);
   }
   for (const record::Mirror& one : record.mirrors) {
     for (const record::Leg& leg : one.legs) {
       if (leg.drive != event.leg.drive) continue;
       if (!event.replaces) return fmt::format("{} is a leg of this pool already", leg.drive);
-      return fmt::format("{} is a leg of this pool already, and did not come to replace {}: name a drive that is free", leg.drive,
-                         record::find_leg(record, *event.replaces)->drive);
+      return fmt::format("{} is a leg of this pool already, and did not come to replace {}: name a drive that is free",
+                         leg.drive, record::find_leg(record, *event.replaces)->drive);
     }
   }
   return "";
@@ -169,7 +182,8 @@ void on(Turn& turn, const MirrorOffered& event) {
 void on(Turn& turn, const LegOffered& event) {
   State& state = turn.state;
   if (state.change) return turn.order(AnswerCommand{event.command, false, "another change of the pool is on its way"});
-  if (std::string why = refusal(state, event); !why.empty()) return turn.order(AnswerCommand{event.command, false, why});
+  if (std::string why = refusal(state, event); !why.empty())
+    return turn.order(AnswerCommand{event.command, false, why});
   state.change = Change{};
   state.change->command = event.command;
   if (const record::Leg* stays = resumed_by(*find_mirror(state.stored.record, event.mirror), event); stays != nullptr) {
@@ -180,7 +194,7 @@ void on(Turn& turn, const LegOffered& event) {
     return;
   }
   state.change->leg = event.leg;
-  state.change->leg->in_sync = false;   // rule 1: a drive that joins enters as not in sync
+  state.change->leg->in_sync = false;  // rule 1: a drive that joins enters as not in sync
   state.change->leg->resyncing = true;
   state.change->leg->full = true;
   state.change->leg->since = Txg{};
@@ -206,7 +220,8 @@ void pursue_change(Turn& turn) {
   if (!state.forget_mirrors.empty() && can_swap(state)) {
     record::Record wanted = next_record(state, "mirrors that were never added");
     std::erase_if(wanted.mirrors, [&](const record::Mirror& mirror) {
-      return std::find(state.forget_mirrors.begin(), state.forget_mirrors.end(), mirror.guid) != state.forget_mirrors.end();
+      return std::find(state.forget_mirrors.begin(), state.forget_mirrors.end(), mirror.guid) !=
+             state.forget_mirrors.end();
     });
     return open_swap(turn, Purpose::forget_mirrors, std::move(wanted));
   }
@@ -215,8 +230,10 @@ void pursue_change(Turn& turn) {
   switch (state.change->phase) {
     case Change::Phase::waiting:
       if (!may_swap || state.returning || state.ending) return;
-      if (state.change->resumed) resume(turn);
-      else open_recording(turn);
+      if (state.change->resumed)
+        resume(turn);
+      else
+        open_recording(turn);
       return;
     case Change::Phase::building:
       if (state.ack_set_standing == state.ack_set_generation) build(turn);
@@ -281,7 +298,8 @@ void on(Turn& turn, const MirrorAdded& event) {
     leg.since = now->since;
     leg.off_rev = now->off_rev;
   }
-  const bool same = find_mirror(state.stored.record, event.mirror) != nullptr && *find_mirror(state.stored.record, event.mirror) == built;
+  const bool same = find_mirror(state.stored.record, event.mirror) != nullptr &&
+                    *find_mirror(state.stored.record, event.mirror) == built;
   state.change->mirror = std::move(built);
   state.change->phase = Change::Phase::renaming;
   if (same) change_recorded(turn);

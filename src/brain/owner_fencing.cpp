@@ -33,7 +33,8 @@ void begin_import(Turn& turn) {
   }
   state.phase = Phase::importing;
   for (auto& [leg, view] : state.legs) view.window_start_ns = turn.now_ns;  // from here on pulses are judged
-  turn.report(fmt::format("epoch {}: importing {} legs, floor txg {}", state.epoch.value, legs.size(), state.floor.txg.value));
+  turn.report(
+      fmt::format("epoch {}: importing {} legs, floor txg {}", state.epoch.value, legs.size(), state.floor.txg.value));
   turn.order(ImportPool{std::move(legs), state.floor});
 }
 
@@ -57,7 +58,8 @@ void pursue_import(Turn& turn) {
     const bool fenced = all_named_fenced(state) || (mutated(Mutation::import_before_all_fenced) && window_over);
     if (fenced && !state.open_swap && state.ack_set_standing == state.ack_set_generation) begin_import(turn);
   }
-  if (state.phase == Phase::waiting_for_promise && (state.promise_released || turn.now_ns >= state.first_ack_at_ns)) begin_serving(turn);
+  if (state.phase == Phase::waiting_for_promise && (state.promise_released || turn.now_ns >= state.first_ack_at_ns))
+    begin_serving(turn);
 }
 
 void on(Turn& turn, const LegFenced& event) {
@@ -108,16 +110,15 @@ void on(Turn& turn, const Imported& event) {
   turn.order(ReplayLogs{});
 }
 
-void on(Turn& turn, const ImportFailed& event) {
-  exit_process(turn, ExitReason::import_failed, event.why);
-}
+void on(Turn& turn, const ImportFailed& event) { exit_process(turn, ExitReason::import_failed, event.why); }
 
 void on(Turn& turn, const Replayed& event) {
   State& state = turn.state;
   if (state.phase != Phase::replaying) return;
   state.replayed = true;
   state.phase = Phase::waiting_for_promise;
-  if (!state.promise_released && event.now_ns < state.first_ack_at_ns) turn.report("replayed; waiting for the promise of this node to run out");
+  if (!state.promise_released && event.now_ns < state.first_ack_at_ns)
+    turn.report("replayed; waiting for the promise of this node to run out");
   std::vector<LegId> missing;
   for (LegId leg : legs_with(state, Standing::off)) {
     if (!view_of(state, leg).fail_ordered) missing.push_back(leg);

@@ -23,13 +23,16 @@ constexpr Txg first_txg{4};  // OpenZFS's TXG_INITIAL: nothing was ever born bel
 // ---- each leg for itself
 
 bool may_return(const State& state, LegId leg, const LegView& view, Nanoseconds now_ns) {
-  if (state.change && (state.change->replaces == leg || (state.change->leg && state.change->leg->guid == leg))) return false;
-  return state.phase == Phase::serving && state.replayed && !state.ending && view.standing == Standing::off && !view.fail_ordered &&
-         !view.order_open && view.pulse.reachable && now_ns >= view.retry_at_ns && now_ns >= view.not_before_ns;
+  if (state.change && (state.change->replaces == leg || (state.change->leg && state.change->leg->guid == leg)))
+    return false;
+  return state.phase == Phase::serving && state.replayed && !state.ending && view.standing == Standing::off &&
+         !view.fail_ordered && !view.order_open && view.pulse.reachable && now_ns >= view.retry_at_ns &&
+         now_ns >= view.not_before_ns;
 }
 
 bool on_its_way(const State& state, LegId leg, const LegView& view, Nanoseconds now_ns) {
-  return view.standing == Standing::fencing || view.standing == Standing::quiescing || may_return(state, leg, view, now_ns);
+  return view.standing == Standing::fencing || view.standing == Standing::quiescing ||
+         may_return(state, leg, view, now_ns);
 }
 
 void prepare_legs(Turn& turn) {
@@ -40,7 +43,8 @@ void prepare_legs(Turn& turn) {
       view.fenced = false;
       view.order_open = true;
       turn.order(FenceLeg{leg, view.node, state.epoch, state.stored.record.rev});
-    } else if (view.standing == Standing::ready && !view.pulse.reachable && !(state.returning && contains(state.returning->legs, leg))) {
+    } else if (view.standing == Standing::ready && !view.pulse.reachable &&
+               !(state.returning && contains(state.returning->legs, leg))) {
       view.standing = Standing::off;
       view.fenced = false;
     }
@@ -127,7 +131,8 @@ void open_grow(Turn& turn) {
     leg.off_rev = Revision{};
   }
   if (!mutated(Mutation::ack_set_after_swap)) {
-    for (LegId leg : returning.legs) ZP_ASSERT(contains(state.ack_set, leg), "rule 8: it joins the ack set, and after that the record");
+    for (LegId leg : returning.legs)
+      ZP_ASSERT(contains(state.ack_set, leg), "rule 8: it joins the ack set, and after that the record");
   }
   open_swap(turn, Purpose::grow, std::move(wanted));
 }
@@ -171,7 +176,8 @@ void drop_failing_legs(Turn& turn) {
     why = view.fault ? view.fault_text : "it does not answer";
     remove(state.returning->legs, leg);
     view.retry_at_ns = turn.now_ns + state.limits.look_again_ns;
-    if (online(view)) failed.push_back(leg);
+    if (online(view))
+      failed.push_back(leg);
     else {
       view.standing = Standing::off;
       view.fenced = false;
@@ -192,7 +198,8 @@ std::string not_resynced(const Return& returning, const ScanReport& report) {
   if (!report.finished) return "the resilver did not finish";
   if (report.error_count > 0) return fmt::format("the resilver ended with {} errors", report.error_count);
   if (report.scan_min_txg >= std::max(returning.since, first_txg)) {
-    return fmt::format("the resilver began at txg {}, the legs miss writes since {}", report.scan_min_txg.value, returning.since.value);
+    return fmt::format("the resilver began at txg {}, the legs miss writes since {}", report.scan_min_txg.value,
+                       returning.since.value);
   }
   if (!report.dtl_empty) return "some txg is still missing";
   if (!report.synced_after_online) return "no txg has synced since they came online";
@@ -213,8 +220,10 @@ void pursue_returns(Turn& turn) {
   drop_failing_legs(turn);
   if (scan_may_begin(state)) begin_return(turn);
   if (!state.returning || !can_swap(state) || state.ending) return;
-  if (state.returning->phase == Return::Phase::marking) open_mark(turn);
-  else if (state.returning->phase == Return::Phase::growing) open_grow(turn);
+  if (state.returning->phase == Return::Phase::marking)
+    open_mark(turn);
+  else if (state.returning->phase == Return::Phase::growing)
+    open_grow(turn);
 }
 
 void drop_return(Turn& turn, const std::string& why) {
@@ -224,8 +233,10 @@ void drop_return(Turn& turn, const std::string& why) {
   for (LegId leg : state.returning->legs) {
     LegView& view = view_of(state, leg);
     view.retry_at_ns = turn.now_ns + state.limits.look_again_ns;
-    if (online(view)) failed.push_back(leg);
-    else if (view.standing != Standing::named) view.standing = Standing::off;
+    if (online(view))
+      failed.push_back(leg);
+    else if (view.standing != Standing::named)
+      view.standing = Standing::off;
   }
   state.returning->legs.clear();
   turn.report("the resync begins again later: " + why);

@@ -28,16 +28,16 @@ void exit_process(Turn& turn, ExitReason reason, std::string text);
 std::uint64_t next_number(State& state);
 
 // owner_legs.cpp: what is known of the legs.
-void sync_views(State& state, Nanoseconds now_ns);                 // one view for each leg of the record
+void sync_views(State& state, Nanoseconds now_ns);  // one view for each leg of the record
 LegView& view_of(State& state, LegId leg);
 const LegView& view_of(const State& state, LegId leg);
 std::vector<LegId> legs_with(const State& state, Standing standing);
-bool in_sync(const State& state, LegId leg);                       // by the newest record known to be applied
-bool answers(const State& state, LegId leg);                       // the owner reaches it now (rule 3)
-bool silent_too_long(const State& state, LegId leg);               // the hold window is over
-bool too_slow(const State& state, LegId leg, int divisor);         // divisor 2: half of the bound
-std::string label_of(const State& state, LegId leg);               // "DRIVE@a"
-std::string label_of(const State& state, MirrorId mirror);         // "mirror-3"
+bool in_sync(const State& state, LegId leg);                // by the newest record known to be applied
+bool answers(const State& state, LegId leg);                // the owner reaches it now (rule 3)
+bool silent_too_long(const State& state, LegId leg);        // the hold window is over
+bool too_slow(const State& state, LegId leg, int divisor);  // divisor 2: half of the bound
+std::string label_of(const State& state, LegId leg);        // "DRIVE@a"
+std::string label_of(const State& state, MirrorId mirror);  // "mirror-3"
 bool contains(const std::vector<LegId>& legs, LegId leg);
 void remove(std::vector<LegId>& legs, LegId leg);
 // To standing off, with FailLegs; an empty `why` keeps what is known.
@@ -46,19 +46,19 @@ void fail_legs(Turn& turn, const std::vector<LegId>& legs, const std::string& wh
 // owner_swap.cpp: rule 9.
 void update_ack_set(Turn& turn);
 bool can_swap(const State& state);
-record::Record next_record(State& state, std::string why);         // the record with rev + 1, a fresh operation id, the floor
+record::Record next_record(State& state, std::string why);  // the record with rev + 1, a fresh operation id, the floor
 void open_swap(Turn& turn, Purpose purpose, record::Record wanted);
 void open_removal(Turn& turn);
 void pursue_swap(Turn& turn);
 void ask_record(Turn& turn);
 
 // Each noun's part of "everything that can be done now", in the order of step().
-void pursue_shrink(Turn& turn);       // owner_shrink.cpp
-void pursue_import(Turn& turn);       // owner_fencing.cpp
-void pursue_returns(Turn& turn);      // owner_grow.cpp
-void pursue_change(Turn& turn);       // owner_change.cpp
-void pursue_end(Turn& turn);          // owner_end.cpp
-void pursue_promise(Turn& turn);      // owner_promise.cpp
+void pursue_shrink(Turn& turn);   // owner_shrink.cpp
+void pursue_import(Turn& turn);   // owner_fencing.cpp
+void pursue_returns(Turn& turn);  // owner_grow.cpp
+void pursue_change(Turn& turn);   // owner_change.cpp
+void pursue_end(Turn& turn);      // owner_end.cpp
+void pursue_promise(Turn& turn);  // owner_promise.cpp
 
 // What an applied and kept swap means for each purpose. `before` is the record that it replaced.
 void shrunk(Turn& turn, const record::Record& before);
@@ -69,11 +69,11 @@ void end_recorded(Turn& turn);
 void mirrors_forgotten(Turn& turn);
 
 // owner_grow.cpp
-void drop_return(Turn& turn, const std::string& why);              // all returning legs off again
-void begin_attach(Turn& turn, LegId leg);                          // a new leg's resync runs: it returns like the others
+void drop_return(Turn& turn, const std::string& why);  // all returning legs off again
+void begin_attach(Turn& turn, LegId leg);              // a new leg's resync runs: it returns like the others
 
 // owner_change.cpp
-void change_resynced(Turn& turn);                                  // the new leg is in sync
+void change_resynced(Turn& turn);  // the new leg is in sync
 void change_failed(Turn& turn, const std::string& why);
 void remake_diverged(Turn& turn, LegId leg);
 

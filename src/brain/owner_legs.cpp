@@ -69,7 +69,8 @@ bool too_slow(const State& state, LegId leg, int divisor) {
   auto older = [&](const std::optional<Nanoseconds>& since_ns, Nanoseconds bound_ns) {
     return since_ns && state.last_tick_ns - std::max(*since_ns, view.window_start_ns) >= bound_ns / divisor;
   };
-  return older(view.pulse.oldest_write_ns, state.limits.slow_write_ns) || older(view.pulse.oldest_trim_ns, state.limits.slow_trim_ns);
+  return older(view.pulse.oldest_write_ns, state.limits.slow_write_ns) ||
+         older(view.pulse.oldest_trim_ns, state.limits.slow_trim_ns);
 }
 
 std::string label_of(const State& state, LegId leg) {
@@ -85,7 +86,9 @@ std::string label_of(const State& state, MirrorId mirror) {
   return fmt::format("mirror {}", mirror.value);
 }
 
-bool contains(const std::vector<LegId>& legs, LegId leg) { return std::find(legs.begin(), legs.end(), leg) != legs.end(); }
+bool contains(const std::vector<LegId>& legs, LegId leg) {
+  return std::find(legs.begin(), legs.end(), leg) != legs.end();
+}
 
 void remove(std::vector<LegId>& legs, LegId leg) { std::erase(legs, leg); }
 

@@ -35,7 +35,8 @@ void pursue_promise(Turn& turn) {
   if (turn.now_ns < state.promise_next_ns) return;
   state.promise_next_ns += state.limits.promise_every_ns;  // not from now: a late tick must not stretch the rhythm
   if (state.promise_next_ns <= turn.now_ns) state.promise_next_ns = turn.now_ns + state.limits.promise_every_ns;
-  std::erase_if(state.promise_asked_at_ns, [&](const auto& asked) { return turn.now_ns - asked.second > state.limits.promise_ns; });
+  std::erase_if(state.promise_asked_at_ns,
+                [&](const auto& asked) { return turn.now_ns - asked.second > state.limits.promise_ns; });
   for (PathIndex path = 0; path < state.path_count; ++path) {
     const std::uint64_t nonce = state.nonce + next_number(state);
     state.promise_asked_at_ns[nonce] = turn.now_ns;  // before the request is sent

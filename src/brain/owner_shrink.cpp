@@ -48,7 +48,8 @@ std::optional<Verdict> judge(const State& state, LegId leg) {
     if (view.fenced) return std::nullopt;
     const bool window_over = state.last_tick_ns - state.fencing_since_ns >= state.limits.fence_window_ns;
     if (!window_over && !view.cannot_fence) return std::nullopt;
-    return Verdict{leg, Cause::unfenced, "did not confirm the fence" + (view.fault_text.empty() ? "" : ": " + view.fault_text)};
+    return Verdict{leg, Cause::unfenced,
+                   "did not confirm the fence" + (view.fault_text.empty() ? "" : ": " + view.fault_text)};
   }
   if (view.fault) return Verdict{leg, Cause::erred, text_of(*view.fault, view.fault_text)};
   if (silent_too_long(state, leg)) {
@@ -56,7 +57,8 @@ std::optional<Verdict> judge(const State& state, LegId leg) {
     return Verdict{leg, Cause::silent, fmt::format("silent for {} ms", (state.last_tick_ns - since_ns) / ns_per_ms)};
   }
   if (too_slow(state, leg, 1)) return Verdict{leg, Cause::slow, "slower than its bound"};
-  const bool replaced = state.change && state.change->phase == Change::Phase::detaching && state.change->replaces == leg;
+  const bool replaced =
+      state.change && state.change->phase == Change::Phase::detaching && state.change->replaces == leg;
   if (replaced) return Verdict{leg, Cause::replaced, "replaced"};
   return std::nullopt;
 }
@@ -70,7 +72,8 @@ void take_the_side_along(const State& state, std::vector<Verdict>& off) {
     if (silent == off.end()) continue;
     const std::string why = silent->why;
     for (LegId leg : legs_with(state, Standing::named)) {
-      if (view_of(state, leg).node == node && !has(off, leg) && !answers(state, leg)) off.push_back({leg, Cause::silent, why});
+      if (view_of(state, leg).node == node && !has(off, leg) && !answers(state, leg))
+        off.push_back({leg, Cause::silent, why});
     }
   }
 }
@@ -91,10 +94,12 @@ void spare_the_slow(const State& state, const record::Mirror& mirror, Decision& 
   });
   if (another) return;
   for (LegId leg : named) {
-    auto verdict = std::find_if(decision.off.begin(), decision.off.end(), [&](const Verdict& one) { return one.leg == leg; });
+    auto verdict =
+        std::find_if(decision.off.begin(), decision.off.end(), [&](const Verdict& one) { return one.leg == leg; });
     if (verdict == decision.off.end() || (verdict->cause != Cause::slow && verdict->cause != Cause::replaced)) continue;
     if (verdict->cause == Cause::slow) {
-      decision.both_slow_why = fmt::format("{}: no leg answers within its bound; nothing is shrunk", label_of(state, mirror.guid));
+      decision.both_slow_why =
+          fmt::format("{}: no leg answers within its bound; nothing is shrunk", label_of(state, mirror.guid));
     }
     decision.off.erase(verdict);
   }
@@ -114,7 +119,8 @@ void check_what_is_left(const State& state, const record::Mirror& mirror, Decisi
       legs += fmt::format("{}{} ({})", legs.empty() ? "" : ", ", label_of(state, verdict.leg), verdict.why);
       if (view_of(state, verdict.leg).fault == LegFault::verifier_changed) decision.lost_writes = true;
     }
-    if (decision.hold_why.empty()) decision.hold_why = fmt::format("{} has no in-sync leg that answers: {}", label_of(state, mirror.guid), legs);
+    if (decision.hold_why.empty())
+      decision.hold_why = fmt::format("{} has no in-sync leg that answers: {}", label_of(state, mirror.guid), legs);
     return;
   }
   const bool reached = std::any_of(left.begin(), left.end(), [&](LegId leg) { return answers(state, leg); });
@@ -203,7 +209,8 @@ void remember_shrink(State& state, LegView& view, Nanoseconds now_ns) {
     view.back_off_ns = 0;
     return;
   }
-  view.back_off_ns = view.back_off_ns == 0 ? state.limits.back_off_ns : std::min(view.back_off_ns * 2, state.limits.back_off_most_ns);
+  view.back_off_ns =
+      view.back_off_ns == 0 ? state.limits.back_off_ns : std::min(view.back_off_ns * 2, state.limits.back_off_most_ns);
   view.not_before_ns = now_ns + view.back_off_ns;
 }
 
@@ -245,8 +252,10 @@ void shrunk(Turn& turn, const record::Record& before) {
     }
   }
   update_ack_set(turn);  // the gate first, then the leg fails: its held I/O must not find itself still waited for
-  for (LegId leg : off) turn.report(fmt::format("{} is off the record: {}", label_of(state, leg), view_of(state, leg).off_why));
-  std::erase_if(off, [&](LegId leg) { return view_of(state, leg).fail_ordered; });  // (only a mutation has failed it before)
+  for (LegId leg : off)
+    turn.report(fmt::format("{} is off the record: {}", label_of(state, leg), view_of(state, leg).off_why));
+  std::erase_if(off,
+                [&](LegId leg) { return view_of(state, leg).fail_ordered; });  // (only a mutation has failed it before)
   fail_legs(turn, off, "");  // one step for all of them: one by one takes forty times as long
 }
 
@@ -256,7 +265,8 @@ void on(Turn& turn, const PartnerAnswered& event) {
     return exit_process(turn, ExitReason::fenced, fmt::format("the partner's agent knows epoch {}", event.known.value));
   }
   if (!state.holding || !event.can_serve || state.open_swap) return;
-  exit_process(turn, ExitReason::gave_up, "given up to the partner, which can serve every mirror: " + state.holding_why);
+  exit_process(turn, ExitReason::gave_up,
+               "given up to the partner, which can serve every mirror: " + state.holding_why);
 }
 
 }  // namespace zpair::brain::owner

@@ -9,7 +9,8 @@ namespace {
 
 std::string waits_for_store(const State& state) {
   if (!state.open_swap) return "";
-  const bool unresolved = state.open_swap->phase == OpenSwap::Phase::unresolved || state.open_swap->phase == OpenSwap::Phase::reading;
+  const bool unresolved =
+      state.open_swap->phase == OpenSwap::Phase::unresolved || state.open_swap->phase == OpenSwap::Phase::reading;
   return unresolved ? fmt::format("waits for the store: {}", state.open_swap->wanted.why) : "";
 }
 
@@ -39,7 +40,8 @@ std::string why(const State& state, LegId leg) {
   const record::Leg* recorded = record::find_leg(state.stored.record, leg);
   if (recorded == nullptr) return "not in the record";
   const LegView& view = view_of(state, leg);
-  const std::string off = fmt::format("missing since txg {}{}", recorded->since.value, view.off_why.empty() ? "" : " (" + view.off_why + ")");
+  const std::string off = fmt::format("missing since txg {}{}", recorded->since.value,
+                                      view.off_why.empty() ? "" : " (" + view.off_why + ")");
   switch (view.standing) {
     case Standing::named:
       if (view.fault) return "in sync, held: " + view.fault_text;

@@ -21,8 +21,10 @@ void name_legs(const record::Record& record, std::vector<LegId>& into) {
 void send(Turn& turn) {
   OpenSwap& open = *turn.state.open_swap;
   open.phase = OpenSwap::Phase::sent;
-  if (open.remove) turn.order(RemoveRecord{open.expected_mod_revision, open.op});
-  else turn.order(SwapRecord{open.expected_mod_revision, open.wanted});
+  if (open.remove)
+    turn.order(RemoveRecord{open.expected_mod_revision, open.op});
+  else
+    turn.order(SwapRecord{open.expected_mod_revision, open.wanted});
 }
 
 // The floor that goes into the record: the txg before the newest that every remaining leg has flushed. (The uberblock of
@@ -75,14 +77,16 @@ void somebody_elses(Turn& turn, const std::optional<record::Stored>& stored) {
   State& state = turn.state;
   OpenSwap& open = *state.open_swap;
   if (!stored) return exit_process(turn, ExitReason::fenced, "the record of the pool is gone");
-  if (stored->mod_revision < open.expected_mod_revision || stored->record.epoch < state.epoch) {  // the store went back: never believed
+  if (stored->mod_revision < open.expected_mod_revision ||
+      stored->record.epoch < state.epoch) {  // the store went back: never believed
     open.phase = OpenSwap::Phase::unresolved;
     open.retry_at_ns = turn.now_ns + state.limits.look_again_ns;
     return;
   }
   // The very record that this process holds, at a newer revision: whoever resolved an unknown swap wrote it again as it was,
   // so that no held copy of that swap can land any more (EtcdStore::read). Nobody changed it: ours goes on from there.
-  if (!stored->record.op.empty() && stored->record.op == state.stored.record.op && stored->record.rev == state.stored.record.rev) {
+  if (!stored->record.op.empty() && stored->record.op == state.stored.record.op &&
+      stored->record.rev == state.stored.record.rev) {
     state.stored.mod_revision = stored->mod_revision;
     open.expected_mod_revision = stored->mod_revision;
     return send(turn);
@@ -92,18 +96,21 @@ void somebody_elses(Turn& turn, const std::optional<record::Stored>& stored) {
     open.wanted.rev = stored->record.rev.next();
     return send(turn);
   }
-  exit_process(turn, ExitReason::fenced,
-               fmt::format("the record is at epoch {} of node {}", stored->record.epoch.value, name_of(stored->record.owner)));
+  exit_process(
+      turn, ExitReason::fenced,
+      fmt::format("the record is at epoch {} of node {}", stored->record.epoch.value, name_of(stored->record.owner)));
 }
 
 // A record that was written, from whatever source.
 void noticed(Turn& turn, const record::Stored& stored) {
   State& state = turn.state;
   if (stored.record.epoch > state.epoch) {
-    return exit_process(turn, ExitReason::fenced,
-                        fmt::format("the record is at epoch {} of node {}", stored.record.epoch.value, name_of(stored.record.owner)));
+    return exit_process(
+        turn, ExitReason::fenced,
+        fmt::format("the record is at epoch {} of node {}", stored.record.epoch.value, name_of(stored.record.owner)));
   }
-  if (state.open_swap && !state.open_swap->remove && stored.record.op == state.open_swap->op) applied(turn, stored.mod_revision);
+  if (state.open_swap && !state.open_swap->remove && stored.record.op == state.open_swap->op)
+    applied(turn, stored.mod_revision);
 }
 
 bool is_open(const State& state, const std::string& op) { return state.open_swap && state.open_swap->op == op; }
@@ -114,7 +121,8 @@ std::vector<LegId> ack_set(const State& state) {
   std::vector<LegId> legs;
   name_legs(state.stored.record, legs);
   if (mutated(Mutation::leg_error_passed) || mutated(Mutation::ack_before_shrink)) {
-    std::erase_if(legs, [&](LegId leg) { return state.legs.contains(leg) && view_of(state, leg).standing != Standing::named; });
+    std::erase_if(
+        legs, [&](LegId leg) { return state.legs.contains(leg) && view_of(state, leg).standing != Standing::named; });
   }
   if (!mutated(Mutation::ack_set_after_swap)) {
     if (state.open_swap) name_legs(state.open_swap->wanted, legs);
@@ -150,7 +158,8 @@ void open_swap(Turn& turn, Purpose purpose, record::Record wanted) {
   ZP_ASSERT(!state.open_swap, "rule 9: one compare-and-swap at a time");
   ZP_ASSERT(wanted.epoch == state.epoch, "rule 9: an owner swaps only at its own epoch");
   for (const record::Mirror& mirror : wanted.mirrors) {
-    ZP_ASSERT(record::in_sync_count(mirror, NodeId::a) + record::in_sync_count(mirror, NodeId::b) > 0, "rule 3: a mirror keeps an in-sync leg");
+    ZP_ASSERT(record::in_sync_count(mirror, NodeId::a) + record::in_sync_count(mirror, NodeId::b) > 0,
+              "rule 3: a mirror keeps an in-sync leg");
   }
   OpenSwap open;
   open.op = wanted.op;
@@ -196,7 +205,8 @@ void on(Turn& turn, const SwapApplied& event) {
 void on(Turn& turn, const SwapOther& event) {
   if (!is_open(turn.state, event.op) || turn.state.open_swap->phase == OpenSwap::Phase::keeping) return;
   OpenSwap& open = *turn.state.open_swap;
-  if (event.stored && !open.remove && event.stored->record.op == open.op) return applied(turn, event.stored->mod_revision);
+  if (event.stored && !open.remove && event.stored->record.op == open.op)
+    return applied(turn, event.stored->mod_revision);
   if (!event.stored && open.remove) return applied(turn, 0);  // an earlier copy of the removal
   somebody_elses(turn, event.stored);
 }
@@ -222,8 +232,10 @@ void on(Turn& turn, const RecordRead& event) {
   }
   OpenSwap& open = *state.open_swap;
   if (!event.stored && open.remove) return applied(turn, 0);
-  if (event.stored && !open.remove && event.stored->record.op == open.op) return applied(turn, event.stored->mod_revision);
-  if (event.stored && event.stored->mod_revision == open.expected_mod_revision) return send(turn);  // not yet: the same one again
+  if (event.stored && !open.remove && event.stored->record.op == open.op)
+    return applied(turn, event.stored->mod_revision);
+  if (event.stored && event.stored->mod_revision == open.expected_mod_revision)
+    return send(turn);  // not yet: the same one again
   somebody_elses(turn, event.stored);
 }
 

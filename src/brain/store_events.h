@@ -45,21 +45,21 @@ struct KeepCopy {
 struct SwapApplied {
   Nanoseconds now_ns;
   std::string op;
-  record::Stored stored;   // what was written, with its new mod_revision (of a removal: mod_revision 0)
+  record::Stored stored;  // what was written, with its new mod_revision (of a removal: mod_revision 0)
 };
 
-struct SwapOther {         // the key has another mod_revision
+struct SwapOther {  // the key has another mod_revision
   Nanoseconds now_ns;
   std::string op;
-  std::optional<record::Stored> stored;   // nullopt: no such key
+  std::optional<record::Stored> stored;  // nullopt: no such key
 };
 
-struct SwapUnknown {       // no answer in time: it may have been applied, or may still be
+struct SwapUnknown {  // no answer in time: it may have been applied, or may still be
   Nanoseconds now_ns;
   std::string op;
 };
 
-struct RecordRead {        // answer to ReadRecord
+struct RecordRead {  // answer to ReadRecord
   Nanoseconds now_ns;
   std::optional<record::Stored> stored;
 };
@@ -68,7 +68,7 @@ struct RecordReadFailed {
   Nanoseconds now_ns;
 };
 
-struct RecordSeen {        // the store's watch: a hint, possibly late, but always a record that was written
+struct RecordSeen {  // the store's watch: a hint, possibly late, but always a record that was written
   Nanoseconds now_ns;
   record::Stored stored;
 };

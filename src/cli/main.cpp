@@ -204,11 +204,12 @@ void add_volume_commands(CLI::App& app, Chosen& chosen) {
   when_chosen(clone, chosen, [clone_options](const Context& context) { return volume_clone(context, *clone_options); });
 
   auto rollback_name = std::make_shared<std::string>();
-  CLI::App* rollback = add_command(
-      *volume, "rollback",
-      "make a volume as its newest snapshot is: what was written since is gone; refused while it has clients, or had one in the last 20 s "
-                                   "that broke off without a goodbye. End them first: one that comes back later writes what it still holds of the time before",
-      "zpair volume rollback tank-a/vm1@monday");
+  CLI::App* rollback = add_command(*volume, "rollback",
+                                   "make a volume as its newest snapshot is: what was written since is gone; refused "
+                                   "while it has clients, or had one in the last 20 s "
+                                   "that broke off without a goodbye. End them first: one that comes back later writes "
+                                   "what it still holds of the time before",
+                                   "zpair volume rollback tank-a/vm1@monday");
   add_snapshot(*rollback, *rollback_name);
   when_chosen(rollback, chosen,
               [rollback_name](const Context& context) { return volume_rollback(context, *rollback_name); });

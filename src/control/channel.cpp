@@ -20,8 +20,8 @@ Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof(address.sun_path)) {
-    return fail(ErrorCode::invalid, "socket path {} is {} bytes long, a Unix socket takes {}: choose a shorter run_dir", path,
-                path.size(), sizeof(address.sun_path) - 1);
+    return fail(ErrorCode::invalid, "socket path {} is {} bytes long, a Unix socket takes {}: choose a shorter run_dir",
+                path, path.size(), sizeof(address.sun_path) - 1);
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   return address;
@@ -80,9 +80,8 @@ Result<UniqueFd> Channel::listen(const std::string& path) {
 }
 
 block::Task<Result<UniqueFd>> Channel::accept(int listener) {
-  block::UringAwait accepting([listener](io_uring_sqe* entry) {
-    io_uring_prep_accept(entry, listener, nullptr, nullptr, SOCK_CLOEXEC);
-  });
+  block::UringAwait accepting(
+      [listener](io_uring_sqe* entry) { io_uring_prep_accept(entry, listener, nullptr, nullptr, SOCK_CLOEXEC); });
   const int fd = co_await accepting;
   if (fd == -EINVAL || fd == -ECANCELED) co_return fail(ErrorCode::cancelled, "the control socket was closed");
   if (fd < 0) co_return fail_errno(-fd, "cannot accept a control connection");
@@ -127,15 +126,14 @@ block::Task<Result<Received>> Channel::receive() {
     header.msg_controllen = ancillary.size();
     const int socket = socket_.get();
     msghdr* into = &header;
-    block::UringAwait receiving([socket, into](io_uring_sqe* entry) {
-      io_uring_prep_recvmsg(entry, socket, into, MSG_CMSG_CLOEXEC);
-    });
+    block::UringAwait receiving(
+        [socket, into](io_uring_sqe* entry) { io_uring_prep_recvmsg(entry, socket, into, MSG_CMSG_CLOEXEC); });
     const int size = co_await receiving;
     if (size == 0) co_return fail(ErrorCode::cancelled, "the control connection has ended");
     if (size < 0) co_return fail_errno(-size, "cannot read a control message");
     UniqueFd fd = descriptor_in(header);
     auto message = parse_message(std::string_view(buffer.data(), static_cast<std::size_t>(size)));
-    if (!message && message.error().code == ErrorCode::not_found) continue;   // a newer peer
+    if (!message && message.error().code == ErrorCode::not_found) continue;  // a newer peer
     if (!message) co_return std::unexpected(message.error());
     co_return Received{std::move(*message), std::move(fd)};
   }
@@ -148,8 +146,12 @@ void Channel::close() {
 std::string control_path(const std::string& run_dir, std::string_view pool) {
   return fmt::format("{}/pool-{}.control", run_dir, pool);
 }
-std::string api_path(const std::string& run_dir, std::string_view pool) { return fmt::format("{}/pool-{}.sock", run_dir, pool); }
+std::string api_path(const std::string& run_dir, std::string_view pool) {
+  return fmt::format("{}/pool-{}.sock", run_dir, pool);
+}
 std::string fence_folder(const std::string& state_dir) { return state_dir + "/fence"; }
-std::string pid_path(const std::string& run_dir, std::string_view pool) { return fmt::format("{}/pool-{}.pid", run_dir, pool); }
+std::string pid_path(const std::string& run_dir, std::string_view pool) {
+  return fmt::format("{}/pool-{}.pid", run_dir, pool);
+}
 
 }  // namespace zpair::control

@@ -19,7 +19,7 @@ namespace zpair::control {
 
 struct Received {
   Message message;
-  UniqueFd fd;      // of VolumeSocket and RelayLink; empty otherwise
+  UniqueFd fd;  // of VolumeSocket and RelayLink; empty otherwise
 };
 
 class Channel {
@@ -28,7 +28,7 @@ class Channel {
   // Both ends of a new connection, close-on-exec: the child clears the flag of its end (F_SETFD) between fork and exec.
   static Result<std::pair<UniqueFd, UniqueFd>> make_pair();
   static Result<UniqueFd> connect(const std::string& path);
-  static Result<UniqueFd> listen(const std::string& path);      // removes a stale socket file first
+  static Result<UniqueFd> listen(const std::string& path);  // removes a stale socket file first
   // One connection of a socket from listen(); ends with cancelled when `listener` was shut down.
   static block::Task<Result<UniqueFd>> accept(int listener);
 
@@ -36,15 +36,16 @@ class Channel {
   // and its supervisor knows).
   Result<void> send(const Message& message, int fd = -1);
   block::Task<Result<Received>> receive();
-  void close();     // receive() ends
+  void close();  // receive() ends
 
  private:
   UniqueFd socket_;
 };
 
-std::string control_path(const std::string& run_dir, std::string_view pool);   // RUN_DIR/pool-NAME.control
-std::string api_path(const std::string& run_dir, std::string_view pool);       // RUN_DIR/pool-NAME.sock: its HTTP API
-std::string fence_folder(const std::string& state_dir);                        // STATE_DIR/fence: fence::FenceFile's
-std::string pid_path(const std::string& run_dir, std::string_view pool);       // RUN_DIR/pool-NAME.pid: flocked by the process
+std::string control_path(const std::string& run_dir, std::string_view pool);  // RUN_DIR/pool-NAME.control
+std::string api_path(const std::string& run_dir, std::string_view pool);      // RUN_DIR/pool-NAME.sock: its HTTP API
+std::string fence_folder(const std::string& state_dir);                       // STATE_DIR/fence: fence::FenceFile's
+std::string pid_path(const std::string& run_dir,
+                     std::string_view pool);  // RUN_DIR/pool-NAME.pid: flocked by the process
 
 }  // namespace zpair::control

@@ -105,7 +105,8 @@ struct Program {
     } else if (line == "stop") {
       ++stop_requests;
     } else {
-      std::fprintf(stderr, "zpair-load: unknown command '%s': mark NAME, end, operations and stop are known\n", line.c_str());
+      std::fprintf(stderr, "zpair-load: unknown command '%s': mark NAME, end, operations and stop are known\n",
+                   line.c_str());
     }
   }
   void show_status() {

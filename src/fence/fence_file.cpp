@@ -42,14 +42,15 @@ std::uint64_t checksum_of(std::string_view text) {
 
 std::string to_text(const Contents& contents) {
   std::string text = fmt::format(
-      "{}\ndrive {}\nepoch {}\nhost {}\ntype {}\nptpl {}\nstored-epoch {}\nstored-rev {}\nstored-digest {:016x}\n", magic,
-      contents.drive, contents.epoch, contents.host_id.to_string(), static_cast<unsigned>(contents.type),
+      "{}\ndrive {}\nepoch {}\nhost {}\ntype {}\nptpl {}\nstored-epoch {}\nstored-rev {}\nstored-digest {:016x}\n",
+      magic, contents.drive, contents.epoch, contents.host_id.to_string(), static_cast<unsigned>(contents.type),
       contents.persists_through_power_loss ? 1 : 0, contents.stored.epoch, contents.stored.rev, contents.stored.digest);
   text += fmt::format("sum {:016x}\n", checksum_of(text));
   return text;
 }
 
-std::optional<std::uint64_t> number(const std::map<std::string, std::string, std::less<>>& fields, std::string_view key, int base) {
+std::optional<std::uint64_t> number(const std::map<std::string, std::string, std::less<>>& fields, std::string_view key,
+                                    int base) {
   auto found = fields.find(key);
   if (found == fields.end()) return std::nullopt;
   std::uint64_t value = 0;
@@ -61,7 +62,8 @@ std::optional<std::uint64_t> number(const std::map<std::string, std::string, std
 
 Result<Contents> parse(std::string_view text, const std::string& path, std::string_view drive) {
   auto damaged = [&path](std::string_view what) {
-    return fail(ErrorCode::invalid, "fence file {} is damaged ({}): the leg stays closed until it is registered anew", path, what);
+    return fail(ErrorCode::invalid, "fence file {} is damaged ({}): the leg stays closed until it is registered anew",
+                path, what);
   };
   std::size_t sum_at = text.rfind("sum ");
   if (sum_at == std::string_view::npos || sum_at == 0 || text[sum_at - 1] != '\n') return damaged("no checksum");
@@ -85,7 +87,8 @@ Result<Contents> parse(std::string_view text, const std::string& path, std::stri
   auto stored_epoch = number(fields, "stored-epoch", 10);
   auto stored_rev = number(fields, "stored-rev", 10);
   auto stored_digest = number(fields, "stored-digest", 16);
-  if (!epoch || !type || *type > 1 || !ptpl || !stored_epoch || !stored_rev || !stored_digest) return damaged("a number is missing");
+  if (!epoch || !type || *type > 1 || !ptpl || !stored_epoch || !stored_rev || !stored_digest)
+    return damaged("a number is missing");
   Result<Uuid> host = Uuid::parse(fields["host"]);
   if (!host) return damaged("no host");
   if (fields["drive"] != drive) return damaged("it belongs to another drive");
@@ -101,7 +104,8 @@ Result<std::string> read_file(const std::string& path) {
   UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file) {
     if (errno == ENOENT) {
-      return fail(ErrorCode::not_found, "fence file {} does not exist: the leg stays closed until its drive is registered", path);
+      return fail(ErrorCode::not_found,
+                  "fence file {} does not exist: the leg stays closed until its drive is registered", path);
     }
     return fail_errno(errno, "cannot open fence file {}", path);
   }
@@ -136,7 +140,8 @@ Result<void> write_file(const std::string& folder, const std::string& path, std:
     text.remove_prefix(static_cast<std::size_t>(put));
   }
   if (::fsync(file.get()) != 0) return fail_errno(errno, "cannot sync {}", temporary);
-  if (::rename(temporary.c_str(), path.c_str()) != 0) return fail_errno(errno, "cannot rename {} over {}", temporary, path);
+  if (::rename(temporary.c_str(), path.c_str()) != 0)
+    return fail_errno(errno, "cannot rename {} over {}", temporary, path);
   return sync_folder(folder);
 }
 
@@ -230,17 +235,20 @@ Result<Contents> FenceFile::change(Decide decide) {
 Result<void> FenceFile::decide_fence(Contents& now, const FenceRequest& request) const {
   if (request.epoch.value == 0) return fail(ErrorCode::invalid, "drive {} cannot be fenced at epoch 0", drive_);
   if (request.epoch < now.epoch || request.epoch < now.stored.epoch) {
-    return fail(ErrorCode::stale_epoch, "drive {} is fenced at epoch {} and has stored epoch {}: epoch {} comes too late", drive_,
-                now.epoch, now.stored.epoch, request.epoch);
+    return fail(ErrorCode::stale_epoch,
+                "drive {} is fenced at epoch {} and has stored epoch {}: epoch {} comes too late", drive_, now.epoch,
+                now.stored.epoch, request.epoch);
   }
   bool again = request.epoch == now.epoch && now.held_by(request.host_id);
   if (again) return {};
   if (request.epoch == now.epoch) {
-    return fail(ErrorCode::fenced, "drive {} is fenced at epoch {} already, by host {}", drive_, now.epoch, now.host_id.to_string());
+    return fail(ErrorCode::fenced, "drive {} is fenced at epoch {} already, by host {}", drive_, now.epoch,
+                now.host_id.to_string());
   }
   if (request.expected_former != now.epoch) {
-    return fail(ErrorCode::fenced, "drive {} is fenced at epoch {}, not at {} as expected: somebody else fenced it meanwhile",
-                drive_, now.epoch, request.expected_former);
+    return fail(ErrorCode::fenced,
+                "drive {} is fenced at epoch {}, not at {} as expected: somebody else fenced it meanwhile", drive_,
+                now.epoch, request.expected_former);
   }
   now.epoch = request.epoch;
   now.host_id = request.host_id;
@@ -252,12 +260,13 @@ Result<void> FenceFile::decide_record(Contents& now, const StoredRecord& record)
   bool lower = record.epoch < now.stored.epoch || (record.epoch == now.stored.epoch && record.rev < now.stored.rev) ||
                record.rev < now.stored.rev;
   if (lower) {
-    return fail(ErrorCode::stale_epoch, "drive {} has stored epoch {} revision {}: epoch {} revision {} comes too late", drive_,
-                now.stored.epoch, now.stored.rev, record.epoch, record.rev);
+    return fail(ErrorCode::stale_epoch, "drive {} has stored epoch {} revision {}: epoch {} revision {} comes too late",
+                drive_, now.stored.epoch, now.stored.rev, record.epoch, record.rev);
   }
   if (record.rev == now.stored.rev && record.epoch == now.stored.epoch && record.digest != now.stored.digest &&
       now.stored != StoredRecord{}) {
-    return fail(ErrorCode::invalid, "drive {} has stored another record as epoch {} revision {}", drive_, record.epoch, record.rev);
+    return fail(ErrorCode::invalid, "drive {} has stored another record as epoch {} revision {}", drive_, record.epoch,
+                record.rev);
   }
   now.stored = record;
   return {};

@@ -34,11 +34,11 @@ struct StoredRecord {
 };
 
 struct Contents {
-  std::string drive;                                    // durable id: a file renamed to another drive's name is damaged
-  Epoch epoch;                                          // the reservation key; the highest ever, also after a release
-  Uuid host_id;                                         // the NVMe Host ID that holds it
+  std::string drive;  // durable id: a file renamed to another drive's name is damaged
+  Epoch epoch;        // the reservation key; the highest ever, also after a release
+  Uuid host_id;       // the NVMe Host ID that holds it
   ReservationType type = ReservationType::none;
-  bool persists_through_power_loss = true;              // always: the file is how
+  bool persists_through_power_loss = true;  // always: the file is how
   StoredRecord stored;
   bool operator==(const Contents&) const = default;
 

@@ -125,7 +125,7 @@ block::Task<void> Relay::remove_volume(std::string name) {
       if (session->admitted || !options_.pass_on) {
         session->finish();
       } else if (session->link) {
-        session->link->shutdown();   // ends the wait for the owner's word
+        session->link->shutdown();  // ends the wait for the owner's word
       }
     }
     pulse();
@@ -200,7 +200,8 @@ block::Task<void> Relay::accept_clients(Volume& volume) {
 block::Task<void> Relay::run_session(Volume& volume, Session& session) {
   co_await link(volume, session);
   const bool waits = !session.admitted && !session.over && volume.closing && !closing_;
-  if (waits && options_.pass_on && !peer_is_gone(*session.client)) options_.pass_on(volume.name, session.client->release());
+  if (waits && options_.pass_on && !peer_is_gone(*session.client))
+    options_.pass_on(volume.name, session.client->release());
   if (session.admitted && !session.over) {
     block::TaskGroup from_client;
     from_client.spawn(forward_from_client(session));

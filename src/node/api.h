@@ -59,7 +59,8 @@ class Api {
   Answer store_readmit(Asked asked);
   Answer fault(Asked asked);
   Answer shutdown(Asked asked);
-  block::Task<std::string> sides_of(std::string pool);  // both, one line each; the caller passes no pool that is not here
+  block::Task<std::string> sides_of(
+      std::string pool);              // both, one line each; the caller passes no pool that is not here
   Answer drive_inspect(Asked asked);  // these five only from the partner
   Answer drive_register(Asked asked);
   Answer drive_unregister(Asked asked);

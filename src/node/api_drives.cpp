@@ -122,8 +122,8 @@ Api::Answer Api::drive_replace(Asked asked) {
   // A leg of this pool: a replacement that was begun before, or is taken back.
   if (used_by == pool) {
     const json attached = {{"node", node_name}, {"durable_id", Impl::text_or(identity, "durable_id")}, {"path", path}};
-    co_return co_await call_pool(pool, "POST", "/v1/drive/replace", json{{"pool", pool}, {"old", body["old"]}, {"new", attached}}.dump(),
-                                 Impl::slow_ms);
+    co_return co_await call_pool(pool, "POST", "/v1/drive/replace",
+                                 json{{"pool", pool}, {"old", body["old"]}, {"new", attached}}.dump(), Impl::slow_ms);
   }
   if (!used_by.empty())
     co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already", node, path, used_by);

@@ -298,7 +298,8 @@ Api::Answer Api::pool_scrub(Asked asked) {
 block::Task<void> Api::wait_for_volume(std::string pool, std::string name, std::uint64_t guid, From from) {
   const Deadline deadline = Deadline::in_ms(volume_known_ms);
   const auto knows = [&](const auto& volumes) {
-    return std::any_of(volumes.begin(), volumes.end(), [&](const auto& volume) { return volume.name == name && volume.guid == guid; });
+    return std::any_of(volumes.begin(), volumes.end(),
+                       [&](const auto& volume) { return volume.name == name && volume.guid == guid; });
   };
   for (PoolAgent* agent = daemon_.find_pool(pool); agent != nullptr && !knows(agent->volumes()) && !deadline.passed();
        agent = daemon_.find_pool(pool)) {
@@ -326,15 +327,14 @@ Api::Answer Api::volume_change(Asked asked) {
   const bool clones = asked.request.path == "/v1/volume/clone";
   if (clones) {
     ZP_CO_TRY(clone, Impl::text_in(body, "clone"));
-    name = clone;   // the volume that is new
+    name = clone;  // the volume that is new
   }
   ZP_CO_TRY(text, co_await to_owner(asked, pool, Impl::slow_ms));
   json answer = json::parse(text.empty() ? "{}" : text, nullptr, false);
   const std::uint64_t guid = answer.is_object() ? std::strtoull(Impl::text_or(answer, "guid").c_str(), nullptr, 10) : 0;
   if (clones || asked.request.path == "/v1/volume/create") co_await wait_for_volume(pool, name, guid, asked.from);
   if (answer.is_object() && answer.contains("nbd") && answer["nbd"].is_object()) {
-    answer["nbd"][std::string(name_of(daemon_.config().node))] =
-        daemon_.config().volume_address(pool, name, guid);
+    answer["nbd"][std::string(name_of(daemon_.config().node))] = daemon_.config().volume_address(pool, name, guid);
     text = Impl::dump(answer);
   }
   co_return std::move(text);

@@ -175,7 +175,8 @@ Api::Answer Api::pools(Asked asked) {
     std::vector<control::DrivePlace> places = daemon_.drives().places(name);
     for (const control::DrivePlace& place : daemon_.parts().partner_places(name)) places.push_back(place);
     fill_places(pool, places);
-    if (pool.contains("status") && pool["status"].is_string()) pool["status"] = daemon_.with_names(pool["status"].get<std::string>());
+    if (pool.contains("status") && pool["status"].is_string())
+      pool["status"] = daemon_.with_names(pool["status"].get<std::string>());
     if (agent->has_process() && (!pool.contains("process") || pool["process"].is_null())) {
       pool["process"] = {{"node", name_of(daemon_.config().node)}, {"pid", agent->process_pid()}};
     }
@@ -259,8 +260,8 @@ Api::Answer Api::volumes(Asked asked) {
     for (json& volume : of_pool) {
       std::string volume_name = Impl::text_or(volume, "name");
       if (!volume.contains("nbd") || !volume["nbd"].is_object()) volume["nbd"] = json::object();
-      volume["nbd"][std::string(name_of(daemon_.config().node))] =
-          daemon_.config().volume_address(name, volume_name, std::strtoull(Impl::text_or(volume, "guid").c_str(), nullptr, 10));
+      volume["nbd"][std::string(name_of(daemon_.config().node))] = daemon_.config().volume_address(
+          name, volume_name, std::strtoull(Impl::text_or(volume, "guid").c_str(), nullptr, 10));
       list.push_back(std::move(volume));
     }
   }
@@ -322,7 +323,8 @@ static void name_the_silent_member(json& list, const std::vector<quorum::Member>
   }
   if (nameless == nullptr) return;
   for (const quorum::Member& member : members) {
-    const bool taken = std::any_of(list.begin(), list.end(), [&](const json& entry) { return entry["name"] == member.name; });
+    const bool taken =
+        std::any_of(list.begin(), list.end(), [&](const json& entry) { return entry["name"] == member.name; });
     if (!taken && !member.name.empty()) (*nameless)["name"] = member.name;
   }
 }

@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view our_nqn = "nqn.2026-01.io.zpair:";
-constexpr int deepest = 8;   // dm on md on a partition on ...
+constexpr int deepest = 8;  // dm on md on a partition on ...
 
 std::string first_line(const fs::path& file) {
   std::ifstream in(file);
@@ -42,16 +42,18 @@ std::string device_of_pair(const fs::path& device, int depth) {
 
 }  // namespace
 
-Result<void> check_not_on_pair(const std::string& what, const std::string& path, const std::string& sysfs, std::string device) {
+Result<void> check_not_on_pair(const std::string& what, const std::string& path, const std::string& sysfs,
+                               std::string device) {
   if (device.empty()) {
-    struct stat status {};
+    struct stat status{};
     if (::stat(path.c_str(), &status) != 0) return {};
     device = fmt::format("{}:{}", major(status.st_dev), minor(status.st_dev));
   }
   const std::string found = device_of_pair(fs::path(sysfs) / "dev" / "block" / device, 0);
   if (found.empty()) return {};
   return fail(ErrorCode::refused,
-              "{} ({}) lies on {}, a network block device: on a volume of the pair it would wait for the pool that waits for it. "
+              "{} ({}) lies on {}, a network block device: on a volume of the pair it would wait for the pool that "
+              "waits for it. "
               "Move it to a drive of this node alone",
               what, path, found);
 }

@@ -253,7 +253,8 @@ std::string Daemon::with_names(std::string text) const {
   auto put = [&text](const std::string& durable_id, const std::string& path) {
     if (durable_id.empty() || path.empty()) return;
     std::string name = path.substr(path.rfind('/') + 1);
-    for (std::size_t at = 0; (at = text.find(durable_id, at)) != std::string::npos; at += name.size()) text.replace(at, durable_id.size(), name);
+    for (std::size_t at = 0; (at = text.find(durable_id, at)) != std::string::npos; at += name.size())
+      text.replace(at, durable_id.size(), name);
   };
   for (const auto& [name, agent] : agents_) {
     for (const control::DrivePlace& place : drives_->places(name)) put(place.durable_id, place.path);

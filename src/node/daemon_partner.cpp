@@ -223,7 +223,7 @@ void Daemon::on_record(record::Stored stored) {
              stored.record.epoch);
     agent = &new_pool(stored.record.name);
     agent->start(std::nullopt);
-    tasks_.spawn(refresh_partner_drives());   // its drives' names, while the partner can tell them
+    tasks_.spawn(refresh_partner_drives());  // its drives' names, while the partner can tell them
   }
   agent->seen(std::move(stored));
 }

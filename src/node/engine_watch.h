@@ -13,7 +13,7 @@ class EngineWatch {
  public:
   // Far above the longest txg of a healthy engine: a false alarm costs a restart in place.
   static constexpr Nanoseconds hang_ns = 30 * ns_per_s;
-  static constexpr Nanoseconds gap_ns = 500 * ns_per_ms;   // heartbeats come each 100 ms
+  static constexpr Nanoseconds gap_ns = 500 * ns_per_ms;  // heartbeats come each 100 ms
 
   // True: it hangs. `engine_moves` 0: nothing is imported yet.
   bool hangs(std::uint64_t engine_moves, Nanoseconds now_ns);

@@ -80,7 +80,7 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);   // --help
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
     std::fprintf(stderr, "zpaird: %s (see zpaird --help)\n", error.what());
     return 2;
   }

@@ -130,7 +130,8 @@ void PoolAgent::note_changes() {
     }
   }
   if (state_.refused != noted_refused_) {
-    if (!state_.refused.empty()) node_.events->add(pool_, "refused", node_.with_names ? node_.with_names(state_.refused) : state_.refused);
+    if (!state_.refused.empty())
+      node_.events->add(pool_, "refused", node_.with_names ? node_.with_names(state_.refused) : state_.refused);
     noted_refused_ = state_.refused;
   }
 }
@@ -300,8 +301,9 @@ block::Task<Result<std::string>> PoolAgent::take_over(Deadline deadline) {
 
 block::Task<Result<std::string>> PoolAgent::import(Override accepted, Deadline deadline) {
   if (accepted.accept_data_loss) {
-    node_.events->add(pool_, "override", fmt::format("import with accepted data loss{} was ordered: {}",
-                                                     accepted.accept_corruption ? " and corruption" : "", accepted.sides));
+    node_.events->add(pool_, "override",
+                      fmt::format("import with accepted data loss{} was ordered: {}",
+                                  accepted.accept_corruption ? " and corruption" : "", accepted.sides));
   }
   auto make = [accepted](std::uint64_t id) -> Event {
     return brain_agent::ImportOrdered{boot_time_ns(), id, accepted.accept_data_loss, accepted.accept_corruption};
@@ -324,9 +326,11 @@ block::Task<std::string> PoolAgent::side() {
       if (of_leg.txg > newest.txg) newest = of_leg;
     }
   }
-  if (const std::string broken = brain_agent::incomplete(*record, legs); !broken.empty()) co_return fmt::format("side {}: {}", here, broken);
+  if (const std::string broken = brain_agent::incomplete(*record, legs); !broken.empty())
+    co_return fmt::format("side {}: {}", here, broken);
   if (newest.txg.value == 0) co_return fmt::format("side {}: no txg can be read", here);
-  const std::int64_t age_s = std::max<std::int64_t>(0, std::time(nullptr) - static_cast<std::int64_t>(newest.written_s));
+  const std::int64_t age_s =
+      std::max<std::int64_t>(0, std::time(nullptr) - static_cast<std::int64_t>(newest.written_s));
   co_return fmt::format("side {}: last complete txg {}, {} s old", here, newest.txg, age_s);
 }
 

@@ -45,7 +45,7 @@ struct NodeParts {
   Worker* worker = nullptr;
   std::vector<agent::ClientPath> paths;
   brain::Limits limits;
-  std::function<std::string(std::string text)> with_names;   // durable ids become drives' names; may be empty
+  std::function<std::string(std::string text)> with_names;  // durable ids become drives' names; may be empty
   std::function<std::vector<control::DrivePlace>(const std::string& pool)> partner_places;  // as far as known
 };
 
@@ -94,7 +94,7 @@ class PoolAgent {
   const brain::agent::State& state() const { return state_; }
   std::optional<record::Record> newest_record() const;
   bool has_process() const { return process_ != nullptr; }
-  bool changes_owner() const;   // an import is under way, here or at the partner
+  bool changes_owner() const;  // an import is under way, here or at the partner
   bool process_serves() const { return process_state_ && process_state_->serving; }
   const std::optional<control::State>& process_state() const { return process_state_; }
   pid_t process_pid() const { return process_ ? process_->pid() : 0; }

@@ -34,7 +34,8 @@ block::Task<void> PoolAgent::survey_local() {
   auto collect = [&](const record::Record& record) {
     for (const record::Mirror& mirror : record.mirrors) {
       for (const record::Leg& leg : mirror.legs) {
-        if (leg.node == node_.config->node && node_.drives->present(leg.drive)) found.push_back({leg.guid, leg.drive, Txg{}});
+        if (leg.node == node_.config->node && node_.drives->present(leg.drive))
+          found.push_back({leg.guid, leg.drive, Txg{}});
       }
     }
   };

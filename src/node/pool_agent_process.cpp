@@ -159,7 +159,7 @@ void PoolAgent::on_message(control::Received received) {
                         fmt::format("its engine has not moved for {} s: the pool process is killed and starts anew",
                                     EngineWatch::hang_ns / ns_per_s));
     }
-    if (engine_hangs_) return;   // as good as none: the brain's watchdog kills the process
+    if (engine_hangs_) return;  // as good as none: the brain's watchdog kills the process
     owner::Phase phase = process_state_ ? phase_of(process_state_->phase) : owner::Phase::starting;
     feed(brain_agent::PoolHeartbeat{boot_time_ns(), process_epoch_, phase});
     return;

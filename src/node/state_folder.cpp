@@ -17,7 +17,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::int64_t lock_limit_ms = 2000;   // a pool process writes its pool's copy at most this long
+constexpr std::int64_t lock_limit_ms = 2000;  // a pool process writes its pool's copy at most this long
 
 json json_of(const RegisteredDrive& drive) {
   return {{"durable_id", drive.durable_id},

@@ -18,7 +18,9 @@ VolumeSockets::VolumeSockets(Options options) : options_(std::move(options)) {
   relay.node = options_.config->node;
   relay.path_count = options_.paths.size();
   relay.connect = [this](std::size_t path) { return connect(path); };
-  relay.pass_on = [this](const std::string& bound_name, UniqueFd client) { keep_client(bound_name, std::move(client)); };
+  relay.pass_on = [this](const std::string& bound_name, UniqueFd client) {
+    keep_client(bound_name, std::move(client));
+  };
   relay_ = std::make_unique<nbd::Relay>(std::move(relay));
 }
 
@@ -70,7 +72,7 @@ Result<void> VolumeSockets::listen(const std::string& volume, std::uint64_t guid
 void VolumeSockets::serve_by(Server server) {
   if (server_ == server) return;
   server_ = server;
-  if (server == Server::relay) waiting_clients_.clear();   // they come again
+  if (server == Server::relay) waiting_clients_.clear();  // they come again
   settle();
 }
 
@@ -128,7 +130,7 @@ block::Task<void> VolumeSockets::run_settle() {
         const std::string former_name = socket.relayed_as;
         co_await relay_->remove_volume(former_name);
         socket.relayed_as.clear();
-        continue;   // what is wanted may have changed meanwhile
+        continue;  // what is wanted may have changed meanwhile
       }
       if (want_relay && socket.relayed_as.empty()) {
         auto copy = nbd::duplicate(socket.listener->fd());

@@ -26,7 +26,7 @@ class VolumeSockets {
   struct Options {
     std::string pool;
     const NodeConfig* config = nullptr;
-    std::vector<agent::ClientPath> paths;                         // to the partner's agent, for the relay
+    std::vector<agent::ClientPath> paths;  // to the partner's agent, for the relay
     using Give = std::function<void(const std::string& volume, std::uint64_t guid, int fd)>;
     Give give;              // a duplicate goes to the pool process
     Give give_client = {};  // the same: a client that still waits in the handshake
@@ -49,14 +49,14 @@ class VolumeSockets {
   void keep_client(const std::string& relayed_as, UniqueFd client);
   void settle();
   block::Task<void> run_settle();
-  std::string bound_name(const std::string& volume, std::uint64_t guid) const;   // what a relay asks for
+  std::string bound_name(const std::string& volume, std::uint64_t guid) const;  // what a relay asks for
   Result<void> listen(const std::string& volume, std::uint64_t guid);
 
   Options options_;
   struct Socket {
     std::unique_ptr<block::Listener> listener;
     std::uint64_t guid = 0;
-    std::string relayed_as;   // its bound name at the relay; empty: it is not relayed
+    std::string relayed_as;  // its bound name at the relay; empty: it is not relayed
     bool removing = false;
   };
   std::map<std::string, Socket> sockets_;
@@ -66,7 +66,7 @@ class VolumeSockets {
     std::uint64_t guid;
     UniqueFd fd;
   };
-  std::vector<Client> waiting_clients_;   // of a relay that ended; for the next process here
+  std::vector<Client> waiting_clients_;  // of a relay that ended; for the next process here
   Uuid relay_session_ = Uuid::random();
   std::uint64_t last_link_ = 0;
   Server server_ = Server::nobody;

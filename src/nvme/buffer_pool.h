@@ -18,7 +18,9 @@ class BufferPool {
    public:
     Buffer() = default;
     Buffer(Buffer&& other) noexcept
-        : pool_(std::exchange(other.pool_, nullptr)), data_(std::exchange(other.data_, nullptr)), order_(other.order_) {}
+        : pool_(std::exchange(other.pool_, nullptr)),
+          data_(std::exchange(other.data_, nullptr)),
+          order_(other.order_) {}
     Buffer& operator=(Buffer&& other) noexcept {
       if (this != &other) {
         reset();

@@ -15,7 +15,8 @@ inline constexpr std::uint8_t async_event_request = 0x0c;
 inline constexpr std::uint8_t keep_alive = 0x18;
 inline constexpr std::uint8_t cross_controller_reset = 0x38;
 inline constexpr std::uint8_t fabrics = 0x7f;
-inline constexpr std::uint8_t reset_progress = 0xc2;  // ours: CDW10-13 as of a Cross-Controller Reset; answers with data
+inline constexpr std::uint8_t reset_progress =
+    0xc2;  // ours: CDW10-13 as of a Cross-Controller Reset; answers with data
 }  // namespace admin_opcode
 
 inline constexpr std::size_t reset_progress_bytes = 4096;
@@ -30,8 +31,8 @@ inline constexpr std::uint8_t reservation_register = 0x0d;
 inline constexpr std::uint8_t reservation_report = 0x0e;
 inline constexpr std::uint8_t reservation_acquire = 0x11;
 inline constexpr std::uint8_t reservation_release = 0x15;
-inline constexpr std::uint8_t store_record = 0xc0;    // ours: CDW10-15 are epoch, revision, digest
-inline constexpr std::uint8_t ping = 0xc4;            // ours: answers at once, for progress on an I/O queue
+inline constexpr std::uint8_t store_record = 0xc0;  // ours: CDW10-15 are epoch, revision, digest
+inline constexpr std::uint8_t ping = 0xc4;          // ours: answers at once, for progress on an I/O queue
 }  // namespace io_opcode
 
 namespace fabrics_type {
@@ -58,7 +59,7 @@ enum class Status : std::uint16_t {
   lba_out_of_range = 0x080,
   capacity_exceeded = 0x081,
   namespace_not_ready = 0x082,
-  reservation_conflict = 0x083,                       // result: the current epoch (ours)
+  reservation_conflict = 0x083,  // result: the current epoch (ours)
   invalid_log_page = 0x109,
   connect_incompatible_format = 0x180,
   connect_controller_busy = 0x181,
@@ -66,7 +67,7 @@ enum class Status : std::uint16_t {
   connect_invalid_host = 0x184,
   write_fault = 0x280,
   unrecovered_read_error = 0x281,
-  closed = 0x7c0,                                     // ours: the namespace waits for its holder's fence after a boot
+  closed = 0x7c0,  // ours: the namespace waits for its holder's fence after a boot
 };
 inline constexpr std::uint16_t status_do_not_retry = 0x8000;
 
@@ -100,18 +101,18 @@ inline constexpr std::uint8_t descriptors = 0x03;
 
 inline constexpr std::uint32_t version_2_0 = 0x00020000;
 inline constexpr std::size_t identify_bytes = 4096;
-inline constexpr std::uint32_t fua = 1u << 30;                  // CDW12
-inline constexpr std::uint32_t deallocate = 1u << 25;           // CDW12 of Write Zeroes
-inline constexpr std::uint32_t dsm_deallocate = 1u << 2;        // CDW11 of Dataset Management
-inline constexpr std::uint64_t max_blocks_a_command = 65536;    // NLB is 16 bits, 0's based
-inline constexpr std::uint16_t any_controller = 0xffff;         // CNTLID of an admin queue's Connect
-inline constexpr std::uint8_t connect_no_flow_control = 1 << 2; // CATTR
+inline constexpr std::uint32_t fua = 1u << 30;                   // CDW12
+inline constexpr std::uint32_t deallocate = 1u << 25;            // CDW12 of Write Zeroes
+inline constexpr std::uint32_t dsm_deallocate = 1u << 2;         // CDW11 of Dataset Management
+inline constexpr std::uint64_t max_blocks_a_command = 65536;     // NLB is 16 bits, 0's based
+inline constexpr std::uint16_t any_controller = 0xffff;          // CNTLID of an admin queue's Connect
+inline constexpr std::uint8_t connect_no_flow_control = 1 << 2;  // CATTR
 
 // Fabrics Connect, laid over a Command's bytes 40 and on.
 struct ConnectParameters {
   std::uint16_t record_format;
   std::uint16_t qid;
-  std::uint16_t sq_size;                                        // 0's based
+  std::uint16_t sq_size;  // 0's based
   std::uint8_t attributes;
   std::uint8_t reserved;
   std::uint32_t keep_alive_ms;
@@ -142,7 +143,7 @@ struct RegisterData {
 };
 struct AcquireData {
   std::uint64_t current_key;
-  std::uint64_t preempted_key;                                  // ours: always compared with the key in the fence file
+  std::uint64_t preempted_key;  // ours: always compared with the key in the fence file
 };
 static_assert(sizeof(RegisterData) == 16 && sizeof(AcquireData) == 16);
 
@@ -152,13 +153,13 @@ struct ReservationStatus {
   std::uint8_t type;
   std::uint8_t registrant_count[2];
   std::uint8_t reserved[2];
-  std::uint8_t persists;                                        // PTPLS
+  std::uint8_t persists;  // PTPLS
   std::uint8_t reserved_2[54];
 };
 static_assert(sizeof(ReservationStatus) == 64);
 struct Registrant {
   std::uint16_t cntlid;
-  std::uint8_t status;                                          // bit 0: holds the reservation
+  std::uint8_t status;  // bit 0: holds the reservation
   std::uint8_t reserved[5];
   std::uint64_t key;
   std::uint8_t host_id[16];
@@ -175,7 +176,7 @@ inline constexpr std::uint32_t fenced_elsewhere = 1 << 1;
 inline constexpr std::uint32_t unreadable = 1 << 2;
 }  // namespace zpair_log_flag
 struct ZpairLog {
-  char magic[4];                                                // "ZPLG"
+  char magic[4];  // "ZPLG"
   std::uint32_t version;
   std::uint32_t flags;
   std::uint32_t reserved;
@@ -187,41 +188,41 @@ struct ZpairLog {
   std::uint64_t stored_digest;
   std::uint8_t uuid[16];
   std::uint8_t reserved_2[40];
-  char drive[384];                                              // durable id, ends with a zero byte
+  char drive[384];  // durable id, ends with a zero byte
 };
 static_assert(sizeof(ZpairLog) == 512);
 
 namespace reservation {
-inline constexpr std::uint32_t register_key = 0;                // RREGA, CDW10 bits 2:0
+inline constexpr std::uint32_t register_key = 0;  // RREGA, CDW10 bits 2:0
 inline constexpr std::uint32_t unregister_key = 1;
 inline constexpr std::uint32_t replace_key = 2;
-inline constexpr std::uint32_t ignore_existing_key = 1 << 3;    // IEKEY
-inline constexpr std::uint32_t persist = 3u << 30;              // CPTPL
-inline constexpr std::uint32_t acquire = 0;                     // RACQA
+inline constexpr std::uint32_t ignore_existing_key = 1 << 3;  // IEKEY
+inline constexpr std::uint32_t persist = 3u << 30;            // CPTPL
+inline constexpr std::uint32_t acquire = 0;                   // RACQA
 inline constexpr std::uint32_t preempt = 1;
 inline constexpr std::uint32_t preempt_and_abort = 2;
-inline constexpr std::uint32_t type_shift = 8;                  // RTYPE
+inline constexpr std::uint32_t type_shift = 8;  // RTYPE
 inline constexpr std::uint32_t write_exclusive = 1;
-inline constexpr std::uint32_t release = 0;                     // RRELA
+inline constexpr std::uint32_t release = 0;  // RRELA
 inline constexpr std::uint32_t clear = 1;
 }  // namespace reservation
 
 // Byte offsets in the Identify Controller data structure.
 namespace identify_controller {
-inline constexpr std::size_t serial = 4;                        // 20
-inline constexpr std::size_t model = 24;                        // 40
-inline constexpr std::size_t firmware = 64;                     // 8
-inline constexpr std::size_t multipath = 76;                    // CMIC
+inline constexpr std::size_t serial = 4;      // 20
+inline constexpr std::size_t model = 24;      // 40
+inline constexpr std::size_t firmware = 64;   // 8
+inline constexpr std::size_t multipath = 76;  // CMIC
 inline constexpr std::size_t mdts = 77;
 inline constexpr std::size_t cntlid = 78;
 inline constexpr std::size_t version = 80;
-inline constexpr std::size_t attributes = 96;                   // CTRATT
-inline constexpr std::size_t type = 111;                        // CNTRLTYPE
-inline constexpr std::size_t uniquifier = 135;                  // CIU
-inline constexpr std::size_t random_number = 136;               // CIRN
+inline constexpr std::size_t attributes = 96;      // CTRATT
+inline constexpr std::size_t type = 111;           // CNTRLTYPE
+inline constexpr std::size_t uniquifier = 135;     // CIU
+inline constexpr std::size_t random_number = 136;  // CIRN
 inline constexpr std::size_t aerl = 259;
 inline constexpr std::size_t lpa = 261;
-inline constexpr std::size_t keep_alive_support = 320;          // KAS
+inline constexpr std::size_t keep_alive_support = 320;  // KAS
 inline constexpr std::size_t sqes = 512;
 inline constexpr std::size_t cqes = 513;
 inline constexpr std::size_t max_commands = 514;
@@ -233,15 +234,15 @@ inline constexpr std::size_t subsystem_nqn = 768;
 inline constexpr std::size_t ioccsz = 1792;
 inline constexpr std::size_t iorcsz = 1796;
 inline constexpr std::size_t msdbd = 1803;
-inline constexpr std::size_t ccr_limit = 1807;                  // CCRL
+inline constexpr std::size_t ccr_limit = 1807;  // CCRL
 }  // namespace identify_controller
 
 namespace identify_namespace {
 inline constexpr std::size_t size = 0;
 inline constexpr std::size_t capacity = 8;
 inline constexpr std::size_t use = 16;
-inline constexpr std::size_t multipath = 30;                    // NMIC
-inline constexpr std::size_t reservation_capabilities = 31;     // RESCAP
+inline constexpr std::size_t multipath = 30;                 // NMIC
+inline constexpr std::size_t reservation_capabilities = 31;  // RESCAP
 inline constexpr std::size_t nguid = 104;
 inline constexpr std::size_t lba_format = 128;
 }  // namespace identify_namespace

@@ -14,7 +14,7 @@ namespace zpair::nvme {
 
 namespace {
 
-constexpr std::uint32_t polynomial = 0x82f63b78u;   // reflected
+constexpr std::uint32_t polynomial = 0x82f63b78u;  // reflected
 
 constexpr std::array<std::uint32_t, 256> make_byte_table() {
   std::array<std::uint32_t, 256> table{};
@@ -67,7 +67,8 @@ std::uint64_t word_at(const std::byte* at) {
   return word;
 }
 
-__attribute__((target("sse4.2"))) std::uint32_t crc32c_by_instruction(std::uint32_t crc, std::span<const std::byte> bytes) {
+__attribute__((target("sse4.2"))) std::uint32_t crc32c_by_instruction(std::uint32_t crc,
+                                                                      std::span<const std::byte> bytes) {
   const ShiftTable& table = shift_table();
   const std::byte* at = bytes.data();
   std::size_t left = bytes.size();

@@ -31,23 +31,23 @@ struct IoCommand;
 
 // A caller's Request, as one or more commands.
 struct RemoteRequest {
-  block::Request* request = nullptr;                    // null: completed early by fail_all
+  block::Request* request = nullptr;  // null: completed early by fail_all
   DriveState* drive = nullptr;
   unsigned command_count = 0;
-  unsigned open_count = 0;                              // commands not done
+  unsigned open_count = 0;  // commands not done
   block::IoStatus status = block::IoStatus::ok;
   Verifier verifier;
   Nanoseconds submitted_ns = 0;
-  RemoteRequest* next = nullptr;                        // of the drive, oldest first
+  RemoteRequest* next = nullptr;  // of the drive, oldest first
   RemoteRequest* previous = nullptr;
 };
 
 struct IoCommand : QueueCommand {
   NodeState* node = nullptr;
-  Path* path = nullptr;                                 // the last one that it was sent over
+  Path* path = nullptr;  // the last one that it was sent over
   std::uint32_t nsid = 0;
   RemoteRequest* owner = nullptr;
-  std::vector<iovec> parts;                             // a split request's own
+  std::vector<iovec> parts;  // a split request's own
   DsmRange range{};
   iovec range_part{};
 };
@@ -61,7 +61,7 @@ struct Quarantine {
   std::string path;
   std::deque<IoCommand*> commands;
   bool asking = false;
-  std::optional<std::set<std::uint32_t>> busy;          // namespaces where commands of it still are; not told yet: anywhere
+  std::optional<std::set<std::uint32_t>> busy;  // namespaces where commands of it still are; not told yet: anywhere
   bool may_reach(std::uint32_t nsid) const { return !busy || busy->contains(nsid); }
 };
 
@@ -77,9 +77,9 @@ struct TargetFacts {
 class Path {
  public:
   Path(NodeState& node, std::size_t index);
-  block::Task<void> run();                              // connects, watches, tears down, again, until the node closes
+  block::Task<void> run();  // connects, watches, tears down, again, until the node closes
   void kill(std::string_view why);
-  void lost(IoCommand& command);                        // its queue ended without an answer
+  void lost(IoCommand& command);  // its queue ended without an answer
   template <class Drop>
   void drop_lost(Drop drop) {
     drop(lost_);
@@ -105,14 +105,14 @@ class Path {
   std::unique_ptr<InitiatorQueue> admin_;
   std::vector<std::unique_ptr<InitiatorQueue>> io_;
   TargetFacts facts_;
-  bool known_ = false;                                  // facts_ are of the present association
+  bool known_ = false;  // facts_ are of the present association
   bool up_ = false;
   std::deque<IoCommand*> lost_;
   block::Signal dead_;
   std::string why_;
   std::string last_reported_;
   Nanoseconds last_progress_ns_ = 0;
-  Nanoseconds window_start_ns_ = 0;                     // silence before this instant does not count
+  Nanoseconds window_start_ns_ = 0;  // silence before this instant does not count
   Nanoseconds changed_ns_ = 0;
   std::uint64_t connect_count_ = 0;
 };
@@ -124,21 +124,21 @@ struct NodeState {
   std::vector<std::unique_ptr<Path>> paths;
   block::TaskGroup tasks;
   block::Signal stop;
-  block::Signal up;                                     // set while some path is up
+  block::Signal up;  // set while some path is up
   Nanoseconds all_down_since_ns = 0;
   std::deque<IoCommand*> waiting;
   std::list<std::unique_ptr<Quarantine>> quarantine;
-  block::Signal settled;                                // set when a quarantine ended or an abandoned command came back
-  std::unordered_map<std::uint32_t, std::size_t> abandoned;   // by nsid: commands of failed requests still in flight
+  block::Signal settled;  // set when a quarantine ended or an abandoned command came back
+  std::unordered_map<std::uint32_t, std::size_t> abandoned;  // by nsid: commands of failed requests still in flight
   std::vector<DriveState*> drives;
-  std::unordered_map<std::string, std::uint32_t> nsid_of;   // durable ids of the last list(); only a hint
-  std::size_t turn = 0;                                 // of the paths, for equally busy queues
+  std::unordered_map<std::string, std::uint32_t> nsid_of;  // durable ids of the last list(); only a hint
+  std::size_t turn = 0;                                    // of the paths, for equally busy queues
 
   std::vector<std::unique_ptr<IoCommand>> all_commands;
   std::vector<IoCommand*> free_commands;
   std::vector<std::unique_ptr<RemoteRequest>> all_requests;
   std::vector<RemoteRequest*> free_requests;
-  std::vector<block::Request*> early;                   // to complete outside of the caller's call
+  std::vector<block::Request*> early;  // to complete outside of the caller's call
   bool early_posted = false;
 
   IoCommand& take_command(DriveState& drive, RemoteRequest& owner);
@@ -146,7 +146,7 @@ struct NodeState {
   RemoteRequest& take_request();
   void complete_later(block::Request& request, block::IoStatus status, Verifier verifier);
 
-  void send(IoCommand& command);                        // now or when there is a queue
+  void send(IoCommand& command);  // now or when there is a queue
   void pump();
   struct Place {
     Path* path = nullptr;
@@ -183,12 +183,12 @@ struct DriveState {
   block::Geometry geometry;
   std::string durable_id;
   Verifier verifier;
-  Epoch fence_epoch;                                    // 0: not fenced by us
+  Epoch fence_epoch;  // 0: not fenced by us
   Epoch fenced_by;
   enum class Mode : std::uint8_t { serving, failed, closed } mode = Mode::serving;
   RemoteRequest* oldest = nullptr;
   RemoteRequest* newest = nullptr;
-  block::Signal changed;                                // a request was completed
+  block::Signal changed;  // a request was completed
   std::deque<IoCommand*> held;
   bool recovering = false;
   block::TaskGroup tasks;

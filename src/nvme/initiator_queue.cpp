@@ -38,7 +38,8 @@ block::Task<void> InitiatorQueue::close() {
   for (QueueCommand* command : commands_) {
     if (command == nullptr) continue;
     ZP_ASSERT(command->let_go(), "the reader and the sender have ended");
-    ZP_ASSERT(!command->abandoned || command->on_let_go == nullptr, "an abandoned command's buffers were let go before");
+    ZP_ASSERT(!command->abandoned || command->on_let_go == nullptr,
+              "an abandoned command's buffers were let go before");
     give_back(*command);
   }
   if (stream_) {
@@ -76,7 +77,8 @@ block::Task<Result<std::uint16_t>> InitiatorQueue::open(const PathAddress& addre
   std::memcpy(data.host_id, options_.host_id.bytes.data(), sizeof data.host_id);
   data.cntlid = options_.cntlid;
   std::string host_nqn = "nqn.2014-08.org.nvmexpress:uuid:" + options_.host_id.to_string();
-  std::memcpy(data.subsystem_nqn, options_.subsystem_nqn.data(), std::min<std::size_t>(options_.subsystem_nqn.size(), 223));
+  std::memcpy(data.subsystem_nqn, options_.subsystem_nqn.data(),
+              std::min<std::size_t>(options_.subsystem_nqn.size(), 223));
   std::memcpy(data.host_nqn, host_nqn.data(), host_nqn.size());
   connect.data.resize(sizeof data);
   std::memcpy(connect.data.data(), &data, sizeof data);
@@ -105,7 +107,8 @@ block::Task<Result<void>> InitiatorQueue::greet() {
   if (response.format != 0 || response.data_alignment != 0 || response.max_h2c_data < 4096) {
     co_return fail(ErrorCode::unsupported, "the target wants a PDU format or alignment that zpair does not speak");
   }
-  digests_ = Digests{(response.digests & 1) != 0 && options_.header_digest, (response.digests & 2) != 0 && options_.data_digest};
+  digests_ = Digests{(response.digests & 1) != 0 && options_.header_digest,
+                     (response.digests & 2) != 0 && options_.data_digest};
   max_data_out_bytes_ = std::min<std::size_t>(response.max_h2c_data, 1u << 20);
   co_return Result<void>{};
 }
@@ -123,7 +126,8 @@ void InitiatorQueue::submit(QueueCommand& command) {
 
   command.send_bytes = size_of(command.to_target);
   command.receive_bytes = size_of(command.from_target);
-  bool in_capsule = command.send_bytes > 0 && (options_.in_capsule_bytes == 0 || command.send_bytes <= options_.in_capsule_bytes);
+  bool in_capsule =
+      command.send_bytes > 0 && (options_.in_capsule_bytes == 0 || command.send_bytes <= options_.in_capsule_bytes);
   command.sqe.flags = command_uses_sgl;
   command.sqe.data = SglDescriptor{};
   command.sqe.data.size_bytes = static_cast<std::uint32_t>(command.send_bytes + command.receive_bytes);
@@ -141,7 +145,7 @@ void InitiatorQueue::submit(QueueCommand& command) {
 }
 
 void InitiatorQueue::abandon(QueueCommand& command) {
-  if (command.abandoned || command.answered) return;   // answered: on_result comes as soon as it is let go
+  if (command.abandoned || command.answered) return;  // answered: on_result comes as soon as it is let go
   command.abandoned = true;
   settle(command);
 }
@@ -227,7 +231,8 @@ block::Task<Result<void>> InitiatorQueue::on_data() {
   QueueCommand* command = find(pdu.cid);
   if (command == nullptr) co_return fail(ErrorCode::invalid, "the target sent data that nobody asked for");
   std::size_t wanted = command->receive_bytes;
-  bool fits = pdu.size_bytes == size && pdu.offset_bytes == command->received_bytes && size <= wanted - command->received_bytes;
+  bool fits =
+      pdu.size_bytes == size && pdu.offset_bytes == command->received_bytes && size <= wanted - command->received_bytes;
   if (!fits) co_return fail(ErrorCode::invalid, "the target sent data out of range");
   bool whole = size == wanted;
   std::vector<iovec> part;
@@ -250,7 +255,8 @@ block::Task<Result<void>> InitiatorQueue::on_data() {
   if (!intact) co_return fail(ErrorCode::io, "wrong data digest");
   command->received_bytes += size;
   bool done = (pdu.header.flags & pdu_flag::success) != 0;
-  if (done && command->received_bytes < wanted) co_return fail(ErrorCode::invalid, "the target sent less data than was asked for");
+  if (done && command->received_bytes < wanted)
+    co_return fail(ErrorCode::invalid, "the target sent less data than was asked for");
   if (done) {
     answer(*command, Completion{0, 0, options_.qid, pdu.cid, 0});
   } else {
@@ -272,7 +278,7 @@ void InitiatorQueue::on_ready_to_transfer() {
   }
   for (std::size_t at = 0; at < pdu.size_bytes;) {
     std::size_t size = std::min<std::size_t>(pdu.size_bytes - at, max_data_out_bytes_);
-    auto* out = new DataOut;   // deleted by on_sent, which always comes
+    auto* out = new DataOut;  // deleted by on_sent, which always comes
     out->queue = this;
     out->command = command;
     out->parts = slice(command->to_target, pdu.offset_bytes + at, size);

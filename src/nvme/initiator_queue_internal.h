@@ -22,20 +22,20 @@ class InitiatorQueue;
 
 struct QueueCommand : Outgoing {
   Command sqe{};
-  std::span<const iovec> to_target;                     // what the host sends
-  std::span<const iovec> from_target;                   // where the answer's data goes
+  std::span<const iovec> to_target;    // what the host sends
+  std::span<const iovec> from_target;  // where the answer's data goes
   void (*on_result)(QueueCommand&, const Completion&) = nullptr;
   void (*on_lost)(QueueCommand&) = nullptr;
-  void (*on_let_go)(QueueCommand&) = nullptr;           // once, after abandon(), when let_go() became true
+  void (*on_let_go)(QueueCommand&) = nullptr;  // once, after abandon(), when let_go() became true
 
-  InitiatorQueue* queue = nullptr;                      // while in flight
-  std::shared_ptr<void> keeper;                         // an Exchange keeps itself alive while in flight
+  InitiatorQueue* queue = nullptr;  // while in flight
+  std::shared_ptr<void> keeper;     // an Exchange keeps itself alive while in flight
   bool answered = false;
   bool abandoned = false;
-  bool starved = false;                                 // abandoned, and the target waits for its data: never answered
+  bool starved = false;  // abandoned, and the target waits for its data: never answered
   bool receiving = false;
   unsigned data_on_its_way = 0;
-  std::size_t send_bytes = 0;                           // the sizes of both, which outlive the caller's buffers
+  std::size_t send_bytes = 0;  // the sizes of both, which outlive the caller's buffers
   std::size_t receive_bytes = 0;
   std::size_t received_bytes = 0;
   Completion completion{};
@@ -60,7 +60,7 @@ struct QueueOptions {
   std::uint16_t qid = 0;
   std::uint16_t cntlid = any_controller;
   std::uint32_t keep_alive_ms = 5000;
-  std::size_t in_capsule_bytes = 0;                     // 0: admin
+  std::size_t in_capsule_bytes = 0;  // 0: admin
 };
 
 class InitiatorQueue {
@@ -69,13 +69,13 @@ class InitiatorQueue {
 
   // Connects, greets, and does the Fabrics Connect; returns the controller id. Ends early when shut_down() is called.
   block::Task<Result<std::uint16_t>> open(const PathAddress& address, Deadline deadline);
-  void shut_down(std::string_view why);                 // sets `dead` with the reason, the first one stays
+  void shut_down(std::string_view why);  // sets `dead` with the reason, the first one stays
   // Waits until nothing of this queue is in use, and gives back what was not answered.
   block::Task<void> close();
 
-  bool has_room() const { return open_ && outstanding_ + 2 < options_.entries; }   // one is kept for the ping
+  bool has_room() const { return open_ && outstanding_ + 2 < options_.entries; }  // one is kept for the ping
   std::size_t outstanding() const { return outstanding_; }
-  void submit(QueueCommand& command);                   // only when has_room()
+  void submit(QueueCommand& command);  // only when has_room()
   void abandon(QueueCommand& command);
   template <class Visit>
   void each(Visit visit) {
@@ -84,7 +84,7 @@ class InitiatorQueue {
     }
   }
 
-  void ping(std::uint8_t opcode);                       // nothing when one is open
+  void ping(std::uint8_t opcode);  // nothing when one is open
   bool ping_open() const { return ping_.queue != nullptr; }
   Nanoseconds ping_sent_ns() const { return ping_sent_ns_; }
   Nanoseconds last_heard_ns() const { return reader_ ? reader_->last_heard_ns() : 0; }
@@ -98,7 +98,7 @@ class InitiatorQueue {
   void on_ready_to_transfer();
   QueueCommand* find(std::uint16_t cid);
   void answer(QueueCommand& command, const Completion& completion);
-  void settle(QueueCommand& command);                   // gives it back, or tells that it is let go, if it may
+  void settle(QueueCommand& command);  // gives it back, or tells that it is let go, if it may
   void give_back(QueueCommand& command);
 
   QueueOptions options_;
@@ -112,7 +112,7 @@ class InitiatorQueue {
   std::size_t max_data_out_bytes_ = 128 * 1024;
   bool open_ = false;
   bool shut_ = false;
-  std::vector<QueueCommand*> commands_;                 // by command id
+  std::vector<QueueCommand*> commands_;  // by command id
   std::vector<std::uint16_t> free_cids_;
   std::size_t outstanding_ = 0;
   QueueCommand ping_;

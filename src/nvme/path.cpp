@@ -9,9 +9,9 @@ namespace zpair::nvme {
 namespace {
 
 constexpr std::int64_t watch_ms = 20;
-constexpr std::int64_t hiccup_ms = 100;                 // this process did not run: silence proves nothing
+constexpr std::int64_t hiccup_ms = 100;  // this process did not run: silence proves nothing
 constexpr std::uint16_t admin_entries = 32;
-constexpr std::uint32_t controller_configuration = 1u | 6u << 16 | 4u << 20;   // EN, IOSQES, IOCQES
+constexpr std::uint32_t controller_configuration = 1u | 6u << 16 | 4u << 20;  // EN, IOSQES, IOCQES
 constexpr std::uint32_t controller_ready = 1;
 
 template <class T>
@@ -23,7 +23,8 @@ T field(const std::vector<std::byte>& page, std::size_t offset) {
 
 Result<ExchangeAnswer> checked(Result<ExchangeAnswer> answer, std::string_view what) {
   if (answer && answer->status() != Status::success) {
-    return fail(ErrorCode::refused, "the target refused {} (status {:#x})", what, static_cast<unsigned>(answer->status()));
+    return fail(ErrorCode::refused, "the target refused {} (status {:#x})", what,
+                static_cast<unsigned>(answer->status()));
   }
   return answer;
 }
@@ -78,7 +79,7 @@ block::Task<void> Path::run() {
       changed_ns_ = boot_time_ns();
       node_.on_down(index_, node_.closing ? "closed" : why_);
       co_await tear_down();
-      continue;   // the first attempt at once: most often the other end is back already
+      continue;  // the first attempt at once: most often the other end is back already
     }
     std::string why = connected ? std::string("closed") : connected.error().message;
     if (why != last_reported_) log_debug("path {}: {}", node_.options.paths[index_].name, why);
@@ -142,7 +143,8 @@ block::Task<Result<void>> Path::start_controller(Deadline deadline) {
   facts_.in_capsule_bytes = capsule > sizeof(Command) ? capsule - sizeof(Command) : 0;
   facts_.is_zpair = std::memcmp(page.data() + at::model, "zpair ", 6) == 0;
   if (field<std::uint8_t>(page, at::ccr_limit) == 0) {
-    co_return fail(ErrorCode::unsupported, "target {} has no Cross-Controller Reset: commands could never be sent again safely",
+    co_return fail(ErrorCode::unsupported,
+                   "target {} has no Cross-Controller Reset: commands could never be sent again safely",
                    address.to.text);
   }
   known_ = true;
@@ -219,7 +221,7 @@ block::Task<void> Path::tear_down() {
   for (auto& queue : io_) queue->shut_down("closed");
   if (admin_) admin_->shut_down("closed");
   bool carried_io = known_ && !io_.empty();
-  for (auto& queue : io_) co_await queue->close();   // what was not answered comes to lost()
+  for (auto& queue : io_) co_await queue->close();  // what was not answered comes to lost()
   if (admin_) co_await admin_->close();
   former->commands.swap(lost_);
   io_.clear();

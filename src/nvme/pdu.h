@@ -25,7 +25,7 @@ namespace pdu_flag {
 inline constexpr std::uint8_t header_digest = 1 << 0;
 inline constexpr std::uint8_t data_digest = 1 << 1;
 inline constexpr std::uint8_t last = 1 << 2;
-inline constexpr std::uint8_t success = 1 << 3;   // C2HData: stands for a successful response capsule
+inline constexpr std::uint8_t success = 1 << 3;  // C2HData: stands for a successful response capsule
 }  // namespace pdu_flag
 
 // Laid out so that nothing needs packing: every field is naturally aligned, or is made of bytes.
@@ -33,18 +33,18 @@ inline constexpr std::uint8_t success = 1 << 3;   // C2HData: stands for a succe
 struct PduHeader {
   PduType type;
   std::uint8_t flags;
-  std::uint8_t header_bytes;   // HLEN: without the digest
-  std::uint8_t data_offset;    // PDO
-  std::uint32_t total_bytes;   // PLEN: header, digests, padding, data
+  std::uint8_t header_bytes;  // HLEN: without the digest
+  std::uint8_t data_offset;   // PDO
+  std::uint32_t total_bytes;  // PLEN: header, digests, padding, data
 };
 static_assert(sizeof(PduHeader) == 8);
 
 struct IcReq {
   PduHeader header;
-  std::uint16_t format;        // PFV: 0
-  std::uint8_t data_alignment; // HPDA: 0
-  std::uint8_t digests;        // bit 0 header, bit 1 data
-  std::uint32_t max_r2t;       // MAXR2T, 0's based
+  std::uint16_t format;         // PFV: 0
+  std::uint8_t data_alignment;  // HPDA: 0
+  std::uint8_t digests;         // bit 0 header, bit 1 data
+  std::uint32_t max_r2t;        // MAXR2T, 0's based
   std::uint8_t reserved[112];
 };
 static_assert(sizeof(IcReq) == 128);
@@ -52,7 +52,7 @@ static_assert(sizeof(IcReq) == 128);
 struct IcResp {
   PduHeader header;
   std::uint16_t format;
-  std::uint8_t data_alignment; // CPDA: 0
+  std::uint8_t data_alignment;  // CPDA: 0
   std::uint8_t digests;
   std::uint32_t max_h2c_data;  // MAXH2CDATA
   std::uint8_t reserved[112];
@@ -61,8 +61,8 @@ static_assert(sizeof(IcResp) == 128);
 
 struct TermReq {
   PduHeader header;
-  std::uint16_t fatal_error;   // FES
-  std::uint16_t error_info[2]; // FEI, 32 bits at an odd place
+  std::uint16_t fatal_error;    // FES
+  std::uint16_t error_info[2];  // FEI, 32 bits at an odd place
   std::uint8_t reserved[10];
 };
 static_assert(sizeof(TermReq) == 24);
@@ -94,15 +94,15 @@ struct SglDescriptor {
   std::uint8_t type;
 };
 static_assert(sizeof(SglDescriptor) == 16);
-inline constexpr std::uint8_t sgl_in_capsule = 0x01;        // data block, offset into the capsule
-inline constexpr std::uint8_t sgl_transport = 0x5a;         // transport data block: the data travels in PDUs of its own
+inline constexpr std::uint8_t sgl_in_capsule = 0x01;  // data block, offset into the capsule
+inline constexpr std::uint8_t sgl_transport = 0x5a;   // transport data block: the data travels in PDUs of its own
 
 // A submission queue entry.
 struct Command {
   std::uint8_t opcode;
-  std::uint8_t flags;                                       // bits 7:6: PSDT, 01b = SGL
+  std::uint8_t flags;  // bits 7:6: PSDT, 01b = SGL
   std::uint16_t cid;
-  std::uint32_t nsid;                                       // fabrics commands: byte 0 is FCTYPE
+  std::uint32_t nsid;  // fabrics commands: byte 0 is FCTYPE
   std::uint32_t cdw2;
   std::uint32_t cdw3;
   std::uint64_t metadata;
@@ -135,7 +135,7 @@ inline constexpr std::uint8_t command_uses_sgl = 0x40;
 
 // A completion queue entry. Status without the phase bit: (SCT << 8 | SC) << 1, DNR in bit 15.
 struct Completion {
-  std::uint64_t result;                                     // Dwords 0 and 1
+  std::uint64_t result;  // Dwords 0 and 1
   std::uint16_t sq_head;
   std::uint16_t sq_id;
   std::uint16_t cid;

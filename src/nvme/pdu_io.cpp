@@ -9,10 +9,10 @@ namespace zpair::nvme {
 
 namespace {
 
-constexpr std::size_t max_data_bytes = 16u << 20;        // no PDU of anyone is longer; more is a broken peer
-constexpr std::size_t direct_read_bytes = 16 * 1024;     // longer data is read past the buffer, straight into its place
-constexpr std::size_t direct_chunk_bytes = 256 * 1024;   // ... in pieces, so that slow progress is seen as progress
-constexpr std::size_t max_parts = 512;                   // iovecs a writev
+constexpr std::size_t max_data_bytes = 16u << 20;       // no PDU of anyone is longer; more is a broken peer
+constexpr std::size_t direct_read_bytes = 16 * 1024;    // longer data is read past the buffer, straight into its place
+constexpr std::size_t direct_chunk_bytes = 256 * 1024;  // ... in pieces, so that slow progress is seen as progress
+constexpr std::size_t max_parts = 512;                  // iovecs a writev
 
 // HLEN of each type that `side` may get; 0: it may not.
 std::size_t header_bytes_for(PduType type, Side side) {
@@ -32,7 +32,8 @@ std::size_t header_bytes_for(PduType type, Side side) {
 }
 
 bool carries_digests(PduType type) {
-  return type != PduType::ic_req && type != PduType::ic_resp && type != PduType::h2c_term_req && type != PduType::c2h_term_req;
+  return type != PduType::ic_req && type != PduType::ic_resp && type != PduType::h2c_term_req &&
+         type != PduType::c2h_term_req;
 }
 
 bool may_carry_data(PduType type) {
@@ -43,7 +44,10 @@ bool may_carry_data(PduType type) {
 }  // namespace
 
 PduReader::PduReader(block::Stream& stream, Side side, std::size_t capacity)
-    : stream_(stream), side_(side), capacity_(capacity), buffer_(std::make_unique_for_overwrite<std::byte[]>(capacity)) {}
+    : stream_(stream),
+      side_(side),
+      capacity_(capacity),
+      buffer_(std::make_unique_for_overwrite<std::byte[]>(capacity)) {}
 
 PduReader::Found PduReader::parse(Digests digests) {
   auto bad = [this](FatalError code, std::uint32_t info, const char* what) {
@@ -79,7 +83,8 @@ PduReader::Found PduReader::parse(Digests digests) {
   if (before_data > expected) {
     std::uint32_t sent;
     std::memcpy(&sent, buffer_.get() + begin_ + expected, sizeof sent);
-    if (sent != crc32c(0, {raw_header_.data(), expected})) return bad(FatalError::header_digest, sent, "wrong header digest");
+    if (sent != crc32c(0, {raw_header_.data(), expected}))
+      return bad(FatalError::header_digest, sent, "wrong header digest");
   }
   data_bytes_ = 0;
   trailer_bytes_ = 0;
@@ -93,7 +98,8 @@ PduReader::Found PduReader::parse(Digests digests) {
     std::size_t trailer = data_digested ? digest_bytes : 0;
     if (data_offset < before_data) return bad(FatalError::invalid_header, 3, "data begins inside the header");
     if (header_.total_bytes <= data_offset + trailer) return bad(FatalError::invalid_header, 4, "no room for the data");
-    if (header_.total_bytes - data_offset > max_data_bytes) return bad(FatalError::data_limit_exceeded, 4, "too much data");
+    if (header_.total_bytes - data_offset > max_data_bytes)
+      return bad(FatalError::data_limit_exceeded, 4, "too much data");
     if (end_ - begin_ < data_offset) {
       needed_ = data_offset;
       return Found::need_more;
@@ -156,7 +162,7 @@ bool PduReader::take_data(std::span<const iovec> into) {
     left -= size;
     if (left == 0) break;
   }
-  consume(left);   // what does not fit is thrown away: the caller compared the sizes before
+  consume(left);  // what does not fit is thrown away: the caller compared the sizes before
   return digest_matches(crc);
 }
 
@@ -167,7 +173,7 @@ block::Task<Result<bool>> PduReader::read_data(std::span<const iovec> into) {
       ZP_CO_CHECK(co_await fill_to(left + trailer_bytes_));
       co_return take_data(into);
     }
-    std::uint32_t crc = 0;   // longer than the buffer, and thrown away
+    std::uint32_t crc = 0;  // longer than the buffer, and thrown away
     while (left > 0) {
       if (buffered().empty()) ZP_CO_CHECK(co_await fill_to(1));
       std::size_t size = std::min(left, end_ - begin_);
@@ -231,8 +237,9 @@ void Outgoing::set_header(const PduHeader& given, std::span<const std::byte> byt
 
 void Outgoing::append(const CapsuleResp& response, Digests digests) {
   CapsuleResp final = response;
-  final.header = PduHeader{PduType::capsule_resp, static_cast<std::uint8_t>(digests.header ? pdu_flag::header_digest : 0),
-                           sizeof(CapsuleResp), 0, static_cast<std::uint32_t>(sizeof(CapsuleResp) + digests.header_bytes())};
+  final.header =
+      PduHeader{PduType::capsule_resp, static_cast<std::uint8_t>(digests.header ? pdu_flag::header_digest : 0),
+                sizeof(CapsuleResp), 0, static_cast<std::uint32_t>(sizeof(CapsuleResp) + digests.header_bytes())};
   std::memcpy(trailer.data() + trailer_size, &final, sizeof final);
   if (digests.header) {
     std::uint32_t crc = crc32c(0, {trailer.data() + trailer_size, sizeof final});

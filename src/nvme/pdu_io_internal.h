@@ -16,12 +16,12 @@
 
 namespace zpair::nvme {
 
-enum class Side : std::uint8_t { host, controller };   // who reads: a host gets responses, a controller gets commands
+enum class Side : std::uint8_t { host, controller };  // who reads: a host gets responses, a controller gets commands
 
 // A malformed PDU: what a termination request says of it.
 struct PduFault {
   FatalError code = FatalError::invalid_header;
-  std::uint32_t info = 0;                               // byte offset of the bad field
+  std::uint32_t info = 0;  // byte offset of the bad field
   const char* what = "";
 };
 
@@ -38,7 +38,7 @@ class PduReader {
 
   const PduHeader& header() const { return header_; }
   template <class Pdu>
-  Pdu pdu() const {                                     // the whole header, by type
+  Pdu pdu() const {  // the whole header, by type
     Pdu pdu;
     std::memcpy(&pdu, raw_header_.data(), sizeof pdu);
     return pdu;
@@ -46,7 +46,7 @@ class PduReader {
   std::size_t data_bytes() const { return data_bytes_; }
   std::span<const std::byte> raw_header() const { return {raw_header_.data(), header_.header_bytes}; }
 
-  block::Task<Result<void>> fill();                     // until there is more to parse
+  block::Task<Result<void>> fill();  // until there is more to parse
   // True when the PDU's whole data (and digest) is buffered already: then take_data() does without a wait.
   bool data_is_buffered() const { return end_ - begin_ >= data_bytes_ + trailer_bytes_; }
   // Copies the data into `into` and checks its digest: false = it is wrong. Empty `into`: throws the data away.
@@ -72,7 +72,7 @@ class PduReader {
   PduHeader header_{};
   std::array<std::byte, max_header_bytes> raw_header_{};
   std::size_t data_bytes_ = 0;
-  std::size_t trailer_bytes_ = 0;                       // the data's digest
+  std::size_t trailer_bytes_ = 0;  // the data's digest
   PduFault fault_;
   Nanoseconds last_heard_ns_ = 0;
 };
@@ -86,7 +86,7 @@ struct Outgoing {
   std::size_t trailer_size = 0;
   Outgoing* next = nullptr;
   bool on_its_way = false;
-  void (*on_sent)(Outgoing&) = nullptr;                 // also when the connection ended first: the kernel let go of it
+  void (*on_sent)(Outgoing&) = nullptr;  // also when the connection ended first: the kernel let go of it
 
   // Fills the header with `pdu`, digests included; `data` must be set before.
   template <class Pdu>
@@ -94,7 +94,7 @@ struct Outgoing {
     static_assert(sizeof(Pdu) <= max_header_bytes - digest_bytes || sizeof(Pdu) == max_header_bytes);
     set_header(pdu.header, {reinterpret_cast<const std::byte*>(&pdu), sizeof pdu}, digests);
   }
-  void append(const CapsuleResp& response, Digests digests);   // behind the data
+  void append(const CapsuleResp& response, Digests digests);  // behind the data
 
  private:
   void set_header(const PduHeader& header, std::span<const std::byte> bytes, Digests digests);
@@ -104,9 +104,9 @@ struct Outgoing {
 class SendQueue {
  public:
   explicit SendQueue(block::Stream& stream) : stream_(stream) {}
-  void push(Outgoing& out);                             // after close(): on_sent at once
-  void close();                                         // run() ends as soon as the kernel gave back what it holds
-  block::Task<void> run();                              // on a write error it shuts the stream down
+  void push(Outgoing& out);  // after close(): on_sent at once
+  void close();              // run() ends as soon as the kernel gave back what it holds
+  block::Task<void> run();   // on a write error it shuts the stream down
 
  private:
   block::Stream& stream_;

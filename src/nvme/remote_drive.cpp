@@ -10,7 +10,8 @@ namespace zpair::nvme {
 namespace {
 
 constexpr std::int64_t recovery_pause_ms = 10;
-constexpr std::uint64_t max_trim_bytes = 1ull << 30;     // one command, so that a slow trim does not look like a dead drive
+constexpr std::uint64_t max_trim_bytes = 1ull
+                                         << 30;  // one command, so that a slow trim does not look like a dead drive
 
 template <class T>
 std::vector<std::byte> bytes_of(const T& value) {
@@ -40,7 +41,9 @@ std::string RemoteDrive::durable_id() const { return state_->durable_id; }
 Verifier RemoteDrive::verifier() const { return state_->verifier; }
 std::uint32_t RemoteDrive::nsid() const { return state_->nsid; }
 Epoch RemoteDrive::fenced_by() const { return state_->fenced_by; }
-Nanoseconds RemoteDrive::oldest_request_ns() const { return state_->oldest != nullptr ? state_->oldest->submitted_ns : 0; }
+Nanoseconds RemoteDrive::oldest_request_ns() const {
+  return state_->oldest != nullptr ? state_->oldest->submitted_ns : 0;
+}
 void RemoteDrive::submit(block::Request& request) { state_->start(request); }
 void RemoteDrive::fail_all() { state_->fail_all(); }
 
@@ -54,7 +57,8 @@ block::Task<Result<Verifier>> RemoteDrive::fence(Epoch epoch, Epoch expected_for
   co_return co_await state_->fence(epoch, expected_former, deadline);
 }
 
-block::Task<Result<void>> RemoteDrive::store_record(Epoch epoch, Revision rev, std::uint64_t digest, Deadline deadline) {
+block::Task<Result<void>> RemoteDrive::store_record(Epoch epoch, Revision rev, std::uint64_t digest,
+                                                    Deadline deadline) {
   while (true) {
     ExchangeRequest request;
     request.sqe.opcode = io_opcode::store_record;
@@ -69,10 +73,12 @@ block::Task<Result<void>> RemoteDrive::store_record(Epoch epoch, Revision rev, s
         state_->fenced_by = Epoch{answer.completion.result};
         co_return fail(ErrorCode::fenced, "drive {} is fenced at epoch {}", state_->durable_id, state_->fenced_by);
       case Status::command_sequence_error:
-        co_return fail(ErrorCode::stale_epoch, "drive {} has stored a newer record than epoch {} revision {}", state_->durable_id, epoch, rev);
+        co_return fail(ErrorCode::stale_epoch, "drive {} has stored a newer record than epoch {} revision {}",
+                       state_->durable_id, epoch, rev);
       case Status::closed:
-      case Status::invalid_namespace: {   // the target restarted: fence again, and once more
-        if (deadline.passed()) co_return fail(ErrorCode::timed_out, "drive {} is closed at its target", state_->durable_id);
+      case Status::invalid_namespace: {  // the target restarted: fence again, and once more
+        if (deadline.passed())
+          co_return fail(ErrorCode::timed_out, "drive {} is closed at its target", state_->durable_id);
         if (state_->fence_epoch.value != 0) {
           auto fenced = co_await state_->fence(state_->fence_epoch, state_->fence_epoch, deadline);
           if (!fenced && fenced.error().code == ErrorCode::fenced) co_return std::unexpected(fenced.error());
@@ -93,7 +99,7 @@ block::Task<void> RemoteDrive::close() {
     state.changed.reset();
     co_await state.changed.wait();
   }
-  while (state.node->early_posted) co_await block::Reactor::current().yield();   // on_done of what fail_all completed
+  while (state.node->early_posted) co_await block::Reactor::current().yield();  // on_done of what fail_all completed
   state.mode = DriveState::Mode::closed;
   state.stop_recovery.set();
   co_await state.tasks.close();
@@ -124,7 +130,8 @@ block::Task<Result<void>> RemoteDrive::rejoin(Deadline deadline) {
       }
       if (starved && path->up()) path->kill("to quiesce the commands of a failed leg");
     }
-    if (deadline.passed()) co_return fail(ErrorCode::timed_out, "drive {}: former commands are not quiesced yet", state.durable_id);
+    if (deadline.passed())
+      co_return fail(ErrorCode::timed_out, "drive {}: former commands are not quiesced yet", state.durable_id);
     node.settled.reset();
     Deadline soon = Deadline::in_ms(recovery_pause_ms);
     soon.at_ns = std::min(soon.at_ns, deadline.at_ns);
@@ -152,11 +159,14 @@ void DriveState::start(block::Request& request) {
   ZP_ASSERT(mode != Mode::closed, "nothing is submitted to a closed drive");
   if (mode == Mode::failed) return node->complete_later(request, block::IoStatus::cancelled, verifier);
   bool is_flush = request.operation == block::Operation::flush;
-  bool aligned = request.offset_bytes % geometry.block_size_bytes == 0 && request.size_bytes % geometry.block_size_bytes == 0;
-  bool in_range = request.offset_bytes <= geometry.size_bytes && request.size_bytes <= geometry.size_bytes - request.offset_bytes;
+  bool aligned =
+      request.offset_bytes % geometry.block_size_bytes == 0 && request.size_bytes % geometry.block_size_bytes == 0;
+  bool in_range =
+      request.offset_bytes <= geometry.size_bytes && request.size_bytes <= geometry.size_bytes - request.offset_bytes;
   bool has_data = request.operation == block::Operation::read || request.operation == block::Operation::write;
   bool sized = is_flush || (request.size_bytes > 0 && (!has_data || size_of(request.buffers) == request.size_bytes));
-  if (!is_flush && !(aligned && in_range && sized)) return node->complete_later(request, block::IoStatus::invalid, verifier);
+  if (!is_flush && !(aligned && in_range && sized))
+    return node->complete_later(request, block::IoStatus::invalid, verifier);
 
   RemoteRequest& owner = node->take_request();
   owner.request = &request;
@@ -269,7 +279,7 @@ block::Task<void> DriveState::recover() {
     if (hello && hello->drive != durable_id && !hello->fenced_elsewhere) {
       log_error("namespace {} is drive {} now, not {}: its commands stay held", nsid, hello->drive, durable_id);
     } else if (hello && hello->fenced_elsewhere) {
-      break;   // the held commands are answered with the conflict when they are sent again
+      break;  // the held commands are answered with the conflict when they are sent again
     } else if (hello) {
       bool may_serve = true;
       if (hello->closed && fence_epoch.value != 0) {
@@ -313,15 +323,17 @@ block::Task<Result<Verifier>> DriveState::fence(Epoch epoch, Epoch expected_form
     case Status::reservation_conflict: {
       fenced_by = Epoch{answer.completion.result};
       ErrorCode code = fenced_by > epoch ? ErrorCode::stale_epoch : ErrorCode::fenced;
-      co_return fail(code, "drive {} is fenced at epoch {}, not at {} as expected: it cannot be fenced at {}", durable_id, fenced_by,
-                     expected_former, epoch);
+      co_return fail(code, "drive {} is fenced at epoch {}, not at {} as expected: it cannot be fenced at {}",
+                     durable_id, fenced_by, expected_former, epoch);
     }
     case Status::closed:
-      co_return fail(ErrorCode::refused, "drive {} stays closed: its fence file at the target is unreadable", durable_id);
+      co_return fail(ErrorCode::refused, "drive {} stays closed: its fence file at the target is unreadable",
+                     durable_id);
     case Status::invalid_namespace:
       co_return fail(ErrorCode::not_found, "the target does not export drive {} (namespace {})", durable_id, nsid);
     default:
-      co_return fail(ErrorCode::io, "drive {} cannot be fenced (status {:#x})", durable_id, static_cast<unsigned>(answer.status()));
+      co_return fail(ErrorCode::io, "drive {} cannot be fenced (status {:#x})", durable_id,
+                     static_cast<unsigned>(answer.status()));
   }
 }
 
@@ -367,7 +379,7 @@ void DriveState::fail_all() {
         if (is_io && ours(static_cast<IoCommand*>(&command))) mine.push_back(static_cast<IoCommand*>(&command));
       });
       for (IoCommand* command : mine) {
-        if (command->answered) continue;   // its on_result comes by itself
+        if (command->answered) continue;  // its on_result comes by itself
         ++node->abandoned[nsid];
         command->on_let_go = [](QueueCommand& let_go) {
           auto& command = static_cast<IoCommand&>(let_go);

@@ -23,13 +23,13 @@ namespace zpair::nvme {
 
 class RemoteDrive final : public block::BlockDevice {
  public:
-  ~RemoteDrive() override;                              // asserts that close() ran
+  ~RemoteDrive() override;  // asserts that close() ran
 
   block::Geometry geometry() const override;
   std::string durable_id() const override;
-  Verifier verifier() const override;                   // the newest seen, in a completion or a hello
+  Verifier verifier() const override;  // the newest seen, in a completion or a hello
   void submit(block::Request& request) override;
-  block::Task<void> close() override;                   // with no path up: call fail_all() first, or it waits
+  block::Task<void> close() override;  // with no path up: call fail_all() first, or it waits
 
   std::uint32_t nsid() const;
   block::Task<Result<Hello>> hello(Deadline deadline);
@@ -41,8 +41,8 @@ class RemoteDrive final : public block::BlockDevice {
   // Stores the record's (epoch, revision, digest) in the leg's fence file at the target. Errors: fenced, stale_epoch, timed_out.
   block::Task<Result<void>> store_record(Epoch epoch, Revision rev, std::uint64_t digest, Deadline deadline);
 
-  Epoch fenced_by() const;                              // the epoch that the last conflict named; 0: none
-  Nanoseconds oldest_request_ns() const;                // when the oldest request in flight was submitted; 0: none
+  Epoch fenced_by() const;                // the epoch that the last conflict named; 0: none
+  Nanoseconds oldest_request_ns() const;  // when the oldest request in flight was submitted; 0: none
   // The brain took the leg off the record: completes all requests, held or in flight, with `cancelled` (soon: not inside
   // this call, and not before the kernel let go of their buffers), and all that are submitted from now on.
   void fail_all();
@@ -53,7 +53,7 @@ class RemoteDrive final : public block::BlockDevice {
   block::Task<bool> wait_quiesced(Deadline deadline);
 
   struct State;
-  explicit RemoteDrive(std::unique_ptr<State> state);   // by RemoteNode only
+  explicit RemoteDrive(std::unique_ptr<State> state);  // by RemoteNode only
 
  private:
   std::unique_ptr<State> state_;

@@ -10,7 +10,7 @@ namespace zpair::nvme {
 namespace {
 
 constexpr std::int64_t retry_ms = 5;
-constexpr std::int64_t reset_progress_ms = 50;   // a reset that takes longer waits for a drive: which?
+constexpr std::int64_t reset_progress_ms = 50;  // a reset that takes longer waits for a drive: which?
 
 std::string trimmed(const char* field, std::size_t size) { return std::string(field, strnlen(field, size)); }
 
@@ -37,7 +37,8 @@ Hello hello_of(std::uint32_t nsid, const ZpairLog& log) {
 RemoteNode::RemoteNode(RemoteNodeOptions options) : state_(std::make_unique<State>()) {
   state_->options = std::move(options);
   ZP_ASSERT(!state_->options.paths.empty() && state_->options.io_queues > 0, "a remote node has paths and queues");
-  for (std::size_t i = 0; i < state_->options.paths.size(); ++i) state_->paths.push_back(std::make_unique<Path>(*state_, i));
+  for (std::size_t i = 0; i < state_->options.paths.size(); ++i)
+    state_->paths.push_back(std::make_unique<Path>(*state_, i));
 }
 
 RemoteNode::~RemoteNode() { ZP_ASSERT(!state_->started || state_->closing, "a remote node is closed before it ends"); }
@@ -78,7 +79,9 @@ Nanoseconds RemoteNode::last_progress_ns() const {
   return newest;
 }
 
-block::Task<Result<Hello>> RemoteNode::hello(std::uint32_t nsid, Deadline deadline) { co_return co_await state_->hello(nsid, deadline); }
+block::Task<Result<Hello>> RemoteNode::hello(std::uint32_t nsid, Deadline deadline) {
+  co_return co_await state_->hello(nsid, deadline);
+}
 
 block::Task<Result<std::vector<Hello>>> RemoteNode::list(Deadline deadline) {
   ExchangeRequest request;
@@ -86,14 +89,15 @@ block::Task<Result<std::vector<Hello>>> RemoteNode::list(Deadline deadline) {
   request.sqe.cdw10 = identify_cns::active_namespaces;
   request.answer_bytes = identify_bytes;
   ZP_CO_TRY(answer, co_await state_->run(NodeState::Kind::admin, std::move(request), deadline));
-  if (answer.status() != Status::success) co_return fail(ErrorCode::unsupported, "the target does not list its namespaces");
+  if (answer.status() != Status::success)
+    co_return fail(ErrorCode::unsupported, "the target does not list its namespaces");
   std::vector<Hello> result;
   for (std::size_t at = 0; at + 4 <= answer.data.size(); at += 4) {
     std::uint32_t nsid;
     std::memcpy(&nsid, answer.data.data() + at, sizeof nsid);
     if (nsid == 0) break;
     auto hello = co_await state_->hello(nsid, deadline);
-    if (!hello && hello.error().code == ErrorCode::not_found) continue;   // removed meanwhile
+    if (!hello && hello.error().code == ErrorCode::not_found) continue;  // removed meanwhile
     if (!hello) co_return std::unexpected(hello.error());
     if (!hello->drive.empty()) state_->nsid_of[hello->drive] = nsid;
     result.push_back(std::move(*hello));
@@ -104,7 +108,8 @@ block::Task<Result<std::vector<Hello>>> RemoteNode::list(Deadline deadline) {
 block::Task<Result<std::unique_ptr<RemoteDrive>>> RemoteNode::open_drive(std::uint32_t nsid, Deadline deadline) {
   ZP_CO_TRY(hello, co_await state_->hello(nsid, deadline));
   if (hello.fenced_elsewhere) {
-    co_return fail(ErrorCode::fenced, "drive with namespace {} is in use by its own node at epoch {}", nsid, hello.fence_epoch);
+    co_return fail(ErrorCode::fenced, "drive with namespace {} is in use by its own node at epoch {}", nsid,
+                   hello.fence_epoch);
   }
   ExchangeRequest request;
   request.sqe.opcode = admin_opcode::identify;
@@ -117,7 +122,8 @@ block::Task<Result<std::unique_ptr<RemoteDrive>>> RemoteNode::open_drive(std::ui
   std::memcpy(&blocks, answer.data.data() + identify_namespace::size, sizeof blocks);
   auto block_shift = static_cast<unsigned>(answer.data[identify_namespace::lba_format + 2]);
   if (block_shift < 9 || block_shift > 16 || blocks == 0) {
-    co_return fail(ErrorCode::invalid, "namespace {} has blocks of 2^{} bytes, {} of them: zpair cannot use it", nsid, block_shift, blocks);
+    co_return fail(ErrorCode::invalid, "namespace {} has blocks of 2^{} bytes, {} of them: zpair cannot use it", nsid,
+                   block_shift, blocks);
   }
   auto drive = std::make_unique<RemoteDrive::State>();
   drive->node = state_.get();
@@ -285,9 +291,7 @@ void NodeState::command_answered(IoCommand& command, const Completion& completio
       break;
     case Status::closed:
     case Status::invalid_namespace:
-    case Status::namespace_not_ready:
-      drive.hold(command);
-      return pump();
+    case Status::namespace_not_ready: drive.hold(command); return pump();
     case Status::transient_transport_error:
     case Status::aborted_by_request:
     case Status::aborted_queue_deleted:
@@ -337,7 +341,8 @@ void NodeState::on_down(std::size_t index, const std::string& why) {
 
 void NodeState::add_quarantine(std::unique_ptr<Quarantine> former) {
 #ifdef ZPAIR_MUTATIONS
-  if (options.mutations.resend_without_quiesce) {   // the lost-write hole that quiescing closes, for the test that shows it
+  if (options.mutations
+          .resend_without_quiesce) {  // the lost-write hole that quiescing closes, for the test that shows it
     for (IoCommand* command : former->commands) waiting.push_back(command);
     return pump();
   }
@@ -374,8 +379,8 @@ block::Task<void> NodeState::quiesce(Quarantine& former, Path& path) {
   bool quiet = answer && answer->status() == Status::success && (answer->completion.result & 1) != 0;
   if (!quiet) {
     if (answer) {
-      log_warning("path {}: the target does not quiesce controller {} (status {:#x}): its commands stay held", former.path, former.cntlid,
-                  static_cast<unsigned>(answer->status()));
+      log_warning("path {}: the target does not quiesce controller {} (status {:#x}): its commands stay held",
+                  former.path, former.cntlid, static_cast<unsigned>(answer->status()));
     }
     bool stopping = co_await block::wait_for(stop, Deadline::in_ms(retry_ms));
     if (!stopping) ask_for_quiesce();
@@ -402,7 +407,7 @@ block::Task<void> NodeState::follow_quiesce(Quarantine& former, Path& path, bloc
     if (!answer || answer->status() != Status::success) continue;
     std::uint32_t page[reset_progress_bytes / sizeof(std::uint32_t)];
     std::memcpy(page, answer->data.data(), sizeof page);
-    if (page[0] != 1 || page[1] > std::size(page) - 2) continue;   // the reset has not come there yet
+    if (page[0] != 1 || page[1] > std::size(page) - 2) continue;  // the reset has not come there yet
     former.busy.emplace(page + 2, page + 2 + page[1]);
     release_quiet(former);
   }
@@ -452,11 +457,14 @@ block::Task<Result<Hello>> NodeState::hello(std::uint32_t nsid, Deadline deadlin
   request.sqe.cdw10 = zpair_log_page | (sizeof(ZpairLog) / 4 - 1) << 16;
   request.answer_bytes = sizeof(ZpairLog);
   ZP_CO_TRY(answer, co_await run(Kind::admin, std::move(request), deadline));
-  if (answer.status() == Status::invalid_namespace) co_return fail(ErrorCode::not_found, "the target has no namespace {}", nsid);
-  if (answer.status() != Status::success) co_return fail(ErrorCode::unsupported, "the target is not zpair's: it has no log page C0h");
+  if (answer.status() == Status::invalid_namespace)
+    co_return fail(ErrorCode::not_found, "the target has no namespace {}", nsid);
+  if (answer.status() != Status::success)
+    co_return fail(ErrorCode::unsupported, "the target is not zpair's: it has no log page C0h");
   ZpairLog log;
   std::memcpy(&log, answer.data.data(), sizeof log);
-  if (std::memcmp(log.magic, "ZPLG", 4) != 0) co_return fail(ErrorCode::unsupported, "the target is not zpair's: log page C0h is another");
+  if (std::memcmp(log.magic, "ZPLG", 4) != 0)
+    co_return fail(ErrorCode::unsupported, "the target is not zpair's: log page C0h is another");
   co_return hello_of(nsid, log);
 }
 

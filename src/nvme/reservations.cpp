@@ -23,7 +23,8 @@ void Reservations::read_again() {
 Status Reservations::may_write(const Uuid& host) const {
   if (file_ == nullptr) return Status::success;
   if (unreadable_) return Status::closed;
-  if (!contents_.held_by(host)) return Status::reservation_conflict;   // closed or not: this host has lost, or never had it
+  if (!contents_.held_by(host))
+    return Status::reservation_conflict;  // closed or not: this host has lost, or never had it
   return closed_ ? Status::closed : Status::success;
 }
 
@@ -33,7 +34,8 @@ Status Reservations::status_of(const Error& error) {
     return Status::reservation_conflict;
   }
   log_error("drive {}: {}", file_->drive(), error.message);
-  if (error.code == ErrorCode::invalid && file_->contents()) return Status::invalid_field;   // the request was bad, not the file
+  if (error.code == ErrorCode::invalid && file_->contents())
+    return Status::invalid_field;  // the request was bad, not the file
   closed_ = true;
   unreadable_ = !file_->contents();
   return unreadable_ ? Status::closed : Status::internal_error;
@@ -45,16 +47,19 @@ Status Reservations::register_key(const Uuid& host, std::uint32_t cdw10, const R
   auto known = keys_.find(host);
   switch (cdw10 & 7) {
     case reservation::register_key:
-      if (known != keys_.end() && known->second != data.new_key && !ignore_existing) return Status::reservation_conflict;
+      if (known != keys_.end() && known->second != data.new_key && !ignore_existing)
+        return Status::reservation_conflict;
       keys_[host] = data.new_key;
       break;
     case reservation::replace_key:
-      if (!ignore_existing && (known == keys_.end() || known->second != data.current_key)) return Status::reservation_conflict;
+      if (!ignore_existing && (known == keys_.end() || known->second != data.current_key))
+        return Status::reservation_conflict;
       keys_[host] = data.new_key;
       break;
     case reservation::unregister_key:
-      if (known == keys_.end() || (!ignore_existing && known->second != data.current_key)) return Status::reservation_conflict;
-      if (held_by(host)) {   // unregistering the holder releases
+      if (known == keys_.end() || (!ignore_existing && known->second != data.current_key))
+        return Status::reservation_conflict;
+      if (held_by(host)) {  // unregistering the holder releases
         Status released = release(host, reservation::release, known->second);
         if (released != Status::success) return released;
       }
@@ -81,7 +86,7 @@ Status Reservations::acquire(const Uuid& host, std::uint32_t cdw10, const Acquir
   contents_ = *fenced;
   closed_ = false;
   unreadable_ = false;
-  std::erase_if(keys_, [&host](const auto& entry) { return entry.first != host; });   // preempted: all others
+  std::erase_if(keys_, [&host](const auto& entry) { return entry.first != host; });  // preempted: all others
   ++generation_;
   if (news) log_info("drive {} is fenced at epoch {} for host {}", file_->drive(), contents_.epoch, host.to_string());
   return Status::success;
@@ -92,7 +97,7 @@ Status Reservations::release(const Uuid& host, std::uint32_t cdw10, std::uint64_
   if ((cdw10 & 7) > reservation::clear) return Status::invalid_field;
   auto known = keys_.find(host);
   if (known == keys_.end() || known->second != current_key) return Status::reservation_conflict;
-  if (!contents_.held_by(host)) return Status::success;   // NVMe: releasing what one does not hold does nothing
+  if (!contents_.held_by(host)) return Status::success;  // NVMe: releasing what one does not hold does nothing
   auto released = file_->release(host);
   if (!released) return status_of(released.error());
   contents_ = *released;
@@ -107,7 +112,8 @@ Status Reservations::store_record(const Uuid& host, const fence::StoredRecord& r
   Status allowed = may_write(host);
   if (allowed != Status::success) return allowed;
   auto stored = file_->store_record(record);
-  if (!stored) return stored.error().code == ErrorCode::stale_epoch ? Status::command_sequence_error : status_of(stored.error());
+  if (!stored)
+    return stored.error().code == ErrorCode::stale_epoch ? Status::command_sequence_error : status_of(stored.error());
   contents_ = *stored;
   return Status::success;
 }
@@ -124,7 +130,7 @@ std::vector<std::byte> Reservations::report() const {
   std::size_t at = sizeof header;
   for (const auto& [host, key] : keys_) {
     Registrant entry{};
-    entry.cntlid = any_controller;   // dynamic controllers
+    entry.cntlid = any_controller;  // dynamic controllers
     entry.status = held_by(host) ? 1 : 0;
     entry.key = key;
     std::memcpy(entry.host_id, host.bytes.data(), sizeof entry.host_id);

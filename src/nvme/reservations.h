@@ -20,10 +20,10 @@ namespace zpair::nvme {
 
 class Reservations {
  public:
-  Reservations() = default;                             // of a namespace without a fence: everybody writes
-  explicit Reservations(fence::FenceFile& file);        // closed
+  Reservations() = default;                       // of a namespace without a fence: everybody writes
+  explicit Reservations(fence::FenceFile& file);  // closed
 
-  Status may_write(const Uuid& host) const;             // success, reservation_conflict or closed
+  Status may_write(const Uuid& host) const;  // success, reservation_conflict or closed
   bool held_by(const Uuid& host) const { return !closed_ && contents_.held_by(host); }
   bool closed() const { return file_ != nullptr && closed_; }
   bool unreadable() const { return unreadable_; }
@@ -37,7 +37,7 @@ class Reservations {
   Status store_record(const Uuid& host, const fence::StoredRecord& record);
   // ReservationStatus and its registrants, as Reservation Report returns them.
   std::vector<std::byte> report() const;
-  void read_again();                                    // the file, which the pool process may have changed
+  void read_again();  // the file, which the pool process may have changed
 
  private:
   Status status_of(const Error& error);

@@ -45,9 +45,7 @@ void Namespace::remove(TargetCommand& command) {
 
 Target::Target(TargetOptions options) : state_(std::make_unique<State>()) { state_->options = std::move(options); }
 
-Target::~Target() {
-  ZP_ASSERT(state_->listeners.empty() || state_->closing, "a target is closed before it ends");
-}
+Target::~Target() { ZP_ASSERT(state_->listeners.empty() || state_->closing, "a target is closed before it ends"); }
 
 Result<block::Endpoint> Target::listen(block::Endpoint at) {
   ZP_ASSERT(!state_->closing, "a closed target does not listen");
@@ -155,7 +153,7 @@ block::Task<void> Target::State::accept_all(block::Listener& listener) {
     if (!stream) {
       if (stream.error().code == ErrorCode::cancelled || closing) co_return;
       log_warning("nvme target: {}", stream.error().message);
-      co_await block::Reactor::current().after_ms(10);   // out of descriptors: do not spin
+      co_await block::Reactor::current().after_ms(10);  // out of descriptors: do not spin
       continue;
     }
     if (closing || !peer_allowed(**stream)) continue;
@@ -198,7 +196,8 @@ block::Task<void> Target::State::watch_keep_alives() {
     std::vector<std::shared_ptr<Controller>> silent;
     for (auto& [cntlid, controller] : controllers) {
       bool timed = controller->keep_alive_ms != 0 && !controller->ended;
-      if (timed && now - controller->last_heard_ns > controller->keep_alive_ms * ns_per_ms) silent.push_back(controller);
+      if (timed && now - controller->last_heard_ns > controller->keep_alive_ms * ns_per_ms)
+        silent.push_back(controller);
     }
     for (auto& controller : silent) end(*controller, "its keep-alive ran out");
   }

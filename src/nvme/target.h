@@ -30,26 +30,26 @@
 namespace zpair::nvme {
 
 struct TargetOptions {
-  std::string subsystem_nqn;                            // nqn.2026-01.io.zpair:node-a
-  std::uint16_t max_io_queues = 8;                      // a controller
-  std::uint16_t queue_entries = 128;                    // commands in flight a queue
-  std::uint32_t in_capsule_bytes = 64 * 1024;           // a write up to this size travels inside its command
-  std::uint32_t max_transfer_bytes = 1024 * 1024;       // MDTS
-  std::vector<std::string> allowed_peers;               // numeric addresses; empty: anyone
+  std::string subsystem_nqn;                       // nqn.2026-01.io.zpair:node-a
+  std::uint16_t max_io_queues = 8;                 // a controller
+  std::uint16_t queue_entries = 128;               // commands in flight a queue
+  std::uint32_t in_capsule_bytes = 64 * 1024;      // a write up to this size travels inside its command
+  std::uint32_t max_transfer_bytes = 1024 * 1024;  // MDTS
+  std::vector<std::string> allowed_peers;          // numeric addresses; empty: anyone
 };
 
 struct TargetCounts {
-  std::uint64_t connections = 0;                        // open now
-  std::uint64_t controllers = 0;                        // not ended
-  std::uint64_t commands = 0;                           // I/O commands ever completed
-  std::uint64_t conflicts = 0;                          // Reservation Conflict answers ever
-  std::uint64_t resets = 0;                             // Cross-Controller Resets ever
+  std::uint64_t connections = 0;  // open now
+  std::uint64_t controllers = 0;  // not ended
+  std::uint64_t commands = 0;     // I/O commands ever completed
+  std::uint64_t conflicts = 0;    // Reservation Conflict answers ever
+  std::uint64_t resets = 0;       // Cross-Controller Resets ever
 };
 
 class Target {
  public:
   explicit Target(TargetOptions options);
-  ~Target();                                            // asserts that close() ran, if it ever listened
+  ~Target();  // asserts that close() ran, if it ever listened
   Target(const Target&) = delete;
   Target& operator=(const Target&) = delete;
 
@@ -72,7 +72,7 @@ class Target {
   // Ends all controllers and connections, waits for every command in flight.
   block::Task<void> close();
 
-  struct State;                                         // target_internal.h
+  struct State;  // target_internal.h
 
  private:
   std::unique_ptr<State> state_;

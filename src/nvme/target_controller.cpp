@@ -13,8 +13,8 @@ constexpr std::uint32_t cc_shutdown_mask = 3u << 14;
 constexpr std::uint32_t csts_ready = 1;
 constexpr std::uint32_t csts_shutdown_complete = 2u << 2;
 constexpr std::uint8_t max_async_events = 4;
-constexpr std::uint8_t max_resets = 4;                       // CCRL: what TP8028 recommends
-constexpr std::uint64_t immediate_reset_done = 1;            // result bit 0 of Cross-Controller Reset
+constexpr std::uint8_t max_resets = 4;             // CCRL: what TP8028 recommends
+constexpr std::uint64_t immediate_reset_done = 1;  // result bit 0 of Cross-Controller Reset
 
 using Page = std::array<std::byte, identify_bytes>;
 
@@ -35,7 +35,7 @@ std::uint8_t log2_of(std::uint32_t value) { return static_cast<std::uint8_t>(std
 std::uint64_t capabilities_of(const TargetOptions& options) {
   std::uint64_t entries = options.queue_entries - 1u;
   std::uint64_t contiguous = 1u << 16;
-  std::uint64_t ready_timeout = 20u << 24;                   // 10 s, in 500 ms
+  std::uint64_t ready_timeout = 20u << 24;  // 10 s, in 500 ms
   std::uint64_t nvm_commands = 1ull << 37;
   return entries | contiguous | ready_timeout | nvm_commands;
 }
@@ -46,24 +46,26 @@ Page identify_controller_page(const Controller& controller, const TargetOptions&
   put_text(page, at::serial, Uuid::from_name(options.subsystem_nqn).to_string(), 20);
   put_text(page, at::model, zpair_model, 40);
   put_text(page, at::firmware, "1", 8);
-  put<std::uint8_t>(page, at::multipath, 0x02);                                  // several controllers
+  put<std::uint8_t>(page, at::multipath, 0x02);  // several controllers
   put<std::uint8_t>(page, at::mdts, log2_of(options.max_transfer_bytes / 4096));
   put(page, at::cntlid, controller.cntlid);
   put(page, at::version, version_2_0);
-  put<std::uint32_t>(page, at::attributes, 1);                                   // 128-bit Host IDs
-  put<std::uint8_t>(page, at::type, 1);                                          // an I/O controller
+  put<std::uint32_t>(page, at::attributes, 1);  // 128-bit Host IDs
+  put<std::uint8_t>(page, at::type, 1);         // an I/O controller
   put(page, at::uniquifier, controller.uniquifier);
   put(page, at::random_number, controller.random_number);
   put<std::uint8_t>(page, at::aerl, max_async_events - 1);
-  put<std::uint16_t>(page, at::keep_alive_support, 1);                           // 100 ms granularity
+  put<std::uint16_t>(page, at::keep_alive_support, 1);  // 100 ms granularity
   put<std::uint8_t>(page, at::sqes, 0x66);
   put<std::uint8_t>(page, at::cqes, 0x44);
   put(page, at::max_commands, options.queue_entries);
-  put<std::uint32_t>(page, at::namespace_count, std::max<std::uint32_t>(1024, static_cast<std::uint32_t>(namespace_count)));
-  put<std::uint16_t>(page, at::oncs, 1u << 2 | 1u << 3 | 1u << 5);               // DSM, Write Zeroes, reservations
+  put<std::uint32_t>(page, at::namespace_count,
+                     std::max<std::uint32_t>(1024, static_cast<std::uint32_t>(namespace_count)));
+  put<std::uint16_t>(page, at::oncs, 1u << 2 | 1u << 3 | 1u << 5);  // DSM, Write Zeroes, reservations
   put<std::uint8_t>(page, at::volatile_cache, 1);
-  put<std::uint32_t>(page, at::sgls, 1u | 1u << 20 | 1u << 21);                  // in-capsule offsets, transport SGLs
-  std::memcpy(page.data() + at::subsystem_nqn, options.subsystem_nqn.data(), std::min<std::size_t>(options.subsystem_nqn.size(), 223));
+  put<std::uint32_t>(page, at::sgls, 1u | 1u << 20 | 1u << 21);  // in-capsule offsets, transport SGLs
+  std::memcpy(page.data() + at::subsystem_nqn, options.subsystem_nqn.data(),
+              std::min<std::size_t>(options.subsystem_nqn.size(), 223));
   put<std::uint32_t>(page, at::ioccsz, (sizeof(Command) + options.in_capsule_bytes) / 16);
   put<std::uint32_t>(page, at::iorcsz, sizeof(Completion) / 16);
   put<std::uint8_t>(page, at::msdbd, 1);
@@ -79,7 +81,7 @@ Page identify_namespace_page(const Namespace& there) {
   put(page, at::capacity, blocks);
   put(page, at::use, blocks);
   put<std::uint8_t>(page, at::multipath, 1);
-  put<std::uint8_t>(page, at::reservation_capabilities, 0x03);                   // persists; write exclusive
+  put<std::uint8_t>(page, at::reservation_capabilities, 0x03);  // persists; write exclusive
   std::memcpy(page.data() + at::nguid, there.uuid.bytes.data(), there.uuid.bytes.size());
   put<std::uint32_t>(page, at::lba_format, std::uint32_t{log2_of(there.block_bytes)} << 16);
   return page;
@@ -87,7 +89,7 @@ Page identify_namespace_page(const Namespace& there) {
 
 Page descriptors_page(const Namespace& there) {
   Page page{};
-  put<std::uint8_t>(page, 0, 3);                                                 // a UUID
+  put<std::uint8_t>(page, 0, 3);  // a UUID
   put<std::uint8_t>(page, 1, 16);
   std::memcpy(page.data() + 4, there.uuid.bytes.data(), 16);
   return page;
@@ -149,7 +151,8 @@ void Connection::on_connect(TargetCommand& command) {
   Uuid host;
   std::memcpy(host.bytes.data(), data.host_id, host.bytes.size());
   bool ours = text_of(data.subsystem_nqn, sizeof data.subsystem_nqn) == target_.options.subsystem_nqn;
-  bool sized = parameters.sq_size > 0 && parameters.sq_size < std::max<std::uint32_t>(target_.options.queue_entries, 32);
+  bool sized =
+      parameters.sq_size > 0 && parameters.sq_size < std::max<std::uint32_t>(target_.options.queue_entries, 32);
   if (!ours || !sized || host == Uuid{}) return answer(command, Status::connect_invalid_parameters);
 
   std::shared_ptr<Controller> controller;
@@ -159,12 +162,15 @@ void Connection::on_connect(TargetCommand& command) {
     controller = target_.new_controller(host, parameters.keep_alive_ms);
   } else {
     auto found = target_.controllers.find(data.cntlid);
-    if (found == target_.controllers.end() || found->second->ended) return answer(command, Status::connect_invalid_parameters);
+    if (found == target_.controllers.end() || found->second->ended)
+      return answer(command, Status::connect_invalid_parameters);
     controller = found->second;
-    bool taken = std::ranges::any_of(controller->connections, [&](Connection* other) { return other->qid() == parameters.qid; });
+    bool taken =
+        std::ranges::any_of(controller->connections, [&](Connection* other) { return other->qid() == parameters.qid; });
     if (controller->host_id != host) return answer(command, Status::connect_invalid_host);
     if (!controller->enabled()) return answer(command, Status::command_sequence_error);
-    if (taken || parameters.qid > target_.options.max_io_queues) return answer(command, Status::connect_invalid_parameters);
+    if (taken || parameters.qid > target_.options.max_io_queues)
+      return answer(command, Status::connect_invalid_parameters);
   }
   controller_ = controller;
   qid_ = parameters.qid;
@@ -180,7 +186,8 @@ void Connection::on_property_get(TargetCommand& command) {
   if (qid_ != 0) return answer(command, Status::invalid_field);
   bool wide = (command.sqe.cdw10 & 7) == 1;
   switch (command.sqe.cdw11) {
-    case property::capabilities: return answer(command, wide ? Status::success : Status::invalid_field, capabilities_of(target_.options));
+    case property::capabilities:
+      return answer(command, wide ? Status::success : Status::invalid_field, capabilities_of(target_.options));
     case property::version: return answer(command, Status::success, version_2_0);
     case property::configuration: return answer(command, Status::success, controller_->configuration);
     case property::status: return answer(command, Status::success, controller_->status);
@@ -196,7 +203,7 @@ void Connection::on_property_set(TargetCommand& command) {
   controller_->status = controller_->enabled() ? csts_ready : 0;
   if ((value & cc_shutdown_mask) != 0) controller_->status |= csts_shutdown_complete;
   bool stops = (value & cc_shutdown_mask) != 0 || (was_enabled && !controller_->enabled());
-  if (stops) {   // the I/O queues end; the admin queue stays to be asked for the status
+  if (stops) {  // the I/O queues end; the admin queue stays to be asked for the status
     for (Connection* connection : controller_->connections) {
       if (connection->qid() != 0) connection->end();
     }
@@ -227,7 +234,8 @@ void Connection::on_identify(TargetCommand& command) {
   bool serving = there != nullptr && there->state == Namespace::State::serving;
   switch (cns) {
     case identify_cns::controller:
-      return answer_bytes(command, identify_controller_page(*controller_, target_.options, target_.namespaces.size()), identify_bytes);
+      return answer_bytes(command, identify_controller_page(*controller_, target_.options, target_.namespaces.size()),
+                          identify_bytes);
     case identify_cns::name_space:
       if (!serving) return answer(command, Status::invalid_namespace);
       return answer_bytes(command, identify_namespace_page(*there), identify_bytes);
@@ -259,7 +267,7 @@ void Connection::on_log_page(TargetCommand& command) {
     std::span<const std::byte> bytes = bytes_of(log);
     return answer_bytes(command, bytes.subspan(std::min(offset, bytes.size())), wanted);
   }
-  bool standard = id >= 1 && id <= 3;                          // errors, health, firmware: nothing to tell
+  bool standard = id >= 1 && id <= 3;  // errors, health, firmware: nothing to tell
   if (standard) return answer_bytes(command, {}, wanted);
   answer(command, Status::invalid_log_page);
 }
@@ -309,7 +317,8 @@ block::Task<void> Connection::reset_other(TargetCommand& command) {
 std::shared_ptr<Controller> Connection::controller_named(const Command& sqe) const {
   auto found = target_.controllers.find(static_cast<std::uint16_t>(sqe.cdw10));
   if (found == target_.controllers.end()) return nullptr;
-  const bool same = found->second->uniquifier == static_cast<std::uint8_t>(sqe.cdw10 >> 16) && found->second->random_number == sqe.cdw12_13();
+  const bool same = found->second->uniquifier == static_cast<std::uint8_t>(sqe.cdw10 >> 16) &&
+                    found->second->random_number == sqe.cdw12_13();
   return same ? found->second : nullptr;
 }
 
@@ -317,7 +326,8 @@ std::shared_ptr<Controller> Connection::controller_named(const Command& sqe) con
 // what is at a device counts: an ended controller hands nothing over any more, and changes no fence file.
 void Connection::on_reset_progress(TargetCommand& command) {
   const std::shared_ptr<Controller> other = controller_named(command.sqe);
-  if (other != nullptr && (other == controller_ || other->host_id != controller_->host_id)) return answer(command, Status::invalid_field);
+  if (other != nullptr && (other == controller_ || other->host_id != controller_->host_id))
+    return answer(command, Status::invalid_field);
   std::vector<std::uint32_t> page = {other == nullptr || other->ended, 0};
   for (const auto& [nsid, name_space] : target_.namespaces) {
     if (page[0] == 0 || other == nullptr || !name_space->has_commands_of(*other)) continue;

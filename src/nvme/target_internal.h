@@ -30,19 +30,19 @@ struct TargetCommand : block::Request, Outgoing {
   Connection* connection = nullptr;
   std::uint16_t slot = 0;
   bool in_use = false;
-  bool finished = false;                                // answered, or thrown away: free as soon as nothing of it is sent
+  bool finished = false;  // answered, or thrown away: free as soon as nothing of it is sent
   bool awaits_data = false;
   Command sqe{};
   BufferPool::Buffer buffer;
   iovec part{};
-  std::uint32_t expected_bytes = 0;                     // from the host
+  std::uint32_t expected_bytes = 0;  // from the host
   std::uint32_t received_bytes = 0;
   struct ReadyToTransfer : Outgoing {
     TargetCommand* command = nullptr;
   } r2t;
-  std::uint32_t next_range = 0;                         // Dataset Management
+  std::uint32_t next_range = 0;  // Dataset Management
   std::uint32_t range_count = 0;
-  Namespace* name_space = nullptr;                      // while at the device
+  Namespace* name_space = nullptr;  // while at the device
   TargetCommand* next_at_device = nullptr;
   TargetCommand* previous_at_device = nullptr;
 };
@@ -58,28 +58,28 @@ struct Namespace {
   Reservations reservations;
   Epoch elsewhere_epoch;
 
-  TargetCommand* at_device = nullptr;                   // all commands at the device
-  block::Signal changed;                                // set whenever one of them came back
+  TargetCommand* at_device = nullptr;  // all commands at the device
+  block::Signal changed;               // set whenever one of them came back
 
   void add(TargetCommand& command);
   void remove(TargetCommand& command);
-  bool has_older_writes(const Uuid& than_host) const;   // write-class commands of any other host
+  bool has_older_writes(const Uuid& than_host) const;  // write-class commands of any other host
   bool has_commands_of(const Controller& controller) const;
 };
 
 // One association: an admin queue and I/O queues of one host over one path.
 struct Controller {
   std::uint16_t cntlid = 0;
-  std::uint8_t uniquifier = 0;                          // CIU
-  std::uint64_t random_number = 0;                      // CIRN
+  std::uint8_t uniquifier = 0;      // CIU
+  std::uint64_t random_number = 0;  // CIRN
   Uuid host_id;
   std::uint32_t keep_alive_ms = 0;
-  std::uint32_t configuration = 0;                      // CC
-  std::uint32_t status = 0;                             // CSTS
-  bool ended = false;                                   // for ever
+  std::uint32_t configuration = 0;  // CC
+  std::uint32_t status = 0;         // CSTS
+  bool ended = false;               // for ever
   Nanoseconds last_heard_ns = 0;
   std::vector<Connection*> connections;
-  std::size_t busy_count = 0;                           // commands at devices, and reservation changes under way
+  std::size_t busy_count = 0;  // commands at devices, and reservation changes under way
   block::Signal changed;
 
   bool enabled() const { return (configuration & 1) != 0; }
@@ -89,7 +89,7 @@ struct Target::State {
   TargetOptions options;
   bool closing = false;
   std::vector<std::unique_ptr<block::Listener>> listeners;
-  std::unordered_map<std::uint32_t, std::unique_ptr<Namespace>> namespaces;   // never erased: a state instead
+  std::unordered_map<std::uint32_t, std::unique_ptr<Namespace>> namespaces;  // never erased: a state instead
   // Shared with the resets that wait for them: a controller may be forgotten while one looks at it.
   std::map<std::uint16_t, std::shared_ptr<Controller>> controllers;
   std::vector<std::unique_ptr<Connection>> connections;
@@ -126,8 +126,8 @@ class Connection {
  public:
   Connection(Target::State& target, std::unique_ptr<block::Stream> stream);
 
-  block::Task<void> run();                              // until the connection ended and nothing of it is at a device
-  void end();                                           // for ever: nothing that arrives from now on is looked at
+  block::Task<void> run();  // until the connection ended and nothing of it is at a device
+  void end();               // for ever: nothing that arrives from now on is looked at
   bool ended() const { return ended_; }
   std::uint16_t qid() const { return qid_; }
   const Controller* controller_of() const { return controller_.get(); }
@@ -184,12 +184,12 @@ class Connection {
   PduReader reader_;
   SendQueue send_queue_;
   block::TaskGroup sender_;
-  block::TaskGroup tasks_;                              // resets and acquires
+  block::TaskGroup tasks_;  // resets and acquires
   Digests digests_;
   bool ended_ = false;
   bool greeted_ = false;
   bool no_flow_control_ = false;
-  std::shared_ptr<Controller> controller_;              // shared with the target's map and waiting resets
+  std::shared_ptr<Controller> controller_;  // shared with the target's map and waiting resets
   std::uint16_t qid_ = 0;
   std::uint16_t queue_entries_ = 32;
   std::uint16_t sq_head_ = 0;

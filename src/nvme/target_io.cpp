@@ -112,10 +112,12 @@ void Connection::submit(TargetCommand& command) {
   const Command& sqe = command.sqe;
   const std::uint32_t block_bytes = there->block_bytes;
   const block::Geometry geometry = there->device->geometry();
-  bool ranged = sqe.opcode == io_opcode::read || sqe.opcode == io_opcode::write || sqe.opcode == io_opcode::write_zeroes;
+  bool ranged =
+      sqe.opcode == io_opcode::read || sqe.opcode == io_opcode::write || sqe.opcode == io_opcode::write_zeroes;
   if (ranged) {
     std::uint64_t blocks = geometry.size_bytes / block_bytes;
-    if (sqe.cdw10_11() > blocks || block_count(sqe) > blocks - sqe.cdw10_11()) return answer(command, Status::lba_out_of_range);
+    if (sqe.cdw10_11() > blocks || block_count(sqe) > blocks - sqe.cdw10_11())
+      return answer(command, Status::lba_out_of_range);
   }
   command.durable = ranged && (sqe.cdw12 & fua) != 0;
   command.offset_bytes = ranged ? sqe.cdw10_11() * block_bytes : 0;
@@ -161,7 +163,8 @@ void Connection::submit(TargetCommand& command) {
     Range range = submit_range(command);
     if (range == Range::submitted) return;
     finish_at_device(command);
-    return answer(command, range == Range::none_left ? Status::success : Status::lba_out_of_range, there->device->verifier().value);
+    return answer(command, range == Range::none_left ? Status::success : Status::lba_out_of_range,
+                  there->device->verifier().value);
   }
   there->device->submit(command);
 }
@@ -213,7 +216,8 @@ void Connection::on_reservation(TargetCommand& command, Namespace& there) {
   const Uuid& host = controller_->host_id;
   auto reply = [this, &command, &there](Status status) {
     if (status == Status::reservation_conflict) ++target_.counts.conflicts;
-    answer(command, status, status == Status::reservation_conflict ? conflict_result(&there) : there.device->verifier().value);
+    answer(command, status,
+           status == Status::reservation_conflict ? conflict_result(&there) : there.device->verifier().value);
   };
   switch (sqe.opcode) {
     case io_opcode::reservation_register: {
@@ -229,11 +233,9 @@ void Connection::on_reservation(TargetCommand& command, Namespace& there) {
       std::memcpy(&key, command.buffer.data(), sizeof key);
       return reply(reservations.release(host, sqe.cdw10, key));
     }
-    case io_opcode::store_record:
-      ++controller_->busy_count;
-      return tasks_.spawn(store_record(command, there));
+    case io_opcode::store_record: ++controller_->busy_count; return tasks_.spawn(store_record(command, there));
     default: {
-      if ((sqe.cdw11 & 1) == 0) return reply(Status::host_id_inconsistent);   // only the 128-bit form
+      if ((sqe.cdw11 & 1) == 0) return reply(Status::host_id_inconsistent);  // only the 128-bit form
       std::vector<std::byte> bytes = reservations.report();
       command.verifier = there.device->verifier();
       return answer_bytes(command, bytes, (std::size_t{sqe.cdw10} + 1) * 4);
@@ -265,14 +267,14 @@ block::Task<void> Connection::reservation_acquire(TargetCommand& command, Namesp
   AcquireData data;
   std::memcpy(&data, command.buffer.data(), sizeof data);
   co_await target_.begin_store();
-  Status status = Status::aborted_queue_deleted;   // an ended controller changes nothing any more
+  Status status = Status::aborted_queue_deleted;  // an ended controller changes nothing any more
   if (!ended_) status = admit(&there, command.sqe);
   if (status == Status::success) status = there.reservations.acquire(host, command.sqe.cdw10, data);
   co_await target_.end_store();
   if (status == Status::success) {
     co_await drain_older_writes(there, host);
     bool still = there.state == Namespace::State::serving && there.reservations.held_by(host);
-    if (!still) status = Status::reservation_conflict;   // a newer epoch came while we drained
+    if (!still) status = Status::reservation_conflict;  // a newer epoch came while we drained
   }
   if (--controller_->busy_count == 0 && !controller_->changed.is_set()) controller_->changed.set();
   if (status == Status::reservation_conflict) ++target_.counts.conflicts;

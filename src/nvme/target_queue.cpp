@@ -5,8 +5,8 @@
 namespace zpair::nvme {
 
 namespace {
-constexpr std::int64_t greeting_timeout_ms = 5000;       // from accept to Connect
-constexpr std::size_t admin_data_bytes = 8192;           // in-capsule, admin and Connect
+constexpr std::int64_t greeting_timeout_ms = 5000;  // from accept to Connect
+constexpr std::size_t admin_data_bytes = 8192;      // in-capsule, admin and Connect
 }  // namespace
 
 Connection::Connection(Target::State& target, std::unique_ptr<block::Stream> stream)
@@ -46,7 +46,8 @@ block::Task<Result<void>> Connection::greet() {
     ZP_CO_CHECK(co_await reader_.fill());
   }
   if (found == PduReader::Found::bad || reader_.header().type != PduType::ic_req) {
-    PduFault fault = found == PduReader::Found::bad ? reader_.fault() : PduFault{FatalError::sequence, 0, "no ICReq first"};
+    PduFault fault =
+        found == PduReader::Found::bad ? reader_.fault() : PduFault{FatalError::sequence, 0, "no ICReq first"};
     fail_connection(fault);
     co_return fail(ErrorCode::invalid, "{}", fault.what);
   }
@@ -84,9 +85,7 @@ block::Task<void> Connection::read_all() {
       case PduType::h2c_term_req:
         log_warning("nvme target: a host ended its connection: error {}", reader_.pdu<TermReq>().fatal_error);
         co_return;
-      default:
-        fail_connection(PduFault{FatalError::sequence, 0, "a PDU that does not belong here"});
-        co_return;
+      default: fail_connection(PduFault{FatalError::sequence, 0, "a PDU that does not belong here"}); co_return;
     }
     if (!handled) co_return;
   }
@@ -141,8 +140,8 @@ block::Task<Result<void>> Connection::on_data() {
     fail_connection(PduFault{FatalError::sequence, 10, "data for a command that waits for none"});
     co_return fail(ErrorCode::invalid, "unexpected data");
   }
-  bool in_range = pdu.offset_bytes == command->received_bytes && pdu.size_bytes == reader_.data_bytes() && pdu.size_bytes > 0 &&
-                  pdu.size_bytes <= command->expected_bytes - command->received_bytes;
+  bool in_range = pdu.offset_bytes == command->received_bytes && pdu.size_bytes == reader_.data_bytes() &&
+                  pdu.size_bytes > 0 && pdu.size_bytes <= command->expected_bytes - command->received_bytes;
   if (!in_range) {
     fail_connection(PduFault{FatalError::data_out_of_range, 12, "data out of range"});
     co_return fail(ErrorCode::invalid, "data out of range");
@@ -258,7 +257,8 @@ void Connection::answer_with_data(TargetCommand& command, std::size_t size) {
   sq_head_ = static_cast<std::uint16_t>((sq_head_ + 1) % queue_entries_);
   if (!no_flow_control_) {
     CapsuleResp response{};
-    response.completion = Completion{command.verifier.value, sq_head_, qid_, command.sqe.cid, status_field_of(Status::success)};
+    response.completion =
+        Completion{command.verifier.value, sq_head_, qid_, command.sqe.cid, status_field_of(Status::success)};
     command.append(response, digests_);
   }
   send_queue_.push(command);

@@ -40,8 +40,8 @@ T value_or(const json& value, const char* key, T otherwise) {
 control::DrivePlace place_of(const json& value) {
   auto node = parse_node(value.at("node").get<std::string>());
   if (!node) throw std::invalid_argument(node.error().message);
-  return {*node, value.at("durable_id"), value_or<std::string>(value, "path", ""), value_or<std::uint32_t>(value, "nsid", 0),
-          value_or<std::uint64_t>(value, "size_bytes", 0)};
+  return {*node, value.at("durable_id"), value_or<std::string>(value, "path", ""),
+          value_or<std::uint32_t>(value, "nsid", 0), value_or<std::uint64_t>(value, "size_bytes", 0)};
 }
 
 struct AddBody {
@@ -101,15 +101,22 @@ Result<void> Process::start_api() {
   routes["GET /v1/volumes"] = [this](Request) { return get_volumes(); };
   routes["GET /v1/events"] = [this](Request request) { return get_events(std::move(request)); };
   for (const char* verb : {"create", "resize", "destroy", "snapshot", "destroy_snapshot", "clone", "rollback"}) {
-    routes[fmt::format("POST /v1/volume/{}", verb)] = [this, verb](Request request) { return post_volume(verb, std::move(request.body)); };
+    routes[fmt::format("POST /v1/volume/{}", verb)] = [this, verb](Request request) {
+      return post_volume(verb, std::move(request.body));
+    };
   }
   routes["POST /v1/pool/scrub"] = [this](Request request) { return post_scrub(std::move(request.body)); };
-  routes["POST /v1/pool/export"] = [this](Request request) { return post_end(owner::End::export_pool, std::move(request.body)); };
-  routes["POST /v1/pool/destroy"] = [this](Request request) { return post_end(owner::End::destroy, std::move(request.body)); };
+  routes["POST /v1/pool/export"] = [this](Request request) {
+    return post_end(owner::End::export_pool, std::move(request.body));
+  };
+  routes["POST /v1/pool/destroy"] = [this](Request request) {
+    return post_end(owner::End::destroy, std::move(request.body));
+  };
   routes["POST /v1/pool/add"] = [this](Request request) { return post_add(std::move(request.body)); };
   routes["POST /v1/drive/replace"] = [this](Request request) { return post_replace(std::move(request.body)); };
   routes["POST /v1/fault"] = [this](Request request) { return post_fault(std::move(request.body)); };
-  ZP_TRY(server, api::HttpServer::start(reactor_, control::api_path(options_.config.run_dir, options_.pool), std::move(routes)));
+  ZP_TRY(server, api::HttpServer::start(reactor_, control::api_path(options_.config.run_dir, options_.pool),
+                                        std::move(routes)));
   api_ = std::move(server);
   return {};
 }
@@ -142,7 +149,12 @@ block::Task<Result<std::string>> Process::await_command(std::uint64_t id) {
 std::string Process::describe(const zfs::VolumeInfo& info) const {
   json nbd = {{"a", nullptr}, {"b", nullptr}};
   nbd[std::string(name_of(options_.config.node))] = options_.config.volume_address(options_.pool, info.name, info.guid);
-  return json{{"pool", options_.pool}, {"name", info.name}, {"guid", std::to_string(info.guid)}, {"size_bytes", info.size_bytes}, {"nbd", nbd}}.dump();
+  return json{{"pool", options_.pool},
+              {"name", info.name},
+              {"guid", std::to_string(info.guid)},
+              {"size_bytes", info.size_bytes},
+              {"nbd", nbd}}
+      .dump();
 }
 
 block::Task<Result<std::string>> Process::post_volume(std::string verb, std::string body) {
@@ -162,13 +174,15 @@ block::Task<Result<std::string>> Process::post_volume(std::string verb, std::str
   ZP_CO_TRY(name, from_body(body, [](const json& value) { return value.at("name").get<std::string>(); }));
   Result<void> done;
   if (verb == "resize") {
-    ZP_CO_TRY(size_bytes, from_body(body, [](const json& value) { return value.at("size_bytes").get<std::uint64_t>(); }));
+    ZP_CO_TRY(size_bytes,
+              from_body(body, [](const json& value) { return value.at("size_bytes").get<std::uint64_t>(); }));
     done = co_await exports_->resize(name, size_bytes);
   } else if (verb == "destroy") {
     // Whoever means a snapshot must not lose the volume.
     ZP_CO_TRY(of_snapshot, from_body(body, [](const json& value) { return value.contains("snapshot"); }));
     if (of_snapshot || name.contains('@')) {
-      co_return fail(ErrorCode::invalid, "/v1/volume/destroy destroys a volume and names no snapshot: see /v1/volume/destroy_snapshot");
+      co_return fail(ErrorCode::invalid,
+                     "/v1/volume/destroy destroys a volume and names no snapshot: see /v1/volume/destroy_snapshot");
     }
     done = co_await exports_->destroy(name);
   } else {
@@ -205,8 +219,10 @@ block::Task<Result<std::string>> Process::post_scrub(std::string body) {
 
 block::Task<Result<std::string>> Process::post_end(owner::End end, std::string) {
   if (!driver_.started()) co_return fail(ErrorCode::unreachable, "pool {} has not started yet", options_.pool);
-  if (const std::uint32_t clients = exports_ ? exports_->client_count() : 0; end == owner::End::destroy && clients > 0) {
-    co_return fail(ErrorCode::refused, "the volumes of pool {} have {} client(s): disconnect them first", options_.pool, clients);
+  if (const std::uint32_t clients = exports_ ? exports_->client_count() : 0;
+      end == owner::End::destroy && clients > 0) {
+    co_return fail(ErrorCode::refused, "the volumes of pool {} have {} client(s): disconnect them first", options_.pool,
+                   clients);
   }
   const std::uint64_t id = new_command();
   commands_[id] = std::make_unique<Command>();
@@ -232,7 +248,8 @@ block::Task<Result<LegId>> Process::prepare_new_leg(control::DrivePlace place, b
                    (*survey)->pool_name);
   }
   co_await legs_->release(leg);
-  co_return fail(ErrorCode::unreachable, "drive {} of node {} cannot be fenced: {}", place.path, place.node, fenced.why);
+  co_return fail(ErrorCode::unreachable, "drive {} of node {} cannot be fenced: {}", place.path, place.node,
+                 fenced.why);
 }
 
 block::Task<Result<std::string>> Process::post_add(std::string body) {
@@ -246,7 +263,7 @@ block::Task<Result<std::string>> Process::post_add(std::string body) {
       of_record.guid = leg;
       of_record.node = place.node;
       of_record.drive = place.durable_id;
-      of_record.in_sync = true;   // a new mirror has nothing to miss; recorded before it is used (rule 1)
+      of_record.in_sync = true;  // a new mirror has nothing to miss; recorded before it is used (rule 1)
       mirror.legs.push_back(std::move(of_record));
       places_.push_back(place);
     }
@@ -267,7 +284,8 @@ block::Task<Result<std::string>> Process::post_replace(std::string body) {
   const std::optional<LegId> old_leg = legs_->find_drive(parsed.node, parsed.old_drive);
   const record::Mirror* mirror = old_leg ? record::mirror_of(driver_.state().stored.record, *old_leg) : nullptr;
   if (mirror == nullptr) {
-    co_return fail(ErrorCode::not_found, "pool {} has no drive {} on node {}", options_.pool, parsed.old_drive, parsed.node);
+    co_return fail(ErrorCode::not_found, "pool {} has no drive {} on node {}", options_.pool, parsed.old_drive,
+                   parsed.node);
   }
   if (parsed.place.node != parsed.node) {
     co_return fail(ErrorCode::refused, "a drive of node {} is replaced by one of the same node", parsed.node);
@@ -281,18 +299,19 @@ block::Task<Result<std::string>> Process::post_replace(std::string body) {
   }
   if (needed_bytes != std::numeric_limits<std::uint64_t>::max() && parsed.place.size_bytes != 0 &&
       parsed.place.size_bytes < needed_bytes) {
-    co_return fail(ErrorCode::invalid, "drive {} is {} bytes, its mirror needs {}: too small", parsed.place.path, parsed.place.size_bytes,
-                   needed_bytes);
+    co_return fail(ErrorCode::invalid, "drive {} is {} bytes, its mirror needs {}: too small", parsed.place.path,
+                   parsed.place.size_bytes, needed_bytes);
   }
   record::Leg of_record;
   of_record.node = parsed.place.node;
   of_record.drive = parsed.place.durable_id;
   // A drive that is attached already: this replacement was begun before, or is taken back. The brain judges.
-  const bool attached =
-      std::any_of(mirror->legs.begin(), mirror->legs.end(), [&](const record::Leg& one) { return one.drive == of_record.drive; });
+  const bool attached = std::any_of(mirror->legs.begin(), mirror->legs.end(),
+                                    [&](const record::Leg& one) { return one.drive == of_record.drive; });
   LegId leg;
   if (!attached && legs_->find_drive(of_record.node, of_record.drive)) {
-    co_return fail(ErrorCode::exists, "drive {} of node {} is a leg of another mirror of the pool", parsed.place.path, of_record.node);
+    co_return fail(ErrorCode::exists, "drive {} of node {} is a leg of another mirror of the pool", parsed.place.path,
+                   of_record.node);
   }
   if (!attached) {
     ZP_CO_TRY(prepared, co_await prepare_new_leg(parsed.place, parsed.force));
@@ -303,19 +322,23 @@ block::Task<Result<std::string>> Process::post_replace(std::string body) {
   commands_[id] = std::make_unique<Command>();
   feed(owner::LegOffered{boot_time_ns(), id, into, std::move(of_record), old_leg});
   auto answer = co_await await_command(id);
-  if (!answer && !attached && record::find_leg(driver_.state().stored.record, leg) == nullptr && !driver_.state().change) co_await legs_->release(leg);
+  if (!answer && !attached && record::find_leg(driver_.state().stored.record, leg) == nullptr &&
+      !driver_.state().change)
+    co_await legs_->release(leg);
   co_return answer;
 }
 
 block::Task<Result<std::string>> Process::post_fault(std::string body) {
-  if (!options_.config.fault.allowed) co_return fail(ErrorCode::refused, "faults are for sandboxes: [fault] allowed is not set");
+  if (!options_.config.fault.allowed)
+    co_return fail(ErrorCode::refused, "faults are for sandboxes: [fault] allowed is not set");
   if (!legs_) co_return fail(ErrorCode::unreachable, "pool {} has not started yet", options_.pool);
   ZP_CO_TRY(drive, from_body(body, [](const json& value) { return value.at("drive").get<std::string>(); }));
   ZP_CO_TRY(command, from_body(body, [](const json& value) { return value.at("command").get<std::string>(); }));
   const std::optional<LegId> leg = legs_->find_drive(options_.config.node, drive);
   block::FaultDevice* device = leg ? legs_->fault_device(*leg) : nullptr;
   if (device == nullptr) {
-    co_return fail(ErrorCode::not_found, "pool {} has no open drive {} on node {}", options_.pool, drive, options_.config.node);
+    co_return fail(ErrorCode::not_found, "pool {} has no open drive {} on node {}", options_.pool, drive,
+                   options_.config.node);
   }
   auto applied = state::apply_fault(options_.config.run_dir, *device, command);
   if (!applied) co_return std::unexpected(applied.error());

@@ -74,24 +74,26 @@ std::string redundancy(const owner::State& state) {
     if (in_sync_count(mirror, NodeId::b) == 0) ++alone_on_a;
     if (in_sync_count(mirror, NodeId::a) == 0) ++alone_on_b;
   }
-  if (alone_on_a == 0 && alone_on_b == 0) return "one more failure of a node, or of a drive of each mirror, would stop nothing";
+  if (alone_on_a == 0 && alone_on_b == 0)
+    return "one more failure of a node, or of a drive of each mirror, would stop nothing";
   if (alone_on_a > 0 && alone_on_b > 0) return "one more failure of either node would stop the pool";
-  return fmt::format("one more failure of node {}, or of a drive of it, would stop the pool", alone_on_a > 0 ? NodeId::a : NodeId::b);
+  return fmt::format("one more failure of node {}, or of a drive of it, would stop the pool",
+                     alone_on_a > 0 ? NodeId::a : NodeId::b);
 }
 
 // The legs that are not in sync, as the status line counts them.
 struct Missing {
   std::vector<LegId> legs;
-  std::optional<NodeId> whole_side;   // every leg of this node, none of which answers
-  bool drives_at_fault = false;       // one erred or was slow, or does not answer where its node does
-  Txg since;                          // the smallest
+  std::optional<NodeId> whole_side;  // every leg of this node, none of which answers
+  bool drives_at_fault = false;      // one erred or was slow, or does not answer where its node does
+  Txg since;                         // the smallest
 };
 
 Missing missing(const owner::State& state) {
   Missing found;
   int of_node[2] = {0, 0};
   int of_side[2] = {0, 0};
-  bool answers[2] = {false, false};   // some leg of the node does
+  bool answers[2] = {false, false};  // some leg of the node does
   for (const auto& [leg, view] : state.legs) {
     if (view.pulse.reachable) answers[static_cast<int>(view.node)] = true;
   }
@@ -112,7 +114,8 @@ Missing missing(const owner::State& state) {
   }
   for (NodeId node : {NodeId::a, NodeId::b}) {
     const int side = static_cast<int>(node);
-    if (!any_answers && of_node[side] > 0 && of_node[side] == of_side[side] && of_node[1 - side] == 0) found.whole_side = node;
+    if (!any_answers && of_node[side] > 0 && of_node[side] == of_side[side] && of_node[1 - side] == 0)
+      found.whole_side = node;
   }
   return found;
 }
@@ -122,7 +125,8 @@ std::string action_for(const owner::State& state) {
   if (state.returning) return "Wait: resync is under way.";
   const Missing away = missing(state);
   if (away.legs.empty()) return "";
-  if (away.whole_side) return fmt::format("Start node {} or mend the paths to it; resync follows by itself.", *away.whole_side);
+  if (away.whole_side)
+    return fmt::format("Start node {} or mend the paths to it; resync follows by itself.", *away.whole_side);
   if (!away.drives_at_fault) return "Wait: resync follows by itself.";
   return "Mend or replace the drives that are named (zpair drive replace); resync follows by itself.";
 }
@@ -133,16 +137,19 @@ std::string status_line(const owner::State& state, const Legs& legs) {
   if (away.legs.empty()) return "";
   const bool one = away.legs.size() == 1;
   if (state.returning) {
-    const std::string from = away.since == Txg{} ? "" : fmt::format(", from txg {} on", away.since);   // a new leg gets everything
+    const std::string from =
+        away.since == Txg{} ? "" : fmt::format(", from txg {} on", away.since);  // a new leg gets everything
     return fmt::format("resync of {}{}", one ? "one leg" : fmt::format("{} legs", away.legs.size()), from);
   }
   if (away.whole_side) {
-    return fmt::format("node {} is not in reach: its {} writes since txg {}", *away.whole_side, one ? "leg lacks" : fmt::format("{} legs lack", away.legs.size()), away.since);
+    return fmt::format("node {} is not in reach: its {} writes since txg {}", *away.whole_side,
+                       one ? "leg lacks" : fmt::format("{} legs lack", away.legs.size()), away.since);
   }
   constexpr std::size_t most_named = 3;
   std::string text;
   for (std::size_t i = 0; i < std::min(away.legs.size(), most_named); ++i) {
-    text += fmt::format("{}{}: {}", i == 0 ? "" : "; ", legs.name(away.legs[i]), legs.readable(owner::why(state, away.legs[i])));
+    text += fmt::format("{}{}: {}", i == 0 ? "" : "; ", legs.name(away.legs[i]),
+                        legs.readable(owner::why(state, away.legs[i])));
   }
   if (away.legs.size() > most_named) text += fmt::format("; and {} more", away.legs.size() - most_named);
   return text;
@@ -156,7 +163,8 @@ const zfs::PoolStatus::Leg* counters_of(const std::optional<zfs::PoolStatus>& st
   return nullptr;
 }
 
-json leg_json(const owner::State& state, const record::Leg& leg, const Legs& legs, const std::optional<zfs::PoolStatus>& status) {
+json leg_json(const owner::State& state, const record::Leg& leg, const Legs& legs,
+              const std::optional<zfs::PoolStatus>& status) {
   const auto found = state.legs.find(leg.guid);
   const owner::LegView* view = found == state.legs.end() ? nullptr : &found->second;
   const control::DrivePlace* place = legs.place(leg.guid);
@@ -191,7 +199,8 @@ json leg_json(const owner::State& state, const record::Leg& leg, const Legs& leg
   return value;
 }
 
-json scan_json(const owner::State& state, const std::optional<zfs::PoolStatus>& status, const zfs::ScanStatus& resync, bool resync_runs) {
+json scan_json(const owner::State& state, const std::optional<zfs::PoolStatus>& status, const zfs::ScanStatus& resync,
+               bool resync_runs) {
   if (resync_runs && state.returning) {
     return {{"kind", "resync"},
             {"percent", state.returning->percent},
@@ -199,7 +208,9 @@ json scan_json(const owner::State& state, const std::optional<zfs::PoolStatus>& 
             {"copied_bytes", resync.repaired_bytes},
             {"errors", resync.error_count}};
   }
-  if (!status || status->scan.kind != zfs::ScanStatus::Kind::scrub || status->scan.state != zfs::ScanStatus::State::running) return nullptr;
+  if (!status || status->scan.kind != zfs::ScanStatus::Kind::scrub ||
+      status->scan.state != zfs::ScanStatus::State::running)
+    return nullptr;
   return {{"kind", "scrub"},
           {"percent", status->scan.percent},
           {"seconds_left", nullptr},
@@ -229,24 +240,25 @@ std::string Process::pool_json() const {
           {{"name", volume.name}, {"size_bytes", volume.size_bytes}, {"clients", exports_->client_count(volume.name)}});
     }
   }
-  json value = {{"name", options_.pool},
-                {"guid", text_of(record.pool_guid.value)},
-                {"home", name_of(record.home)},
-                {"owner", name_of(record.owner)},
-                {"epoch", record.epoch.value},
-                {"rev", record.rev.value},
-                {"wanted", record.wanted == record::Wanted::serving ? "serving" : "exported"},
-                {"state", pool_state(state)},
-                {"status", or_null(legs_ ? legs_->readable(status_line(state, *legs_)) : owner::why(state))},
-                {"action", or_null(action_for(state))},
-                {"redundancy", redundancy(state)},
-                {"size_bytes", nullptr},
-                {"allocated_bytes", nullptr},
-                {"free_bytes", nullptr},
-                {"process", {{"node", name_of(options_.config.node)}, {"pid", ::getpid()}}},
-                {"scan", scan_json(state, pool_status_, pool_ ? pool_->resync_progress() : zfs::ScanStatus{}, resync_runs_)},
-                {"mirrors", mirrors},
-                {"volumes", volumes}};
+  json value = {
+      {"name", options_.pool},
+      {"guid", text_of(record.pool_guid.value)},
+      {"home", name_of(record.home)},
+      {"owner", name_of(record.owner)},
+      {"epoch", record.epoch.value},
+      {"rev", record.rev.value},
+      {"wanted", record.wanted == record::Wanted::serving ? "serving" : "exported"},
+      {"state", pool_state(state)},
+      {"status", or_null(legs_ ? legs_->readable(status_line(state, *legs_)) : owner::why(state))},
+      {"action", or_null(action_for(state))},
+      {"redundancy", redundancy(state)},
+      {"size_bytes", nullptr},
+      {"allocated_bytes", nullptr},
+      {"free_bytes", nullptr},
+      {"process", {{"node", name_of(options_.config.node)}, {"pid", ::getpid()}}},
+      {"scan", scan_json(state, pool_status_, pool_ ? pool_->resync_progress() : zfs::ScanStatus{}, resync_runs_)},
+      {"mirrors", mirrors},
+      {"volumes", volumes}};
   if (pool_status_) {
     value["size_bytes"] = pool_status_->size_bytes;
     value["allocated_bytes"] = pool_status_->allocated_bytes;
@@ -267,7 +279,8 @@ block::Task<Result<std::string>> Process::get_volumes() {
   json volumes = json::array();
   for (const VolumeView& view : views) {
     json nbd = {{"a", nullptr}, {"b", nullptr}};
-    nbd[std::string(name_of(options_.config.node))] = options_.config.volume_address(options_.pool, view.info.name, view.info.guid);
+    nbd[std::string(name_of(options_.config.node))] =
+        options_.config.volume_address(options_.pool, view.info.name, view.info.guid);
     volumes.push_back({{"pool", options_.pool},
                        {"name", view.info.name},
                        {"guid", text_of(view.info.guid)},

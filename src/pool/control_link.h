@@ -18,15 +18,15 @@ namespace zpair::pool {
 class ControlLink {
  public:
   struct Options {
-    std::string socket_path;                                  // to listen at
+    std::string socket_path;  // to listen at
     std::function<void(control::Received)> on_message;
-    std::function<void()> on_connect;                         // a new connection counts now: say the state
+    std::function<void()> on_connect;  // a new connection counts now: say the state
   };
   static Result<std::unique_ptr<ControlLink>> start(Options options);
   ~ControlLink();
 
-  void take_over(UniqueFd socket);                            // the inherited end, or a new connection
-  void send(const control::Message& message, int fd = -1);    // to whoever listens now
+  void take_over(UniqueFd socket);                          // the inherited end, or a new connection
+  void send(const control::Message& message, int fd = -1);  // to whoever listens now
   bool connected() const;
   block::Task<void> close();
 
@@ -41,7 +41,7 @@ class ControlLink {
 
   Options options_;
   UniqueFd listener_;
-  std::list<std::unique_ptr<Peer>> peers_;                    // the last one counts
+  std::list<std::unique_ptr<Peer>> peers_;  // the last one counts
   bool closing_ = false;
   block::TaskGroup tasks_;
 };

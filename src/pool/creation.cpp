@@ -39,13 +39,15 @@ std::vector<LegId> legs_of(const record::Record& record) {
 
 Result<record::Record> with_layout(record::Record plan, const zfs::PoolLayout& layout) {
   if (layout.mirrors.size() != plan.mirrors.size()) {
-    return fail(ErrorCode::internal, "OpenZFS made {} mirrors, {} were asked for", layout.mirrors.size(), plan.mirrors.size());
+    return fail(ErrorCode::internal, "OpenZFS made {} mirrors, {} were asked for", layout.mirrors.size(),
+                plan.mirrors.size());
   }
   plan.pool_guid = layout.guid;
   for (std::size_t m = 0; m < plan.mirrors.size(); ++m) {
     record::Mirror& mirror = plan.mirrors[m];
     const zfs::MirrorLayout& made = layout.mirrors[m];
-    if (made.legs.size() != mirror.legs.size()) return fail(ErrorCode::internal, "OpenZFS made a mirror of another width");
+    if (made.legs.size() != mirror.legs.size())
+      return fail(ErrorCode::internal, "OpenZFS made a mirror of another width");
     mirror.guid = made.guid;
     for (std::size_t l = 0; l < mirror.legs.size(); ++l) {
       mirror.legs[l].guid = made.legs[l].guid;
@@ -62,8 +64,8 @@ block::Task<Result<void>> refuse_foreign_labels(Legs& legs, LegId leg) {
   block::BlockDevice* device = legs.device(leg);
   ZP_CO_TRY(survey, co_await zfs::survey_labels(*device));
   if (survey && survey->pool_state != 2) {
-    co_return fail(ErrorCode::refused, "drive {} carries pool {} (guid {}): give --force to destroy what is on it", legs.name(leg),
-                   survey->pool_name, survey->pool_guid);
+    co_return fail(ErrorCode::refused, "drive {} carries pool {} (guid {}): give --force to destroy what is on it",
+                   legs.name(leg), survey->pool_name, survey->pool_guid);
   }
   co_return Result<void>{};
 }
@@ -71,13 +73,15 @@ block::Task<Result<void>> refuse_foreign_labels(Legs& legs, LegId leg) {
 }  // namespace
 
 block::Task<Result<void>> wipe_labels(block::BlockDevice& device) {
-  constexpr std::uint64_t label_bytes = 256 * 1024;   // two at each end
+  constexpr std::uint64_t label_bytes = 256 * 1024;  // two at each end
   const std::uint64_t size_bytes = device.geometry().size_bytes / label_bytes * label_bytes;
-  if (size_bytes < 4 * label_bytes) co_return fail(ErrorCode::invalid, "a drive of {} bytes is too small", device.geometry().size_bytes);
+  if (size_bytes < 4 * label_bytes)
+    co_return fail(ErrorCode::invalid, "a drive of {} bytes is too small", device.geometry().size_bytes);
   const block::Op::Outcome front = co_await block::write_zeroes(device, 0, 2 * label_bytes);
   const block::Op::Outcome back = co_await block::write_zeroes(device, size_bytes - 2 * label_bytes, 2 * label_bytes);
   const block::Op::Outcome flushed = co_await block::flush(device);
-  if (!front.ok() || !back.ok() || !flushed.ok()) co_return fail(ErrorCode::io, "the labels of a drive cannot be wiped");
+  if (!front.ok() || !back.ok() || !flushed.ok())
+    co_return fail(ErrorCode::io, "the labels of a drive cannot be wiped");
   co_return Result<void>{};
 }
 

@@ -34,7 +34,9 @@ void Driver::stop() {
   if (timer_ != 0) reactor_.cancel_timer(std::exchange(timer_, 0));
 }
 
-bool Driver::may_answer_reads() const { return started_ && !stopped_ && owner::may_answer_reads(state_, boot_time_ns()); }
+bool Driver::may_answer_reads() const {
+  return started_ && !stopped_ && owner::may_answer_reads(state_, boot_time_ns());
+}
 
 void Driver::tick() {
   timer_ = 0;
@@ -46,7 +48,7 @@ void Driver::tick() {
 }
 
 void Driver::digest() {
-  if (std::exchange(digesting_, true)) return;   // the outer call goes on with the queue
+  if (std::exchange(digesting_, true)) return;  // the outer call goes on with the queue
   while (!waiting_.empty() && !stopped_) {
     owner::Event event = std::move(waiting_.front());
     waiting_.pop_front();

@@ -26,7 +26,7 @@ class Driver {
   struct Options {
     brain::Limits limits;
     std::function<std::vector<brain::owner::LegPulse>(Nanoseconds now_ns)> pulses;
-    std::function<void()> after_step;     // runs when all facts that waited are digested; may be empty
+    std::function<void()> after_step;  // runs when all facts that waited are digested; may be empty
   };
   Driver(block::Reactor& reactor, Hands& hands, Options options);
   ~Driver();
@@ -35,7 +35,7 @@ class Driver {
 
   void start(brain::owner::Started started);
   void feed(brain::owner::Event event);
-  void stop();                            // no tick and no fact any more
+  void stop();  // no tick and no fact any more
   bool started() const { return started_; }
 
   const brain::owner::State& state() const { return state_; }

@@ -16,7 +16,7 @@ namespace zpair::pool {
 
 struct EventEntry {
   std::uint64_t number = 0;
-  std::int64_t time_ms = 0;       // wall clock, for people only
+  std::int64_t time_ms = 0;  // wall clock, for people only
   std::string kind;
   std::string text;
 };
@@ -25,12 +25,12 @@ class EventLog {
  public:
   static constexpr std::size_t capacity = 1000;
 
-  void add(std::string kind, std::string text);   // logs it too
+  void add(std::string kind, std::string text);  // logs it too
   std::uint64_t last() const { return last_; }
   std::vector<EventEntry> since(std::uint64_t number) const;
   // Returns at once when there is one newer than `number`, else at the first one, the deadline, or close().
   block::Task<std::vector<EventEntry>> wait_since(std::uint64_t number, Deadline deadline);
-  void close();                                   // ends every wait
+  void close();  // ends every wait
 
  private:
   std::deque<EventEntry> entries_;

@@ -12,7 +12,9 @@
 namespace zpair::pool {
 
 Exports::Exports(zfs::Pool& pool, Options options)
-    : pool_(pool), options_(std::move(options)), server_(nbd::ServerOptions{.read_permitted = options_.read_permitted}) {}
+    : pool_(pool),
+      options_(std::move(options)),
+      server_(nbd::ServerOptions{.read_permitted = options_.read_permitted}) {}
 
 Exports::~Exports() { ZP_ASSERT(closed_, "exports are closed before they end"); }
 
@@ -26,7 +28,8 @@ block::Task<Result<std::vector<std::string>>> Exports::open_all() {
     auto opened = co_await open(volume.name);
     if (opened) continue;
     if (closed_) co_return std::unexpected(opened.error());
-    left_out.push_back(fmt::format("volume {} does not open and is not served: {}", export_name(volume.name), opened.error().message));
+    left_out.push_back(
+        fmt::format("volume {} does not open and is not served: {}", export_name(volume.name), opened.error().message));
   }
   co_return left_out;
 }
@@ -36,7 +39,8 @@ void Exports::know(const zfs::VolumeInfo& info) { entries_[info.name].known = {i
 
 Result<void> Exports::check_free(const std::string& name) const {
   if (closed_) return fail(ErrorCode::unreachable, "pool {} is no longer served here: try again", options_.pool_name);
-  if (changing_.contains(name)) return fail(ErrorCode::refused, "volume {} is being changed: try again", export_name(name));
+  if (changing_.contains(name))
+    return fail(ErrorCode::refused, "volume {} is being changed: try again", export_name(name));
   return {};
 }
 
@@ -50,7 +54,8 @@ Result<void> Exports::check_known(const std::string& name) const {
 // Nobody's data changes under a client, and no client of a former volume writes to the next one of its name.
 Result<void> Exports::check_no_client(const std::string& name) const {
   if (const std::uint32_t clients = client_count(name); clients > 0) {
-    return fail(ErrorCode::refused, "volume {} has {} client(s), whose data would change under them: disconnect them first",
+    return fail(ErrorCode::refused,
+                "volume {} has {} client(s), whose data would change under them: disconnect them first",
                 export_name(name), clients);
   }
   Nanoseconds last_seen_ns = entries_.at(name).imported ? serving_since_ns_ : 0;
@@ -60,7 +65,8 @@ Result<void> Exports::check_no_client(const std::string& name) const {
   const Nanoseconds left_ns = last_seen_ns + options_.may_come_back_ms * ns_per_ms - boot_time_ns();
   if (last_seen_ns == 0 || left_ns <= 0) return {};
   return fail(ErrorCode::refused,
-              "volume {} may have a client whose connection broke and that comes back with old data: end it, and try again in {} s",
+              "volume {} may have a client whose connection broke and that comes back with old data: end it, and try "
+              "again in {} s",
               export_name(name), (left_ns + ns_per_s - 1) / ns_per_s);
 }
 
@@ -74,7 +80,8 @@ block::Task<Result<void>> Exports::open(std::string name) {
   Entry& entry = entries_[name];
   entry.volume = std::move(volume);
   entry.known = {name, entry.volume->geometry().size_bytes, entry.volume->info().guid};
-  auto added = server_.add_export({.name = export_name(name), .device = entry.volume.get(), .identity = entry.known.guid});
+  auto added =
+      server_.add_export({.name = export_name(name), .device = entry.volume.get(), .identity = entry.known.guid});
   ZP_ASSERT(added.has_value(), "a volume is exported once");
   listen_where_possible(name, entry);
   co_return Result<void>{};
@@ -84,18 +91,20 @@ void Exports::serve() {
   serving_ = true;
   serving_since_ns_ = boot_time_ns();
   for (auto& [name, entry] : entries_) listen_where_possible(name, entry);
-  for (Client& client : std::exchange(waiting_clients_, {})) take_client(client.volume, client.guid, std::move(client.fd));
+  for (Client& client : std::exchange(waiting_clients_, {}))
+    take_client(client.volume, client.guid, std::move(client.fd));
 }
 
 void Exports::listen_where_possible(const std::string& name, Entry& entry) {
   if (!serving_ || !entry.volume || !entry.socket || entry.listening || entry.socket_guid != entry.known.guid) return;
-  auto duplicate = nbd::duplicate(entry.socket.get());   // ours stays: the server closes its own with the export
+  auto duplicate = nbd::duplicate(entry.socket.get());  // ours stays: the server closes its own with the export
   if (!duplicate) {
     log_error("volume {}: {}", export_name(name), duplicate.error().message);
     return;
   }
   auto listener = std::make_unique<block::Listener>(std::move(*duplicate));
-  auto listening = server_.listen(std::move(listener), {.transport = nbd::Transport::local, .volume = export_name(name)});
+  auto listening =
+      server_.listen(std::move(listener), {.transport = nbd::Transport::local, .volume = export_name(name)});
   if (!listening) {
     log_error("volume {}: {}", export_name(name), listening.error().message);
     return;
@@ -141,7 +150,7 @@ void Exports::take_client(std::string volume, std::uint64_t guid, UniqueFd conne
 }
 
 void Exports::take_relay_link(UniqueFd connected) {
-  if (closed_ || !serving_) return;   // closes it: the relay tries again
+  if (closed_ || !serving_) return;  // closes it: the relay tries again
   tasks_.spawn(run_relay_link(std::move(connected)));
 }
 
@@ -178,7 +187,7 @@ block::Task<Result<void>> Exports::destroy(std::string name) {
   co_await shut(name);
   auto destroyed = co_await pool_.destroy_volume(name);
   if (!destroyed) {
-    auto again = co_await open(name);   // it has snapshots, say: it serves on
+    auto again = co_await open(name);  // it has snapshots, say: it serves on
     if (!again) log_error("volume {}: {}", export_name(name), again.error().message);
     co_return std::unexpected(destroyed.error());
   }
@@ -231,11 +240,12 @@ block::Task<Result<void>> Exports::roll_back(std::string name, std::string snaps
   const Change change(*this, name);
   co_await shut(name);
   auto rolled = co_await pool_.roll_back_volume(name, snapshot);
-  auto again = co_await open(name);   // clients that came meanwhile wait at its socket
+  auto again = co_await open(name);  // clients that came meanwhile wait at its socket
   if (!again) log_error("volume {}: {}", export_name(name), again.error().message);
   options_.volumes_changed();
   if (!rolled) co_return std::unexpected(rolled.error());
-  if (!again) co_return fail(again.error(), "volume {} is rolled back to {}, but does not open", export_name(name), snapshot);
+  if (!again)
+    co_return fail(again.error(), "volume {} is rolled back to {}, but does not open", export_name(name), snapshot);
   co_return Result<void>{};
 }
 

@@ -35,8 +35,8 @@ class Exports {
  public:
   struct Options {
     std::string pool_name;
-    std::int64_t may_come_back_ms = 20'000;                // QEMU's longest wait between two tries is 16 s
-    std::function<bool()> read_permitted;                  // rule 6
+    std::int64_t may_come_back_ms = 20'000;  // QEMU's longest wait between two tries is 16 s
+    std::function<bool()> read_permitted;    // rule 6
     std::function<void()> volumes_changed;
   };
   Exports(zfs::Pool& pool, Options options);
@@ -44,49 +44,52 @@ class Exports {
 
   // Replays what the import left; no client yet. Answers which volumes do not open, and why, one line each.
   block::Task<Result<std::vector<std::string>>> open_all();
-  void serve();                                            // rule 6: acknowledgements may leave from now on
+  void serve();  // rule 6: acknowledgements may leave from now on
   bool serving() const { return serving_; }
-  block::Task<void> drain();                               // takes nothing new; returns when all requests have finished
-  block::Task<void> close();                               // ends all clients, waits for changes, closes the volumes
+  block::Task<void> drain();  // takes nothing new; returns when all requests have finished
+  block::Task<void> close();  // ends all clients, waits for changes, closes the volumes
 
   // Of a former volume of that name they are closed, by their guid.
   void take_socket(std::string volume, std::uint64_t guid, UniqueFd listening);
-  void take_client(std::string volume, std::uint64_t guid, UniqueFd connected);   // it waits until the volume serves
-  void take_relay_link(UniqueFd connected);               // its LinkHeader names volume and session
+  void take_client(std::string volume, std::uint64_t guid, UniqueFd connected);  // it waits until the volume serves
+  void take_relay_link(UniqueFd connected);  // its LinkHeader names volume and session
   void recheck_reads() { server_.recheck_reads(); }
 
   // One change of a volume at a time: another one meanwhile is refused.
   block::Task<Result<zfs::VolumeInfo>> create(zfs::VolumeSpec spec);
   block::Task<Result<void>> resize(std::string name, std::uint64_t size_bytes);
-  block::Task<Result<void>> destroy(std::string name);                           // refused while it has clients
+  block::Task<Result<void>> destroy(std::string name);  // refused while it has clients
   block::Task<Result<void>> snapshot(std::string name, std::string snapshot);
   block::Task<Result<void>> destroy_snapshot(std::string name, std::string snapshot);
-  block::Task<Result<zfs::VolumeInfo>> clone(std::string name, std::string snapshot, std::string clone, zfs::VolumeSpec::Space space);
-  block::Task<Result<void>> roll_back(std::string name, std::string snapshot);   // refused while it has clients
-  block::Task<Result<std::vector<VolumeView>>> list();     // asks the engine
+  block::Task<Result<zfs::VolumeInfo>> clone(std::string name, std::string snapshot, std::string clone,
+                                             zfs::VolumeSpec::Space space);
+  block::Task<Result<void>> roll_back(std::string name, std::string snapshot);  // refused while it has clients
+  block::Task<Result<std::vector<VolumeView>>> list();                          // asks the engine
 
   struct Known {
     std::string name;
     std::uint64_t size_bytes = 0;
     std::uint64_t guid = 0;
   };
-  std::vector<Known> known() const;                        // from memory: what wants a socket
+  std::vector<Known> known() const;  // from memory: what wants a socket
   std::uint32_t client_count(const std::string& volume) const;
-  std::uint32_t client_count() const;                      // of all volumes
-  std::uint64_t answered_count() const;                    // requests of all clients ever answered with success
+  std::uint32_t client_count() const;    // of all volumes
+  std::uint64_t answered_count() const;  // requests of all clients ever answered with success
 
  private:
   struct Entry {
     std::unique_ptr<zfs::Volume> volume;
-    UniqueFd socket;           // kept: a socket that came before its volume serves
+    UniqueFd socket;  // kept: a socket that came before its volume serves
     std::uint64_t socket_guid = 0;
     bool listening = false;
-    bool imported = false;     // it had clients of a former process, perhaps
-    Known known;               // stays while the volume is shut for a moment: its socket must too. guid 0: no volume yet
+    bool imported = false;  // it had clients of a former process, perhaps
+    Known known;            // stays while the volume is shut for a moment: its socket must too. guid 0: no volume yet
   };
   // While it lives, nobody else changes the volume, and close() waits.
   struct Change {
-    Change(Exports& host, std::string volume) : exports(host), name(std::move(volume)) { exports.changing_.insert(name); }
+    Change(Exports& host, std::string volume) : exports(host), name(std::move(volume)) {
+      exports.changing_.insert(name);
+    }
     ~Change() {
       exports.changing_.erase(name);
       exports.change_over_.set();

@@ -12,7 +12,7 @@ namespace {
 constexpr Nanoseconds retry_held_ns = 500 * ns_per_ms;
 constexpr Nanoseconds read_window_ns = 10 * ns_per_s;
 constexpr Nanoseconds waits_ns = 100 * ns_per_ms;
-constexpr std::uint64_t read_errors_bound = 200;   // in a window: a few bad sectors are healed, a dying drive goes
+constexpr std::uint64_t read_errors_bound = 200;  // in a window: a few bad sectors are healed, a dying drive goes
 
 std::optional<Nanoseconds> instant(Nanoseconds at_ns) {
   if (at_ns == 0) return std::nullopt;
@@ -45,14 +45,12 @@ void LegMonitor::on_leg_event(const zfs::LegEvent& event) {
   const LegId leg = legs_.leg_of_engine(event.leg);
   const Nanoseconds now_ns = boot_time_ns();
   switch (event.kind) {
-    case zfs::LegEvent::Kind::fenced:
-      feed_(owner::FencedOut{now_ns, leg, legs_.fenced_by(leg)});
-      return;
+    case zfs::LegEvent::Kind::fenced: feed_(owner::FencedOut{now_ns, leg, legs_.fenced_by(leg)}); return;
     case zfs::LegEvent::Kind::verifier_changed:
       feed_(owner::LegErred{now_ns, leg, owner::LegFault::verifier_changed, event.text});
       return;
     case zfs::LegEvent::Kind::media_error:
-      return;   // ZFS reads the other leg and heals; look_after() judges their number
+      return;  // ZFS reads the other leg and heals; look_after() judges their number
     case zfs::LegEvent::Kind::error:
       watches_[leg].erred = true;
       feed_(owner::LegErred{now_ns, leg, owner::LegFault::io_error, event.text});
@@ -65,7 +63,8 @@ bool LegMonitor::engine_waits(const std::vector<LegId>& legs, Nanoseconds now_ns
   return std::any_of(legs.begin(), legs.end(), [&](LegId leg) {
     const zfs::LegHealth health = pool_->leg_health(legs_.engine_guid(leg));
     auto is_old = [now_ns](Nanoseconds began_ns) { return began_ns != 0 && now_ns - began_ns >= waits_ns; };
-    return health.held_count > 0 || is_old(health.oldest_write_ns) || is_old(health.oldest_trim_ns) || is_old(health.oldest_read_ns);
+    return health.held_count > 0 || is_old(health.oldest_write_ns) || is_old(health.oldest_trim_ns) ||
+           is_old(health.oldest_read_ns);
   });
 }
 

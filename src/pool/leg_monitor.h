@@ -19,8 +19,8 @@ class LegMonitor {
   using Feed = std::function<void(brain::owner::Event)>;
   LegMonitor(const Legs& legs, Feed feed) : legs_(legs), feed_(std::move(feed)) {}
 
-  void set_pool(zfs::Pool* pool) { pool_ = pool; }      // nullptr: not imported
-  bool imported() const { return pool_ != nullptr; }    // or about to be
+  void set_pool(zfs::Pool* pool) { pool_ = pool; }    // nullptr: not imported
+  bool imported() const { return pool_ != nullptr; }  // or about to be
   std::vector<brain::owner::LegPulse> pulses(const std::vector<LegId>& legs, Nanoseconds now_ns) const;
   void on_leg_event(const zfs::LegEvent& event);
   // Some command has been at a leg for a while, or is held: the engine may rightly stand still.
@@ -33,7 +33,7 @@ class LegMonitor {
  private:
   struct Watch {
     Nanoseconds retried_ns = 0;
-    bool erred = false;                                  // told the brain of an error that may mend
+    bool erred = false;  // told the brain of an error that may mend
     std::uint64_t read_errors_before = 0;
     Nanoseconds read_window_ns = 0;
   };

@@ -20,7 +20,8 @@ constexpr std::int64_t open_deadline_ms = 400;
 std::vector<nvme::PathAddress> addresses_of(const NodeConfig& config) {
   std::vector<nvme::PathAddress> addresses;
   for (const PathConfig& path : config.paths) {
-    addresses.push_back({path.name, block::Endpoint{fmt::format("tcp:{}:{}", path.partner, path.partner_nvme_port)}, path.listen});
+    addresses.push_back(
+        {path.name, block::Endpoint{fmt::format("tcp:{}:{}", path.partner, path.partner_nvme_port)}, path.listen});
   }
   return addresses;
 }
@@ -123,7 +124,7 @@ void Legs::know(const record::Record& record, std::span<const control::DrivePlac
 LegId Legs::add_new(const control::DrivePlace& place) {
   Drive& drive = drive_at(place);
   drive.place = place;
-  drive.told = {};   // as a new leg it is copied as a whole: what its node has forgotten does not matter
+  drive.told = {};  // as a new leg it is copied as a whole: what its node has forgotten does not matter
   const LegId guid = random_guid();
   seats_[guid] = {guid, guid, &drive};
   return guid;
@@ -142,10 +143,10 @@ block::Task<void> Legs::release(LegId leg) {
   Drive* drive = drive_of(leg);
   forget(leg);
   if (drive == nullptr || is_used(*drive)) co_return;
-  drive->fenced = false;   // keep() leaves it alone from here on
+  drive->fenced = false;  // keep() leaves it alone from here on
   while (drive->opening || drive->keeping_count > 0) co_await block::Reactor::current().after_ms(2);
-  if (is_used(*drive)) co_return;   // a later command took it meanwhile
-  drive->opening = true;            // ... and one that comes now opens it again when we are done
+  if (is_used(*drive)) co_return;  // a later command took it meanwhile
+  drive->opening = true;           // ... and one that comes now opens it again when we are done
   if (drive->remote) {
     drive->remote->fail_all();
     co_await drive->remote->close();
@@ -192,7 +193,8 @@ block::FaultDevice* Legs::fault_device(LegId leg) const {
 
 zfs::LegSpec Legs::spec(LegId leg) const {
   const Seat* seat = find(leg);
-  ZP_ASSERT(seat != nullptr && seat->drive->device() != nullptr, "only a leg whose drive is open is offered to the engine");
+  ZP_ASSERT(seat != nullptr && seat->drive->device() != nullptr,
+            "only a leg whose drive is open is offered to the engine");
   return {seat->engine_guid, seat->drive->place.node, seat->drive->device(), engine_name(*seat->drive),
           seat->drive->remote ? zfs::LegSpec::Place::remote : zfs::LegSpec::Place::local};
 }
@@ -202,7 +204,8 @@ std::string Legs::engine_name(const Drive& drive) const {
   auto short_name = [](const Drive& one) {
     std::string name = one.place.path.empty() ? one.place.durable_id : last_part(one.place.path);
     for (char& c : name) {
-      const bool fine = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+      const bool fine = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+                        c == '_' || c == '.';
       if (!fine) c = '-';
     }
     return "d-" + name;
@@ -241,7 +244,8 @@ std::optional<LegId> Legs::find_drive(NodeId node, std::string_view drive) const
   for (const auto& [guid, seat] : seats_) {
     const control::DrivePlace& place = seat.drive->place;
     if (place.node != node) continue;
-    if (place.durable_id == drive || (!place.path.empty() && (place.path == drive || last_part(place.path) == drive))) return guid;
+    if (place.durable_id == drive || (!place.path.empty() && (place.path == drive || last_part(place.path) == drive)))
+      return guid;
   }
   return std::nullopt;
 }
@@ -261,7 +265,8 @@ std::string Legs::readable(std::string text) const {
   for (const auto& drive : drives_) {
     const std::string& id = drive->place.durable_id;
     if (id.empty() || drive->place.path.empty()) continue;
-    for (auto at = text.find(id); at != std::string::npos; at = text.find(id)) text.replace(at, id.size(), last_part(drive->place.path));
+    for (auto at = text.find(id); at != std::string::npos; at = text.find(id))
+      text.replace(at, id.size(), last_part(drive->place.path));
   }
   return text;
 }
@@ -284,7 +289,7 @@ block::Task<Result<void>> Legs::open(LegId leg, Deadline deadline) {
 }
 
 block::Task<Result<void>> Legs::open(Drive& drive, Deadline deadline) {
-  while (drive.opening) {   // somebody else does it just now
+  while (drive.opening) {  // somebody else does it just now
     if (deadline.passed()) co_return zpair::fail(ErrorCode::timed_out, "drive {} is being opened", drive.name());
     co_await block::Reactor::current().after_ms(2);
   }
@@ -303,20 +308,23 @@ block::Task<Result<void>> Legs::open(Drive& drive, Deadline deadline) {
 
 block::Task<Result<void>> Legs::open_local(Drive& drive, Deadline deadline) {
   if (drive.place.path.empty()) {
-    co_return zpair::fail(ErrorCode::not_found, "the drive {} of a leg is not registered on this node", drive.place.durable_id);
+    co_return zpair::fail(ErrorCode::not_found, "the drive {} of a leg is not registered on this node",
+                          drive.place.durable_id);
   }
-  ZP_CO_TRY(fence_file, fence::FenceFile::open(control::fence_folder(options_.config.state_dir), drive.place.durable_id));
+  ZP_CO_TRY(fence_file,
+            fence::FenceFile::open(control::fence_folder(options_.config.state_dir), drive.place.durable_id));
   block::FileDeviceOptions options{.path = drive.place.path, .wait_for_lock = deadline};
   ZP_CO_TRY(file, co_await block::FileDevice::open(std::move(options)));
   std::unique_ptr<block::BlockDevice> device = std::move(file);
   if (device->durable_id() != drive.place.durable_id) {
     const std::string there = device->durable_id();
     co_await device->close();
-    co_return zpair::fail(ErrorCode::refused, "{} is drive {}, the leg's is {}: another drive or a copy lies there", drive.place.path, there,
-                   drive.place.durable_id);
+    co_return zpair::fail(ErrorCode::refused, "{} is drive {}, the leg's is {}: another drive or a copy lies there",
+                          drive.place.path, there, drive.place.durable_id);
   }
   if (options_.config.fault.allowed) {
-    auto wrapped = state::wrap_with_faults(options_.config.run_dir, std::move(device), options_.config.fault.volatile_cache);
+    auto wrapped =
+        state::wrap_with_faults(options_.config.run_dir, std::move(device), options_.config.fault.volatile_cache);
     if (!wrapped) co_return std::unexpected(wrapped.error());
     drive.fault = wrapped->get();
     device = std::move(*wrapped);
@@ -386,9 +394,10 @@ block::Task<FenceOutcome> Legs::fence(LegId leg, Epoch epoch, Revision rev, std:
 // from `since`.
 std::optional<FenceOutcome> Legs::rolled_back(const Drive& drive, Epoch epoch, Revision rev) {
   if (epoch >= drive.told.epoch && rev >= drive.told.rev) return std::nullopt;
-  std::string why = fmt::format("{} was told epoch {} revision {} and now knows epoch {} revision {} only: its node or drive was put back to an "
-                     "earlier state. Replace the leg (zpair drive replace), it is copied as a whole then",
-                     drive.name(), drive.told.epoch, drive.told.rev, epoch, rev);
+  std::string why = fmt::format(
+      "{} was told epoch {} revision {} and now knows epoch {} revision {} only: its node or drive was put back to an "
+      "earlier state. Replace the leg (zpair drive replace), it is copied as a whole then",
+      drive.name(), drive.told.epoch, drive.told.rev, epoch, rev);
   return FenceOutcome{FenceOutcome::Kind::rolled_back, std::move(why), Epoch{}};
 }
 
@@ -413,8 +422,10 @@ block::Task<FenceOutcome> Legs::fence_remote(Drive& drive, Epoch epoch, fence::S
   }
   const Epoch highest = std::max(hello->fence_epoch, hello->stored_epoch);
   if (highest > epoch) co_return fenced_out(highest, fmt::format("{} is fenced at epoch {}", drive.name(), highest));
-  if (hello->unreadable) co_return fence_failed(fmt::format("the fence file of {} cannot be read: it stays closed", drive.name()));
-  if (hello->fenced_elsewhere) co_return fence_failed(fmt::format("a pool process of its node still has {}", drive.name()));
+  if (hello->unreadable)
+    co_return fence_failed(fmt::format("the fence file of {} cannot be read: it stays closed", drive.name()));
+  if (hello->fenced_elsewhere)
+    co_return fence_failed(fmt::format("a pool process of its node still has {}", drive.name()));
 
   auto back = rolled_back(drive, hello->stored_epoch, hello->stored_rev);
   if (back) co_return std::move(*back);
@@ -465,7 +476,8 @@ block::Task<Result<void>> Legs::keep(record::Record record, Deadline deadline) {
 block::Task<void> Legs::keep_remote(Drive& drive, fence::StoredRecord stored, Deadline deadline) {
   auto kept = co_await drive.remote->store_record(stored.epoch, stored.rev, stored.digest, deadline);
   --drive.keeping_count;
-  if (kept) drive.told = std::max(drive.told, stored, [](const auto& left, const auto& right) { return left.rev < right.rev; });
+  if (kept)
+    drive.told = std::max(drive.told, stored, [](const auto& left, const auto& right) { return left.rev < right.rev; });
   if (!kept) log_debug("{}: revision {} is not kept there: {}", drive.name(), stored.rev, kept.error().message);
 }
 
@@ -473,7 +485,7 @@ block::Task<void> Legs::keep_remote(Drive& drive, fence::StoredRecord stored, De
 
 void Legs::fail(LegId leg) {
   Drive* drive = drive_of(leg);
-  if (drive == nullptr || !drive->remote) return;   // not open yet: opens without anything in flight
+  if (drive == nullptr || !drive->remote) return;  // not open yet: opens without anything in flight
   drive->failed = true;
   drive->remote->fail_all();
 }
@@ -487,7 +499,8 @@ block::Task<Result<void>> Legs::quiesce(LegId leg, Deadline deadline) {
     ZP_CO_CHECK(co_await drive->remote->rejoin(deadline));
   } else if (drive->remote) {
     const bool quiet = co_await drive->remote->wait_quiesced(deadline);
-    if (!quiet) co_return zpair::fail(ErrorCode::timed_out, "former connections of {} are not confirmed quiesced", drive->name());
+    if (!quiet)
+      co_return zpair::fail(ErrorCode::timed_out, "former connections of {} are not confirmed quiesced", drive->name());
   }
   drive->failed = false;
   co_return Result<void>{};

@@ -46,15 +46,15 @@ struct FenceOutcome {
 // Where a leg stands as a device.
 struct LegLink {
   bool open = false;
-  bool reachable = false;             // open, and for a remote one: some path is up
-  Nanoseconds last_progress_ns = 0;   // last answer of any kind, keep-alives included; local: now
+  bool reachable = false;            // open, and for a remote one: some path is up
+  Nanoseconds last_progress_ns = 0;  // last answer of any kind, keep-alives included; local: now
 };
 
 class Legs {
  public:
   struct Options {
     NodeConfig config;
-    Uuid host_id;                               // of this import: host_id_of(pool, node, epoch)
+    Uuid host_id;  // of this import: host_id_of(pool, node, epoch)
     std::function<void(const nvme::PathEvent&)> on_path;
   };
   explicit Legs(Options options);
@@ -64,12 +64,12 @@ class Legs {
 
   // The legs of a record, and where their drives are. Again when either changes; drives are kept until close().
   void know(const record::Record& record, std::span<const control::DrivePlace> places);
-  void start();                                  // begins to connect to the partner, and to open what is closed
+  void start();  // begins to connect to the partner, and to open what is closed
   block::Task<void> close();
 
   // A drive that the record does not know yet, under a provisional guid.
   LegId add_new(const control::DrivePlace& place);
-  void forget(LegId leg);                        // the seat only: another leg lies on the same drive
+  void forget(LegId leg);  // the seat only: another leg lies on the same drive
   // After a command that did not come about, or a detach; never a leg of the record. A drive that no other leg lies on is
   // closed, so that others may have it.
   block::Task<void> release(LegId leg);
@@ -78,29 +78,30 @@ class Legs {
   void rename(LegId leg, LegId built);
 
   LegLink link(LegId leg) const;
-  block::BlockDevice* device(LegId leg) const;   // nullptr while it is not open
-  block::FaultDevice* fault_device(LegId leg) const;   // only in a sandbox, only of local legs
-  zfs::LegSpec spec(LegId leg) const;            // the leg must be open
-  zfs::LegSpec spec_of_new(LegId leg) const;     // the engine shall choose its guid
+  block::BlockDevice* device(LegId leg) const;        // nullptr while it is not open
+  block::FaultDevice* fault_device(LegId leg) const;  // only in a sandbox, only of local legs
+  zfs::LegSpec spec(LegId leg) const;                 // the leg must be open
+  zfs::LegSpec spec_of_new(LegId leg) const;          // the engine shall choose its guid
   LegId engine_guid(LegId leg) const;
   LegId leg_of_engine(LegId engine_guid) const;  // 0: none
   const control::DrivePlace* place(LegId leg) const;
-  std::optional<LegId> find_drive(NodeId node, std::string_view drive) const;   // durable id, path, or the path's last part
+  std::optional<LegId> find_drive(NodeId node,
+                                  std::string_view drive) const;  // durable id, path, or the path's last part
   std::vector<LegId> all() const;
   std::string name(LegId leg) const;             // for people: m00@a
   std::string readable(std::string text) const;  // with short names in the place of durable ids
 
   // Opens the drive if need be. Not an error of the leg: it may come later.
   block::Task<Result<void>> open(LegId leg, Deadline deadline);
-  block::Task<Result<Epoch>> stored_epoch(LegId leg, Deadline deadline);   // the highest that the open leg was told
+  block::Task<Result<Epoch>> stored_epoch(LegId leg, Deadline deadline);  // the highest that the open leg was told
   block::Task<FenceOutcome> fence(LegId leg, Epoch epoch, Revision rev, std::uint64_t digest, Deadline deadline);
   // Rule 9: (epoch, revision, digest) into the fence file of every leg of it that is reached and fenced by us. An error of a
   // local leg's file is returned; a leg of the partner that does not answer in time is skipped.
   block::Task<Result<void>> keep(record::Record record, Deadline deadline);
-  void fail(LegId leg);                          // after the engine failed it: what the device still has completes soon
+  void fail(LegId leg);  // after the engine failed it: what the device still has completes soon
   // Rule 8: nothing of former connections is in flight at the drive any more; it serves again.
   block::Task<Result<void>> quiesce(LegId leg, Deadline deadline);
-  Epoch fenced_by(LegId leg) const;              // what a leg's last conflict named; 0: none
+  Epoch fenced_by(LegId leg) const;  // what a leg's last conflict named; 0: none
 
   std::vector<nvme::PathStatus> paths() const;
   bool partner_reachable() const;
@@ -110,18 +111,16 @@ class Legs {
   struct Drive {
     control::DrivePlace place;
     std::unique_ptr<block::BlockDevice> local;
-    block::FaultDevice* fault = nullptr;         // == local, in a sandbox
+    block::FaultDevice* fault = nullptr;  // == local, in a sandbox
     std::unique_ptr<fence::FenceFile> fence_file;
     std::unique_ptr<nvme::RemoteDrive> remote;
     bool opening = false;
-    unsigned keeping_count = 0;                  // keep_remote() that are under way
+    unsigned keeping_count = 0;  // keep_remote() that are under way
     bool fenced = false;
-    fence::StoredRecord told;                    // the newest that the drive's node confirmed to have stored
-    bool failed = false;                         // fail(): the remote drive wants a rejoin
+    fence::StoredRecord told;  // the newest that the drive's node confirmed to have stored
+    bool failed = false;       // fail(): the remote drive wants a rejoin
     Epoch fenced_by;
-    block::BlockDevice* device() const {
-      return local ? local.get() : static_cast<block::BlockDevice*>(remote.get());
-    }
+    block::BlockDevice* device() const { return local ? local.get() : static_cast<block::BlockDevice*>(remote.get()); }
     std::string name() const;
   };
   struct Seat {
@@ -133,7 +132,7 @@ class Legs {
   const Seat* find(LegId leg) const;
   Drive* drive_of(LegId leg) const;
   static std::optional<FenceOutcome> rolled_back(const Drive& drive, Epoch epoch, Revision rev);
-  bool is_used(const Drive& drive) const;        // some leg lies on it
+  bool is_used(const Drive& drive) const;  // some leg lies on it
   std::string engine_name(const Drive& drive) const;
   Drive& drive_at(const control::DrivePlace& place);
   block::Task<Result<void>> open(Drive& drive, Deadline deadline);
@@ -146,9 +145,9 @@ class Legs {
 
   Options options_;
   nvme::RemoteNode partner_;
-  std::vector<std::unique_ptr<Drive>> drives_;   // never fewer: a task may wait in one
+  std::vector<std::unique_ptr<Drive>> drives_;  // never fewer: a task may wait in one
   std::map<LegId, Seat> seats_;
-  std::map<LegId, LegId> renamed_;               // provisional guid -> built
+  std::map<LegId, LegId> renamed_;  // provisional guid -> built
   bool started_ = false;
   bool closing_ = false;
   block::Signal closed_;
@@ -157,8 +156,10 @@ class Legs {
 
 // What a new mirror is called in the record until the engine has given its guid: told from its first leg, so that an import
 // knows such a mirror by looking at it.
-constexpr MirrorId provisional_mirror_guid(LegId first_leg) { return MirrorId{first_leg.value ^ 0x5a5a'5a5a'5a5a'5a5a}; }
+constexpr MirrorId provisional_mirror_guid(LegId first_leg) {
+  return MirrorId{first_leg.value ^ 0x5a5a'5a5a'5a5a'5a5a};
+}
 
-std::string node_nqn(NodeId node);   // nqn.2026-01.io.zpair:node-a
+std::string node_nqn(NodeId node);  // nqn.2026-01.io.zpair:node-a
 
 }  // namespace zpair::pool

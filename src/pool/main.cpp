@@ -38,7 +38,8 @@ Result<UniqueFd> lock_pidfile(const std::string& path) {
     return fail(ErrorCode::exists, "another process of this pool lives: it holds {}", path);
   }
   const std::string text = std::to_string(::getpid()) + "\n";
-  if (::ftruncate(file.get(), 0) != 0 || ::pwrite(file.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
+  if (::ftruncate(file.get(), 0) != 0 ||
+      ::pwrite(file.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
     return fail_errno(errno, "cannot write {}", path);
   }
   return file;
@@ -47,7 +48,7 @@ Result<UniqueFd> lock_pidfile(const std::string& path) {
 Result<void> run(const Arguments& arguments) {
   ZP_TRY(config, load_config(arguments.config));
   ZP_TRY(pidfile, lock_pidfile(control::pid_path(config.run_dir, arguments.pool)));
-  static_cast<void>(pidfile);   // held as long as the process lives
+  static_cast<void>(pidfile);  // held as long as the process lives
   ZP_TRY(reactor, block::Reactor::create());
 
   const std::string engine_folder = fmt::format("{}/engine-{}", config.state_dir, arguments.pool);
@@ -70,19 +71,17 @@ Result<void> run(const Arguments& arguments) {
       return reactor->stop();
     }
     engine = std::move(*started);
-    process = std::make_unique<pool::Process>(*reactor, *engine, store,
-                                              pool::Process::Options{.config = config,
-                                                                     .pool = arguments.pool,
-                                                                     .control_fd = arguments.control_fd,
-                                                                     .limits = {},
-                                                                     .exit = {}});
+    process = std::make_unique<pool::Process>(
+        *reactor, *engine, store,
+        pool::Process::Options{
+            .config = config, .pool = arguments.pool, .control_fd = arguments.control_fd, .limits = {}, .exit = {}});
     auto running = process->start();
     if (!running) {
       failed = running.error();
       return reactor->stop();
     }
   });
-  reactor->run();   // the process ends inside (Process::finish)
+  reactor->run();  // the process ends inside (Process::finish)
   log_error("{}", failed ? failed->message : "the reactor stopped");
   std::fflush(nullptr);
   ::_exit(control::exit_failed);

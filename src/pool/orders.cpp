@@ -13,8 +13,8 @@ namespace owner = brain::owner;
 
 namespace {
 
-constexpr std::int64_t fence_deadline_ms = 500;     // the brain orders it again within its own window
-constexpr std::int64_t swap_deadline_ms = 1500;     // longer than an etcd election
+constexpr std::int64_t fence_deadline_ms = 500;  // the brain orders it again within its own window
+constexpr std::int64_t swap_deadline_ms = 1500;  // longer than an etcd election
 constexpr std::int64_t read_deadline_ms = 1000;
 constexpr std::int64_t keep_deadline_ms = 300;
 constexpr std::int64_t keep_retry_ms = 200;
@@ -67,19 +67,22 @@ block::Task<void> Process::run_import(owner::ImportPool order) {
   if (document_.accept_data_loss) spec.floor = zfs::ImportSpec::Floor::skip_and_say_so;
   for (LegId leg : order.legs) {
     const record::Mirror* mirror = record::mirror_of(record, leg);
-    const bool mirror_absent = mirror != nullptr && std::find(absent.begin(), absent.end(), mirror->guid) != absent.end();
+    const bool mirror_absent =
+        mirror != nullptr && std::find(absent.begin(), absent.end(), mirror->guid) != absent.end();
     if (!mirror_absent && legs_->device(leg) != nullptr) spec.legs.push_back(legs_->spec(leg));
   }
-  monitor_->set_pool(pool_.get());   // from now on the engine may hold, and the brain must see it
+  monitor_->set_pool(pool_.get());  // from now on the engine may hold, and the brain must see it
   const Nanoseconds began_ns = boot_time_ns();
   auto imported = co_await pool_->import_pool(std::move(spec));
   if (!imported) {
     feed(owner::ImportFailed{boot_time_ns(), imported.error().message});
     co_return;
   }
-  log_info("imported at txg {} in {} ms: labels {:.3f} s, import {:.3f} s, replay of {} records {:.3f} s, absent legs {:.3f} s",
-           imported->uberblock_txg, (boot_time_ns() - began_ns) / ns_per_ms, imported->label_seconds, imported->import_seconds,
-           imported->replayed_record_count, imported->replay_seconds, imported->offline_seconds);
+  log_info(
+      "imported at txg {} in {} ms: labels {:.3f} s, import {:.3f} s, replay of {} records {:.3f} s, absent legs "
+      "{:.3f} s",
+      imported->uberblock_txg, (boot_time_ns() - began_ns) / ns_per_ms, imported->label_seconds,
+      imported->import_seconds, imported->replayed_record_count, imported->replay_seconds, imported->offline_seconds);
   apply_ack_set();
   feed(owner::Imported{boot_time_ns(), imported->uberblock_txg, std::move(absent)});
 }
@@ -113,11 +116,11 @@ block::Task<bool> Process::match_mirror(std::vector<LegId> legs) {
   bool renamed = false;
   for (LegId leg : legs) {
     auto survey = co_await zfs::survey_labels(*legs_->device(leg));
-    if (!survey) continue;                                       // unreadable: the import will say
+    if (!survey) continue;  // unreadable: the import will say
     const bool ours = *survey && (*survey)->pool_guid == pool_guid && (*survey)->label_txg.value != 0;
-    if (!ours && !renamed) co_return false;                      // all legs of a new mirror get their labels in one txg
+    if (!ours && !renamed) co_return false;  // all legs of a new mirror get their labels in one txg
     if (!ours) continue;
-    if ((*survey)->leg_guid == leg) co_return true;              // one as recorded: the others are too
+    if ((*survey)->leg_guid == leg) co_return true;  // one as recorded: the others are too
     log_warning("{}: the record calls it {}, its label {}", legs_->name(leg), leg, (*survey)->leg_guid);
     legs_->set_engine_guid(leg, (*survey)->leg_guid);
     renamed = true;
@@ -168,7 +171,8 @@ void Process::apply_ack_set() {
 void Process::carry_out(const owner::FailLegs& order) {
   // The record dropped them. The brain's next SetAckSet says so too, but the engine must hear it first.
   if (ack_set_) {
-    std::erase_if(ack_set_->legs, [&](LegId leg) { return std::find(order.legs.begin(), order.legs.end(), leg) != order.legs.end(); });
+    std::erase_if(ack_set_->legs,
+                  [&](LegId leg) { return std::find(order.legs.begin(), order.legs.end(), leg) != order.legs.end(); });
     apply_ack_set();
   }
   tasks_.spawn(run_fail(order.legs));
@@ -235,7 +239,9 @@ block::Task<void> Process::run_remove(brain::RemoveRecord order) {
   auto answer = co_await store_.remove(options_.pool, order.expected_mod_revision, deadline);
   const Nanoseconds now_ns = boot_time_ns();
   switch (answer.outcome) {
-    case quorum::SwapAnswer::Outcome::applied: feed(brain::SwapApplied{now_ns, order.op, std::move(answer.stored)}); break;
+    case quorum::SwapAnswer::Outcome::applied:
+      feed(brain::SwapApplied{now_ns, order.op, std::move(answer.stored)});
+      break;
     case quorum::SwapAnswer::Outcome::unknown: feed(brain::SwapUnknown{now_ns, order.op}); break;
     case quorum::SwapAnswer::Outcome::other: {
       std::optional<record::Stored> stored;
@@ -282,11 +288,13 @@ block::Task<void> Process::keep_in_state_folder(record::Record record) {
     if (kept) co_return;
     const Deadline wait_for_lock = Deadline::in_ms(keep_deadline_ms);
     auto stored = co_await copies_.store(record, wait_for_lock);
-    if (stored || stored.error().code == ErrorCode::stale_epoch) {   // stale: a newer copy is durable, and that keeps this one too
+    if (stored ||
+        stored.error().code == ErrorCode::stale_epoch) {  // stale: a newer copy is durable, and that keeps this one too
       log_info("wrote the node's copy of revision {} itself: no zpaird answered", record.rev);
       co_return;
     }
-    if (told != stored.error().message) log_error("the record cannot be kept, nothing goes on: {}", stored.error().message);
+    if (told != stored.error().message)
+      log_error("the record cannot be kept, nothing goes on: {}", stored.error().message);
     told = stored.error().message;
     const Deadline pause = Deadline::in_ms(keep_retry_ms);
     co_await block::wait_for(closed_, pause);
@@ -334,7 +342,7 @@ block::Task<void> Process::run_export(owner::End end) {
 
 void Process::carry_out(const owner::AnswerCommand& order) {
   auto found = commands_.find(order.command);
-  if (found == commands_.end()) return;   // zpaird's own, or nobody waits any more
+  if (found == commands_.end()) return;  // zpaird's own, or nobody waits any more
   found->second->answered = true;
   found->second->done = order.done;
   found->second->text = order.text;
@@ -347,8 +355,10 @@ void Process::carry_out(const owner::ExitProcess& order) {
   switch (order.reason) {
     case owner::ExitReason::fenced: return finish(control::exit_fenced, "fenced", order.text);
     case owner::ExitReason::gave_up: return finish(control::exit_lost, "lost", order.text);
-    case owner::ExitReason::exported: return tasks_.spawn(finish_gently(control::exit_exported, "exported", order.text));
-    case owner::ExitReason::destroyed: return tasks_.spawn(finish_gently(control::exit_exported, "destroyed", order.text));
+    case owner::ExitReason::exported:
+      return tasks_.spawn(finish_gently(control::exit_exported, "exported", order.text));
+    case owner::ExitReason::destroyed:
+      return tasks_.spawn(finish_gently(control::exit_exported, "destroyed", order.text));
     case owner::ExitReason::import_failed:
     case owner::ExitReason::export_failed: return finish(control::exit_failed, "failed", order.text);
     case owner::ExitReason::lost_writes: return finish(control::exit_failed, "lost_writes", order.text);

@@ -107,7 +107,7 @@ void Process::on_message(control::Received received) {
     const bool yield = end->wanted == record::Wanted::serving;
     feed(owner::EndOrdered{now_ns, new_command(), yield ? owner::End::yield : owner::End::export_pool});
   } else if (std::holds_alternative<control::ReleasePromise>(message)) {
-    document_.first_ack_not_before_ns = 0;   // should it come before the brain started
+    document_.first_ack_not_before_ns = 0;  // should it come before the brain started
     feed(owner::PromiseReleased{now_ns});
   } else if (auto* hint = std::get_if<control::RecordHint>(&message)) {
     feed(brain::RecordSeen{now_ns, hint->stored});
@@ -139,7 +139,8 @@ block::Task<void> Process::run(control::StartDocument document) {
   if (document.mode == control::StartDocument::Mode::create) {
     auto created = co_await create(document);
     if (!created) {
-      finish(control::exit_failed, "failed", fmt::format("cannot create pool {}: {}", options_.pool, created.error().message));
+      finish(control::exit_failed, "failed",
+             fmt::format("cannot create pool {}: {}", options_.pool, created.error().message));
       co_return;
     }
     stored = std::move(*created);
@@ -155,7 +156,8 @@ block::Task<void> Process::run(control::StartDocument document) {
   stored = std::move(*named);
   make_parts(stored);
   store_.watch([this](record::Stored seen) {
-    if (seen.record.name == options_.pool && seen.mod_revision != 0) feed(brain::RecordSeen{boot_time_ns(), std::move(seen)});
+    if (seen.record.name == options_.pool && seen.mod_revision != 0)
+      feed(brain::RecordSeen{boot_time_ns(), std::move(seen)});
   });
 
   owner::Started started;
@@ -193,8 +195,8 @@ block::Task<Result<record::Stored>> Process::record_host_id(record::Stored store
     answer.stored = **read;
   }
   if (answer.stored.record.epoch != stored.record.epoch) {
-    co_return fail(ErrorCode::fenced, "the record is at epoch {}, this process was started for {}", answer.stored.record.epoch,
-                   stored.record.epoch);
+    co_return fail(ErrorCode::fenced, "the record is at epoch {}, this process was started for {}",
+                   answer.stored.record.epoch, stored.record.epoch);
   }
   if (answer.stored.record.op != op) {
     co_return fail(ErrorCode::timed_out, "this node's ZFS host id could not be recorded: another swap came first");
@@ -209,7 +211,8 @@ void Process::make_parts(const record::Stored& stored) {
       .host_id = host_id_of(record.pool_guid, options_.config.node, record.epoch),
       .on_path =
           [](const nvme::PathEvent& event) {
-            log_info("drives' path {} is {}: {}", event.path, event.change == nvme::PathChange::up ? "up" : "down", event.why);
+            log_info("drives' path {} is {}: {}", event.path, event.change == nvme::PathChange::up ? "up" : "down",
+                     event.why);
           },
   });
   legs_->know(record, places_);
@@ -232,12 +235,12 @@ void Process::make_parts(const record::Stored& stored) {
   early_sockets_.clear();
   for (auto& [volume, client] : early_clients_) exports_->take_client(volume, client.guid, std::move(client.fd));
   early_clients_.clear();
-  promises_ = std::make_unique<Promises>(Promises::Options{
-      .config = options_.config, .pool = options_.pool, .feed = [this](owner::Event event) {
-        const bool granted = std::holds_alternative<owner::PromiseGranted>(event);
-        feed(std::move(event));
-        if (granted && exports_) exports_->recheck_reads();
-      }});
+  promises_ = std::make_unique<Promises>(
+      Promises::Options{.config = options_.config, .pool = options_.pool, .feed = [this](owner::Event event) {
+                          const bool granted = std::holds_alternative<owner::PromiseGranted>(event);
+                          feed(std::move(event));
+                          if (granted && exports_) exports_->recheck_reads();
+                        }});
   promises_->start();
 }
 
@@ -261,7 +264,7 @@ block::Task<void> Process::finish_gently(int exit_code, std::string reason, std:
   events_.close();
   const Deadline deadline = Deadline::in_ms(500);
   while (!commands_.empty() && !deadline.passed()) co_await reactor_.after_ms(2);
-  co_await reactor_.after_ms(20);   // the edge thread writes the answer
+  co_await reactor_.after_ms(20);  // the edge thread writes the answer
   finish(exit_code, std::move(reason), std::move(detail));
 }
 
@@ -292,7 +295,8 @@ void Process::look_at_engine() {
   for (const auto& [leg, view] : state.legs) legs.push_back(leg);
   const Txg synced = pool_->last_synced_txg();
   const bool synced_one = std::exchange(synced_txg_, synced) != synced;
-  const bool excused = state.phase != owner::Phase::serving || state.holding || monitor_->engine_waits(legs, boot_time_ns());
+  const bool excused =
+      state.phase != owner::Phase::serving || state.holding || monitor_->engine_waits(legs, boot_time_ns());
   if (excused || (synced_one && !engine_probe_open_)) ++engine_moves_;
   if (!engine_probe_open_) tasks_.spawn(probe_engine());
 }

@@ -41,7 +41,7 @@ class Process final : private Hands {
   struct Options {
     NodeConfig config;
     std::string pool;
-    int control_fd = -1;                                  // the inherited end; -1: wait for one to connect
+    int control_fd = -1;  // the inherited end; -1: wait for one to connect
     brain::Limits limits;
     // The end of the process; tests put something else here. Never returns in the program.
     std::function<void(int exit_code)> exit;
@@ -82,7 +82,7 @@ class Process final : private Hands {
   block::Task<void> finish_gently(int exit_code, std::string reason, std::string detail);
   void feed(brain::owner::Event event) { driver_.feed(std::move(event)); }
   void beat();
-  block::Task<void> look_around();                        // now and then: legs that ZFS dropped, the engine's status
+  block::Task<void> look_around();  // now and then: legs that ZFS dropped, the engine's status
   void look_at_engine();
   block::Task<void> probe_engine();
 
@@ -187,17 +187,17 @@ class Process final : private Hands {
     std::uint64_t guid = 0;
     UniqueFd fd;
   };
-  std::map<std::string, EarlySocket> early_sockets_;      // came before the volumes were there
+  std::map<std::string, EarlySocket> early_sockets_;  // came before the volumes were there
   std::vector<std::pair<std::string, EarlySocket>> early_clients_;
-  std::optional<brain::owner::SetAckSet> ack_set_;        // as last ordered
+  std::optional<brain::owner::SetAckSet> ack_set_;  // as last ordered
 
   std::map<std::uint64_t, std::unique_ptr<Command>> commands_;
   std::uint64_t last_command_ = 0;
-  state::RecordCopies copies_;                            // written here only when no zpaird answers
+  state::RecordCopies copies_;  // written here only when no zpaird answers
   std::optional<control::RecordKept> kept_;
   block::Signal kept_changed_;
 
-  std::optional<zfs::PoolStatus> pool_status_;            // as last seen: a question to a pool that holds may hang
+  std::optional<zfs::PoolStatus> pool_status_;  // as last seen: a question to a pool that holds may hang
   std::uint64_t engine_moves_ = 0;
   Txg synced_txg_;
   bool engine_probe_open_ = false;
@@ -205,9 +205,9 @@ class Process final : private Hands {
   Nanoseconds resync_began_ns_ = 0;
   block::Reactor::TimerId beat_timer_ = 0;
   Nanoseconds told_ns_ = 0;
-  std::string told_;                                      // what the last State said, in short
+  std::string told_;  // what the last State said, in short
   bool redundancy_lost_ = false;
-  std::map<LegId, std::string> refused_legs_;             // as the last event about each said
+  std::map<LegId, std::string> refused_legs_;  // as the last event about each said
   std::map<LegId, brain::owner::Standing> seen_standings_;
   bool finishing_ = false;
   bool closing_ = false;

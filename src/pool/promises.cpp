@@ -6,7 +6,7 @@ namespace zpair::pool {
 
 namespace {
 
-constexpr std::int64_t promise_deadline_ms = 1000;   // later it is worth nothing: D has passed
+constexpr std::int64_t promise_deadline_ms = 1000;  // later it is worth nothing: D has passed
 constexpr std::int64_t can_serve_deadline_ms = 500;
 
 agent::AgentClient::Options client_options(const NodeConfig& config) {
@@ -34,7 +34,7 @@ block::Task<void> Promises::close() {
 std::uint8_t Promises::path_count() const { return static_cast<std::uint8_t>(client_.path_count()); }
 
 void Promises::ask(const brain::owner::AskPromise& order, record::Floor floor) {
-  if (order.path >= client_.path_count() || !client_.connected(order.path)) return;   // no answer is an answer
+  if (order.path >= client_.path_count() || !client_.connected(order.path)) return;  // no answer is an answer
   tasks_.spawn(run_ask(order.path, {options_.pool, order.epoch, order.nonce, std::move(floor)}));
 }
 

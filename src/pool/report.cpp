@@ -12,7 +12,9 @@ namespace owner = brain::owner;
 
 namespace {
 
-bool standing_serves(owner::Standing standing) { return standing == owner::Standing::named || standing == owner::Standing::joining; }
+bool standing_serves(owner::Standing standing) {
+  return standing == owner::Standing::named || standing == owner::Standing::joining;
+}
 
 // Some mirror has one leg in sync at the most: one more failure stops the pool.
 bool redundancy_is_lost(const record::Record& record) {
@@ -36,7 +38,8 @@ void Process::note_changes() {
     const bool first = seen == seen_standings_.end();
     const bool served = !first && standing_serves(seen->second);
     const bool serves = standing_serves(view.standing);
-    if (!first && served && !serves) events_.add("leg-off", fmt::format("{}: {}", legs_->name(leg), legs_->readable(owner::why(state, leg))));
+    if (!first && served && !serves)
+      events_.add("leg-off", fmt::format("{}: {}", legs_->name(leg), legs_->readable(owner::why(state, leg))));
     if (!first && !served && view.standing == owner::Standing::named) {
       events_.add("leg-back", fmt::format("{} is in sync again", legs_->name(leg)));
     }
@@ -46,7 +49,8 @@ void Process::note_changes() {
   if (lost == redundancy_lost_) return;
   redundancy_lost_ = lost;
   if (lost) {
-    events_.add("redundancy-lost", "some mirror has its in-sync legs on one node only: one more failure would stop the pool");
+    events_.add("redundancy-lost",
+                "some mirror has its in-sync legs on one node only: one more failure would stop the pool");
   } else {
     events_.add("redundancy-back", "every mirror has an in-sync leg on both nodes");
   }
@@ -61,7 +65,8 @@ control::State Process::state_message() const {
   message.stored = driver_.started() ? state.stored : document_.stored;
   message.serving = state.phase == owner::Phase::serving;
   if (exports_) {
-    for (const Exports::Known& volume : exports_->known()) message.volumes.push_back({volume.name, volume.size_bytes, volume.guid});
+    for (const Exports::Known& volume : exports_->known())
+      message.volumes.push_back({volume.name, volume.size_bytes, volume.guid});
   }
   message.pid = ::getpid();
   return message;
@@ -70,7 +75,8 @@ control::State Process::state_message() const {
 void Process::tell_zpaird() {
   if (!control_ || !control_->connected() || !begun_ || finishing_) return;
   const owner::State& state = driver_.state();
-  std::string now = fmt::format("{} {} {} {}", static_cast<int>(state.phase), state.holding, state.holding_why, state.stored.mod_revision);
+  std::string now = fmt::format("{} {} {} {}", static_cast<int>(state.phase), state.holding, state.holding_why,
+                                state.stored.mod_revision);
   if (exports_) {
     for (const Exports::Known& volume : exports_->known()) now += fmt::format(" {}={}", volume.name, volume.size_bytes);
   }

@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::int64_t quiesce_deadline_ms = 1000;
 constexpr std::int64_t progress_every_ms = 300;
-constexpr std::size_t ring_txgs = 32;   // uberblocks that a label keeps at 4 KiB each
+constexpr std::size_t ring_txgs = 32;  // uberblocks that a label keeps at 4 KiB each
 
 // Rule 8: what stands on the returning legs that this pool has never written. A txg above ours is foreign; so is one
 // within the last `ring_txgs` of ours that none of our legs has. Older ones cannot be told apart by number: there the ZFS
@@ -36,7 +36,8 @@ void Process::carry_out(const owner::QuiesceLeg& order) { tasks_.spawn(run_quies
 block::Task<void> Process::run_quiesce(LegId leg) {
   const Deadline deadline = Deadline::in_ms(quiesce_deadline_ms);
   const LegId engine_guid = legs_->engine_guid(leg);
-  while (monitor_->imported() && pool_->in_flight_count(engine_guid) > 0 && !deadline.passed()) co_await reactor_.after_ms(5);
+  while (monitor_->imported() && pool_->in_flight_count(engine_guid) > 0 && !deadline.passed())
+    co_await reactor_.after_ms(5);
   if (monitor_->imported() && pool_->in_flight_count(engine_guid) > 0) {
     feed(owner::LegQuiesceFailed{boot_time_ns(), leg, "its drive still has commands from before"});
     co_return;
@@ -58,7 +59,8 @@ block::Task<void> Process::run_inspect(owner::InspectLegs order) {
   const Txg last_synced = pool_->last_synced_txg();
   std::set<Txg> ours;
   for (const auto& [leg, view] : driver_.state().legs) {
-    if (view.standing != owner::Standing::named || view.node != options_.config.node || legs_->device(leg) == nullptr) continue;
+    if (view.standing != owner::Standing::named || view.node != options_.config.node || legs_->device(leg) == nullptr)
+      continue;
     auto survey = co_await zfs::survey_labels(*legs_->device(leg));
     if (!survey || !*survey) continue;
     const std::vector<Txg>& txgs = (*survey)->uberblock_txgs;
@@ -75,7 +77,8 @@ block::Task<void> Process::run_inspect(owner::InspectLegs order) {
     if (of_record != nullptr && !of_record->resyncing) since = std::min(since, of_record->since);
     block::BlockDevice* device = legs_->device(leg);
     if (device == nullptr) {
-      feed(owner::LegsInspectFailed{boot_time_ns(), order.legs, fmt::format("{} is not open", legs_->name(leg)), order.resync_id});
+      feed(owner::LegsInspectFailed{boot_time_ns(), order.legs, fmt::format("{} is not open", legs_->name(leg)),
+                                    order.resync_id});
       co_return;
     }
     auto survey = co_await zfs::survey_labels(*device);
@@ -84,12 +87,13 @@ block::Task<void> Process::run_inspect(owner::InspectLegs order) {
       co_return;
     }
     if (!*survey || (*survey)->pool_guid != record.pool_guid) {
-      inspected.foreign_use = true;   // wiped, or another pool's
+      inspected.foreign_use = true;  // wiped, or another pool's
       continue;
     }
     const auto& host_ids = record.zfs_host_ids;
     const std::uint32_t host_id = (*survey)->zfs_host_id;
-    if (host_id != 0 && std::find(host_ids.begin(), host_ids.end(), host_id) == host_ids.end()) inspected.foreign_use = true;
+    if (host_id != 0 && std::find(host_ids.begin(), host_ids.end(), host_id) == host_ids.end())
+      inspected.foreign_use = true;
     // A leg in mid-resync was written to by us, in full, above its `since`.
     if (of_record != nullptr && of_record->resyncing) continue;
     theirs.insert((*survey)->uberblock_txgs.begin(), (*survey)->uberblock_txgs.end());
@@ -107,7 +111,8 @@ block::Task<void> Process::run_return(owner::ReturnLegs order) {
   std::vector<zfs::LegSpec> specs;
   for (LegId leg : order.legs) {
     if (legs_->device(leg) == nullptr) {
-      feed(owner::ResyncFailed{boot_time_ns(), order.legs, fmt::format("{} is not open", legs_->name(leg)), order.resync_id});
+      feed(owner::ResyncFailed{boot_time_ns(), order.legs, fmt::format("{} is not open", legs_->name(leg)),
+                               order.resync_id});
       co_return;
     }
     specs.push_back(legs_->spec(leg));
@@ -152,9 +157,9 @@ void Process::end_resync(const std::vector<LegId>& legs, std::uint64_t resync_id
   report.finished = true;
   report.error_count = outcome->error_count;
   report.scan_min_txg = outcome->scan_min_txg;
-  report.dtl_empty = true;            // the engine accepts nothing less
+  report.dtl_empty = true;  // the engine accepts nothing less
   report.synced_after_online = true;
-  report.logs_replayed = true;        // the import did, or failed
+  report.logs_replayed = true;  // the import did, or failed
   feed(owner::ResyncEnded{boot_time_ns(), legs, report, resync_id});
 }
 
@@ -167,7 +172,8 @@ block::Task<void> Process::watch_resync() {
     if (scan.state != zfs::ScanStatus::State::running) continue;
     const double elapsed_s = static_cast<double>(boot_time_ns() - resync_began_ns_) / ns_per_s;
     const bool can_tell = scan.percent > 1 && elapsed_s > 1;
-    const std::int64_t left_s = can_tell ? static_cast<std::int64_t>(elapsed_s * (100 - scan.percent) / scan.percent) : -1;
+    const std::int64_t left_s =
+        can_tell ? static_cast<std::int64_t>(elapsed_s * (100 - scan.percent) / scan.percent) : -1;
     feed(owner::ResyncProgressed{boot_time_ns(), static_cast<int>(scan.percent), left_s});
   }
 }
@@ -211,7 +217,8 @@ MirrorId Process::engine_mirror_of(MirrorId mirror, LegId except) const {
       if (leg.guid == except) continue;
       const LegId engine_guid = legs_->engine_guid(leg.guid);
       for (const zfs::MirrorLayout& made : pool_->layout().mirrors) {
-        const bool here = std::any_of(made.legs.begin(), made.legs.end(), [&](const zfs::LegLayout& one) { return one.guid == engine_guid; });
+        const bool here = std::any_of(made.legs.begin(), made.legs.end(),
+                                      [&](const zfs::LegLayout& one) { return one.guid == engine_guid; });
         if (here) return made.guid;
       }
     }

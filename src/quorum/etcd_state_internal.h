@@ -64,7 +64,7 @@ struct EtcdStore::State {
   struct Transaction {
     std::string key;
     std::uint64_t expected_mod_revision = 0;
-    std::optional<std::string> value;  // nullopt: delete the key
+    std::optional<std::string> value;                           // nullopt: delete the key
     std::optional<std::pair<std::string, std::string>> beside;  // put this key and value with it
   };
   struct TransactionAnswer {

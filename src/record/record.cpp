@@ -19,10 +19,16 @@ Id id_of(const json& value) {
 }
 
 json json_of(const Leg& leg) {
-  json value = {{"guid", text_of(leg.guid.value)}, {"node", name_of(leg.node)}, {"drive", leg.drive},
-                {"in_sync", leg.in_sync},          {"resyncing", leg.resyncing}, {"since", leg.since.value},
-                {"full", leg.full},                {"off_rev", leg.off_rev.value}};
-  if (!leg.replaces.empty()) value["replaces"] = leg.replaces;   // else the digest is the one of records before it had one
+  json value = {{"guid", text_of(leg.guid.value)},
+                {"node", name_of(leg.node)},
+                {"drive", leg.drive},
+                {"in_sync", leg.in_sync},
+                {"resyncing", leg.resyncing},
+                {"since", leg.since.value},
+                {"full", leg.full},
+                {"off_rev", leg.off_rev.value}};
+  if (!leg.replaces.empty())
+    value["replaces"] = leg.replaces;  // else the digest is the one of records before it had one
   return value;
 }
 
@@ -48,7 +54,7 @@ Leg leg_of(const json& value) {
   leg.since = id_of<Txg>(value.at("since"));
   leg.full = value.at("full");
   leg.replaces = value.value("replaces", "");
-  leg.off_rev = Revision{value.value("off_rev", std::uint64_t{0})};   // records before it had one: not known
+  leg.off_rev = Revision{value.value("off_rev", std::uint64_t{0})};  // records before it had one: not known
   return leg;
 }
 
@@ -160,7 +166,8 @@ std::uint64_t digest_of(const Record& record) {
 
 std::string to_json(const Floor& floor) {
   json logs = json::array();
-  for (const Floor::Log& log : floor.logs) logs.push_back({{"volume", text_of(log.volume_guid)}, {"sequence", log.sequence}});
+  for (const Floor::Log& log : floor.logs)
+    logs.push_back({{"volume", text_of(log.volume_guid)}, {"sequence", log.sequence}});
   return json{{"txg", floor.txg.value}, {"logs", logs}}.dump();
 }
 

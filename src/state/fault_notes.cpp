@@ -19,7 +19,8 @@ std::string file_of(const std::string& run_dir, const std::string& durable_id) {
 
 }  // namespace
 
-Result<std::unique_ptr<block::FaultDevice>> wrap_with_faults(const std::string& run_dir, std::unique_ptr<block::BlockDevice> inner,
+Result<std::unique_ptr<block::FaultDevice>> wrap_with_faults(const std::string& run_dir,
+                                                             std::unique_ptr<block::BlockDevice> inner,
                                                              bool volatile_cache) {
   std::ostringstream noted;
   std::ifstream file(file_of(run_dir, inner->durable_id()));

@@ -11,7 +11,8 @@
 namespace zpair::state {
 
 // Wraps a drive that was just opened, with the faults that were noted for it.
-Result<std::unique_ptr<block::FaultDevice>> wrap_with_faults(const std::string& run_dir, std::unique_ptr<block::BlockDevice> inner,
+Result<std::unique_ptr<block::FaultDevice>> wrap_with_faults(const std::string& run_dir,
+                                                             std::unique_ptr<block::BlockDevice> inner,
                                                              bool volatile_cache);
 // Carries a command out and notes what faults there are now.
 Result<void> apply_fault(const std::string& run_dir, block::FaultDevice& device, const std::string& command);

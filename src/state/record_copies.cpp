@@ -60,8 +60,9 @@ block::Task<Result<void>> RecordCopies::store(record::Record record, Deadline wa
   if (text) {
     ZP_CO_TRY(former, record::parse_record(*text));
     if (is_older(record, former)) {
-      ZP_CO_CHECK(co_await sync_file(path));   // its writer may have died between the rename and the folder's sync
-      co_return fail(ErrorCode::stale_epoch, "the record of pool {} at epoch {} revision {} is older than this node's copy ({}, {})",
+      ZP_CO_CHECK(co_await sync_file(path));  // its writer may have died between the rename and the folder's sync
+      co_return fail(ErrorCode::stale_epoch,
+                     "the record of pool {} at epoch {} revision {} is older than this node's copy ({}, {})",
                      record.name, record.epoch, record.rev, former.epoch, former.rev);
     }
   } else if (text.error().code != ErrorCode::not_found) {

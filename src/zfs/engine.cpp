@@ -19,7 +19,8 @@ namespace zpair::zfs {
 Engine::Engine(block::Reactor& reactor, const EngineOptions& options)
     : reactor_(reactor),
       options_(options),
-      volume_threads_(std::make_unique<WorkerThreads>("zfs-volume", options.volume_threads, WorkerThreads::Growth::fixed)),
+      volume_threads_(
+          std::make_unique<WorkerThreads>("zfs-volume", options.volume_threads, WorkerThreads::Growth::fixed)),
       control_threads_(std::make_unique<WorkerThreads>("zfs-control", 2, WorkerThreads::Growth::one_per_waiting_job)) {}
 
 Engine::~Engine() = default;
@@ -33,12 +34,14 @@ Result<std::unique_ptr<Engine>> Engine::start(block::Reactor& reactor, const Eng
   mi_option_set_default(mi_option_decommit_delay, 1000);
   mi_option_set_default(mi_option_segment_decommit_delay, 1000);
 #endif
-  BatchScheduling batch;   // for OpenZFS's own threads
+  BatchScheduling batch;  // for OpenZFS's own threads
   zp_why why{};
   zp_engine_options plain{options.config_folder.c_str(), options.zfs_host_id, options.arc_bytes, options.dirty_bytes,
                           options.log_bytes};
   if (int error = zp_engine_start(&plain, &why); error != 0) {
-    ErrorCode code = error == EINVAL ? ErrorCode::invalid : error == EEXIST ? ErrorCode::exists : ErrorCode::unsupported;
+    ErrorCode code = error == EINVAL   ? ErrorCode::invalid
+                     : error == EEXIST ? ErrorCode::exists
+                                       : ErrorCode::unsupported;
     return fail(code, "{}", why.text);
   }
   if (options.self_test == EngineOptions::SelfTest::run) {
@@ -87,7 +90,8 @@ Result<void> set_tunable(std::string_view name, std::uint64_t value) {
   if (index < 0) return fail(ErrorCode::not_found, "OpenZFS has no tunable {} that can be reached here", name);
   const zp_tunable* about = zp_tunable_at(index);
   if (value < about->least || value > about->most) {
-    return fail(ErrorCode::invalid, "tunable {} takes {} to {} {}, not {}", name, about->least, about->most, about->unit, value);
+    return fail(ErrorCode::invalid, "tunable {} takes {} to {} {}, not {}", name, about->least, about->most,
+                about->unit, value);
   }
   zp_tunable_set(index, value);
   return {};

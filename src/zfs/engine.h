@@ -22,13 +22,13 @@
 namespace zpair::zfs {
 
 struct EngineOptions {
-  std::string config_folder;                       // absolute, ours: libzpool would put a cache file here (we let it write none)
-  std::uint32_t zfs_host_id = 0;                   // this node's; never 0, never the partner's or the system's own
+  std::string config_folder;      // absolute, ours: libzpool would put a cache file here (we let it write none)
+  std::uint32_t zfs_host_id = 0;  // this node's; never 0, never the partner's or the system's own
   std::uint64_t arc_bytes = 256ULL << 20;
-  std::uint64_t dirty_bytes = 128ULL << 20;        // bounds memory and the length of a txg
-  std::uint64_t log_bytes = 64ULL << 20;           // a txg is pushed when a pool's live log gets longer: bounds the replay
-  unsigned volume_threads = 24;                    // run reads, writes and commits of all volumes
-  enum class SelfTest : std::uint8_t { run, skip } self_test = SelfTest::run;   // the gate's, on two legs in memory
+  std::uint64_t dirty_bytes = 128ULL << 20;  // bounds memory and the length of a txg
+  std::uint64_t log_bytes = 64ULL << 20;     // a txg is pushed when a pool's live log gets longer: bounds the replay
+  unsigned volume_threads = 24;              // run reads, writes and commits of all volumes
+  enum class SelfTest : std::uint8_t { run, skip } self_test = SelfTest::run;  // the gate's, on two legs in memory
 };
 
 class WorkerThreads;
@@ -67,7 +67,8 @@ class Engine {
   };
 
   Engine(block::Reactor& reactor, const EngineOptions& options);
-  void run_control(std::function<void()> job);   // a thread of its own as long as it runs: such jobs wait for one another
+  void run_control(
+      std::function<void()> job);  // a thread of its own as long as it runs: such jobs wait for one another
 
   block::Reactor& reactor_;
   EngineOptions options_;

@@ -41,7 +41,7 @@ const struct zp_tunable* zp_tunable_at(int index);
 uint64_t zp_tunable_get(int index);
 void zp_tunable_set(int index, uint64_t value);
 
-extern int zp_durable_log_writes, zp_direct_writes;   // tunables of ours
+extern int zp_durable_log_writes, zp_direct_writes;  // tunables of ours
 
 // ---- the driver (legs.c calls these, leg_driver.cpp has them; any thread)
 enum zp_operation { ZP_READ, ZP_WRITE, ZP_FLUSH, ZP_TRIM };
@@ -49,23 +49,24 @@ enum zp_operation { ZP_READ, ZP_WRITE, ZP_FLUSH, ZP_TRIM };
 // One command. Its data lies in a buffer of the driver's, not of OpenZFS's: a leg that does not answer must be failed while
 // its device still owns the buffer, and OpenZFS frees its own as soon as the command has failed.
 struct zp_leg_io {
-  struct zp_leg_io* next;   // in the hand-over to the reactor
-  void* zio;                // NULL: OpenZFS has its answer, the device has not given one yet
+  struct zp_leg_io* next;  // in the hand-over to the reactor
+  void* zio;               // NULL: OpenZFS has its answer, the device has not given one yet
   void* leg;
   enum zp_operation operation;
-  int of_log;               // a write that a commit waits for, and a flush after it
+  int of_log;  // a write that a commit waits for, and a flush after it
   uint64_t offset_bytes, size_bytes;
-  int in_labels;            // touches the leg's labels: ZFS addressed it to this leaf
-  void* buffer;             // aligned for direct I/O; NULL for flush and trim
+  int in_labels;  // touches the leg's labels: ZFS addressed it to this leaf
+  void* buffer;   // aligned for direct I/O; NULL for flush and trim
 };
-void* zp_leg_find(uint64_t guid, const char* path);       // NULL: not offered to ZFS
-int zp_leg_offered(void* leg, uint64_t* size_bytes, uint32_t* block_size_bytes, int* remote);   // 0 when it may be opened
+void* zp_leg_find(uint64_t guid, const char* path);  // NULL: not offered to ZFS
+int zp_leg_offered(void* leg, uint64_t* size_bytes, uint32_t* block_size_bytes,
+                   int* remote);  // 0 when it may be opened
 int zp_leg_in_ack_set(void* leg);
 int zp_guid_in_ack_set(uint64_t guid);
-struct zp_leg_io* zp_leg_io_new(enum zp_operation operation, uint64_t size_bytes);   // with its buffer
+struct zp_leg_io* zp_leg_io_new(enum zp_operation operation, uint64_t size_bytes);  // with its buffer
 void zp_leg_io_free(struct zp_leg_io* io);
 void zp_leg_submit(struct zp_leg_io* io);
-int zp_leg_all_flushed(void* leg);   // every write that it completed is durable: a flush has nothing to do
+int zp_leg_all_flushed(void* leg);  // every write that it completed is durable: a flush has nothing to do
 // The C side: completes the zio. `data`: a read's, taken over (it is copied and freed on a thread of OpenZFS), else NULL.
 // Any thread, the reactor too.
 void zp_zio_done(void* zio, int error, struct zp_leg_io* data);
@@ -82,36 +83,36 @@ struct zp_mirror_spec {
 struct zp_leaf {
   uint64_t guid, mirror_guid, top_id;
   char path[ZP_NAME_SIZE];
-  int state;                                    // vdev_state_t
-  int offline, replacing, dtl_empty;            // replacing: below a replacing vdev
+  int state;                          // vdev_state_t
+  int offline, replacing, dtl_empty;  // replacing: below a replacing vdev
   uint64_t read_errors, write_errors, checksum_errors, repaired_bytes;
 };
 struct zp_pool_stats {
   uint64_t guid, size_bytes, allocated_bytes, last_synced_txg, data_errors;
   int suspended;
-  int scan_kind;                                // 0 none, 1 resilver, 2 scrub
-  int scan_state;                               // 0 none, 1 running, 2 finished, 3 cancelled
+  int scan_kind;   // 0 none, 1 resilver, 2 scrub
+  int scan_state;  // 0 none, 1 running, 2 finished, 3 cancelled
   uint64_t scan_done_bytes, scan_total_bytes, scan_repaired_bytes, scan_errors, scan_min_txg, scan_max_txg;
 };
 typedef struct zp_pool zp_pool;
 
 int zp_pool_create(const char* name, const struct zp_mirror_spec* mirrors, int count, const char* compression,
                    zp_pool** pool, struct zp_why* why);
-int zp_pool_destroy(zp_pool* pool, struct zp_why* why);   // frees `pool` when it succeeds
-int zp_pool_export(zp_pool* pool, struct zp_why* why);    // the same
+int zp_pool_destroy(zp_pool* pool, struct zp_why* why);  // frees `pool` when it succeeds
+int zp_pool_export(zp_pool* pool, struct zp_why* why);   // the same
 int zp_pool_look(zp_pool* pool, struct zp_pool_stats* stats);
-int zp_pool_leaves(zp_pool* pool, struct zp_leaf* leaves, int capacity);   // returns how many there are
-uint64_t zp_pool_last_synced_txg(const zp_pool* pool);    // any thread, the reactor too
+int zp_pool_leaves(zp_pool* pool, struct zp_leaf* leaves, int capacity);  // returns how many there are
+uint64_t zp_pool_last_synced_txg(const zp_pool* pool);                    // any thread, the reactor too
 void zp_pool_wait_synced(zp_pool* pool);
 
 // ---- labels and import (engine.c)
 struct zp_label {
-  void* nvlist;                                 // of the newest label; zp_label_free
+  void* nvlist;  // of the newest label; zp_label_free
   char pool_name[ZP_NAME_SIZE];
   uint64_t pool_guid, leg_guid, mirror_guid, top_id, top_count, label_txg, pool_state;
   uint32_t zfs_host_id;
   uint64_t best_uberblock_txg;
-  uint64_t uberblock_txgs[ZP_UBERBLOCKS_MAX];   // ascending, each once
+  uint64_t uberblock_txgs[ZP_UBERBLOCKS_MAX];  // ascending, each once
   int uberblock_count;
 };
 enum { ZP_LABEL_SIZE = 256 << 10 };
@@ -124,9 +125,9 @@ int zp_pool_import(const char* name, struct zp_label* const* labels, int count, 
 // ---- a leg's life (legs.c)
 int zp_legs_offline(zp_pool* pool, const uint64_t* guids, int count, struct zp_why* why);
 struct zp_resync {
-  void (*on_progress)(void* context, const struct zp_pool_stats* stats);   // from the waiting thread
+  void (*on_progress)(void* context, const struct zp_pool_stats* stats);  // from the waiting thread
   void* context;
-  struct zp_pool_stats scan;                    // how it ended
+  struct zp_pool_stats scan;  // how it ended
   int accepted;
 };
 // Rule 8, in one call: seeds and brings online leg by leg, resyncs all of them, verifies. 0: `resync` says whether it is accepted.
@@ -146,12 +147,12 @@ struct zp_volume_info {
   uint64_t guid, size_bytes, reserved_bytes, used_bytes, referenced_bytes;
   uint32_t block_size_bytes;
   char compression[32];
-  int log_is_live;                              // has records to replay
+  int log_is_live;  // has records to replay
 };
 typedef struct zp_volume zp_volume;
 
-int zp_volume_create(const char* name, uint64_t size_bytes, uint32_t block_size_bytes, int thick, const char* compression,
-                     struct zp_why* why);
+int zp_volume_create(const char* name, uint64_t size_bytes, uint32_t block_size_bytes, int thick,
+                     const char* compression, struct zp_why* why);
 int zp_volume_destroy(const char* name, struct zp_why* why);
 int zp_volume_resize(const char* name, zp_volume* open_volume, uint64_t size_bytes, struct zp_why* why);
 int zp_volume_snapshot(const char* name, const char* snapshot, struct zp_why* why);
@@ -166,19 +167,19 @@ int zp_volumes_each(zp_pool* pool, int (*found)(void* context, const char* name)
 int zp_property_set(const char* name, const char* property, const char* value, struct zp_why* why);
 
 // Opens and replays the log, which must reach `floor_sequence` (0: any). refused: EPERM.
-int zp_volume_open(zp_pool* pool, const char* name, uint64_t floor_sequence, zp_volume** volume, uint64_t* replayed_count,
-                   struct zp_why* why);
+int zp_volume_open(zp_pool* pool, const char* name, uint64_t floor_sequence, zp_volume** volume,
+                   uint64_t* replayed_count, struct zp_why* why);
 void zp_volume_close(zp_volume* volume);
-uint64_t zp_volume_size(const zp_volume* volume);   // any thread
-uint64_t zp_volume_sequence(const zp_volume* volume);   // any thread
+uint64_t zp_volume_size(const zp_volume* volume);      // any thread
+uint64_t zp_volume_sequence(const zp_volume* volume);  // any thread
 // Calls `done` once, from this or another thread, which it must not hold up: the bytes are there, or `error` says why not.
 typedef void zp_read_done(void* context, void* request, int error);
-void zp_volume_read(zp_volume* volume, const struct iovec* iov, uint64_t offset_bytes, uint64_t size_bytes, zp_read_done* done,
-                    void* context, void* request);
+void zp_volume_read(zp_volume* volume, const struct iovec* iov, uint64_t offset_bytes, uint64_t size_bytes,
+                    zp_read_done* done, void* context, void* request);
 // What a batch wrote is durable only after its commit.
 struct zp_batch {
-  uint64_t newest_txg;      // of its records
-  uint64_t log_before;      // the log's sequence before its first record
+  uint64_t newest_txg;  // of its records
+  uint64_t log_before;  // the log's sequence before its first record
 };
 void zp_volume_prefetch(zp_volume* volume, uint64_t offset_bytes, uint64_t size_bytes);
 void zp_batch_begin(zp_volume* volume, struct zp_batch* batch);

@@ -42,7 +42,7 @@ struct LegIo : zp_leg_io, block::Request {
   Nanoseconds handed_over_ns = 0;
   bool at_device = false;
   bool held = false;
-  std::uint64_t covered_writes = 0;   // flush: writes completed when it was handed over
+  std::uint64_t covered_writes = 0;  // flush: writes completed when it was handed over
   Txg covered_txg;
 };
 
@@ -69,14 +69,14 @@ struct Leg {
   block::BlockDevice* device = nullptr;
   bool failed = false;
   bool stuck = false;
-  bool tainted = false;                 // outside the ack set: a command failed since it was offered
-  LegIoList writes, trims, reads;       // writes: flushes too
+  bool tainted = false;            // outside the ack set: a command failed since it was offered
+  LegIoList writes, trims, reads;  // writes: flushes too
   unsigned at_device_count = 0, held_count = 0;
   unsigned plain_writes_at_device = 0;  // not durable when they complete
   std::uint64_t completed_writes = 0, flushed_writes = 0;
-  bool flushed_once = false;            // since it was offered: nothing of a former owner's is unflushed
+  bool flushed_once = false;  // since it was offered: nothing of a former owner's is unflushed
   bool nothing_unflushed() const { return flushed_once && flushed_writes == completed_writes; }
-  std::atomic<bool> all_flushed{false}; // the same for OpenZFS's threads, told before a write is answered
+  std::atomic<bool> all_flushed{false};  // the same for OpenZFS's threads, told before a write is answered
   void tell_flushed() { all_flushed.store(nothing_unflushed() && !failed && !stuck, std::memory_order_release); }
   std::optional<Verifier> seen_verifier;
   Txg flushed_txg;
@@ -93,7 +93,7 @@ class LegDriver {
   // Takes the leg back before OpenZFS learned of it, or after it left the pool.
   void forget(LegId leg);
   void forget_path(const std::string& path);
-  void learn(const std::string& path, LegId guid, MirrorId mirror);   // what OpenZFS made of it
+  void learn(const std::string& path, LegId guid, MirrorId mirror);  // what OpenZFS made of it
   Leg* find(LegId leg);
   const Leg* find(LegId leg) const;
   std::string path_of(const LegSpec& spec) const;
@@ -103,15 +103,15 @@ class LegDriver {
   std::vector<LegId> ack_set() const;
   void set_importing(bool importing) { importing_ = importing; }
   void set_pool(const zp_pool* pool) { pool_ = pool; }
-  void start_flushed_at(Txg txg);      // of all legs of the ack set: what an import found
-  void fail(LegId leg);                // refuses everything from now on, what is held or at the device first
+  void start_flushed_at(Txg txg);  // of all legs of the ack set: what an import found
+  void fail(LegId leg);            // refuses everything from now on, what is held or at the device first
   void retry_held(LegId leg);
   // Rule 8, before a leg counts: what it took so far is flushed, and nothing of it failed or was lost.
   block::Task<bool> flush_all(LegId leg);
   LegHealth health(const Leg& leg) const;
-  unsigned in_flight_count() const;    // of all legs, at devices
+  unsigned in_flight_count() const;  // of all legs, at devices
 
-  void take(zp_leg_io* io);            // any thread
+  void take(zp_leg_io* io);  // any thread
 
  private:
   void drain();
@@ -133,7 +133,7 @@ class LegDriver {
   bool importing_ = false;
   std::vector<std::unique_ptr<Leg>> legs_;
   std::atomic<zp_leg_io*> handed_over_{nullptr};
-  Nanoseconds now_ns_ = 0;             // of this turn's hand-over
+  Nanoseconds now_ns_ = 0;  // of this turn's hand-over
 };
 
 }  // namespace zpair::zfs

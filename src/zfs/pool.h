@@ -24,7 +24,7 @@
 #include "zfs/leg.h"
 #include "zfs/volume.h"
 
-struct zp_volume;   // of the C side
+struct zp_volume;  // of the C side
 
 namespace zpair::zfs {
 
@@ -36,18 +36,21 @@ struct CreateSpec {
 // What an import must find (rule 7).
 struct ImportSpec {
   PoolGuid guid;
-  std::vector<LegSpec> legs;                    // exactly the legs that the record names and the node reaches
+  std::vector<LegSpec> legs;  // exactly the legs that the record names and the node reaches
   Txg floor_txg;
-  std::vector<std::uint32_t> zfs_host_ids;      // allowed writers of the newest uberblock
-  std::vector<VolumeLog> floor_logs;            // per volume: what the partner knows to be committed
-  enum class Floor : std::uint8_t { enforce, skip_and_say_so } floor = Floor::enforce;   // skip: an operator's override only
+  std::vector<std::uint32_t> zfs_host_ids;  // allowed writers of the newest uberblock
+  std::vector<VolumeLog> floor_logs;        // per volume: what the partner knows to be committed
+  enum class Floor : std::uint8_t {
+    enforce,
+    skip_and_say_so
+  } floor = Floor::enforce;  // skip: an operator's override only
 };
 
 struct ImportReport {
-  Txg uberblock_txg;                            // the one that was imported
+  Txg uberblock_txg;  // the one that was imported
   unsigned replayed_volume_count = 0;
   std::uint64_t replayed_record_count = 0;
-  std::vector<LegId> absent_legs;               // in the pool's tree, not named: now persistently offline
+  std::vector<LegId> absent_legs;  // in the pool's tree, not named: now persistently offline
   double label_seconds = 0, import_seconds = 0, replay_seconds = 0, offline_seconds = 0;
 };
 
@@ -62,7 +65,7 @@ struct ScanStatus {
 };
 
 struct PoolStatus {
-  bool suspended = false;                       // cannot be seen alive: OpenZFS aborts instead
+  bool suspended = false;  // cannot be seen alive: OpenZFS aborts instead
   std::uint64_t size_bytes = 0, allocated_bytes = 0, free_bytes = 0;
   Txg last_synced_txg;
   struct Leg {
@@ -71,12 +74,12 @@ struct PoolStatus {
     std::string name;
     LegState state = LegState::unknown;
     std::uint64_t read_error_count = 0, write_error_count = 0, checksum_error_count = 0;
-    std::uint64_t repaired_bytes = 0;           // by scrub or resync
-    bool missing_txgs = false;                  // its missing-txg list (DTL) is not empty
+    std::uint64_t repaired_bytes = 0;  // by scrub or resync
+    bool missing_txgs = false;         // its missing-txg list (DTL) is not empty
   };
   std::vector<Leg> legs;
   ScanStatus scan;
-  std::uint64_t data_error_count = 0;           // blocks that no leg could serve
+  std::uint64_t data_error_count = 0;  // blocks that no leg could serve
 };
 
 class LegDriver;
@@ -85,7 +88,7 @@ class Pool {
  public:
   struct Options {
     std::string name;
-    std::function<void(const LegEvent&)> on_leg_event;   // reactor; must not destroy the Pool
+    std::function<void(const LegEvent&)> on_leg_event;  // reactor; must not destroy the Pool
   };
   Pool(Engine& engine, Options options);
   ~Pool();
@@ -100,7 +103,7 @@ class Pool {
   // fence has proven more), never rewinds, replays every log, then takes absent legs persistently offline in one step.
   // refused: below the floor, foreign host id, a missing mirror, a leg whose label says something else.
   block::Task<Result<ImportReport>> import_pool(ImportSpec spec);
-  block::Task<Result<void>> export_pool();      // volumes closed; clean: no log is left
+  block::Task<Result<void>> export_pool();  // volumes closed; clean: no log is left
   block::Task<Result<void>> destroy_pool();
   bool is_open() const;
   const PoolLayout& layout() const { return layout_; }
@@ -132,22 +135,24 @@ class Pool {
   // New mirrors, their legs in the ack set from the start (the owner records them before any write can reach them: hold
   // clients meanwhile). Returns their layout.
   block::Task<Result<std::vector<MirrorLayout>>> add_mirrors(std::vector<MirrorSpec> mirrors);
-  ScanStatus resync_progress() const;           // (any time) as last seen by the task that waits for it
-  block::Task<Result<void>> start_scrub();      // refused while a resync runs
+  ScanStatus resync_progress() const;       // (any time) as last seen by the task that waits for it
+  block::Task<Result<void>> start_scrub();  // refused while a resync runs
   block::Task<Result<void>> cancel_scrub();
   block::Task<Result<PoolStatus>> status();
 
   // ---- floor
-  Txg last_synced_txg() const;                  // (any time) cheap
-  std::vector<VolumeLog> volume_logs() const;   // (any time) of open volumes
+  Txg last_synced_txg() const;                 // (any time) cheap
+  std::vector<VolumeLog> volume_logs() const;  // (any time) of open volumes
 
   // ---- volumes; names are without the pool's
   block::Task<Result<VolumeInfo>> create_volume(VolumeSpec spec);
-  block::Task<Result<void>> destroy_volume(std::string name);      // closed, and without snapshots; else refused
-  block::Task<Result<VolumeInfo>> resize_volume(std::string name, std::uint64_t size_bytes);   // only larger; whole blocks
+  block::Task<Result<void>> destroy_volume(std::string name);  // closed, and without snapshots; else refused
+  block::Task<Result<VolumeInfo>> resize_volume(std::string name,
+                                                std::uint64_t size_bytes);  // only larger; whole blocks
   block::Task<Result<void>> snapshot_volume(std::string name, std::string snapshot);
   // A new volume that begins as the snapshot is: thick (its own reservation) or thin. It keeps the snapshot from being destroyed.
-  block::Task<Result<VolumeInfo>> clone_volume(std::string name, std::string snapshot, std::string clone, VolumeSpec::Space space);
+  block::Task<Result<VolumeInfo>> clone_volume(std::string name, std::string snapshot, std::string clone,
+                                               VolumeSpec::Space space);
   // Closed volumes only, to the newest snapshot only; else refused. What was written since is gone, log and all.
   block::Task<Result<VolumeInfo>> roll_back_volume(std::string name, std::string snapshot);
   block::Task<Result<void>> destroy_snapshot(std::string name, std::string snapshot);
@@ -175,7 +180,7 @@ class Pool {
   block::Task<Result<ResyncOutcome>> resync(std::vector<LegId> legs, Txg since, bool seed);
   enum class Attach : std::uint8_t { beside, in_place_of };
   block::Task<Result<LegId>> attach(LegId old_leg, LegSpec leg, Attach how);
-  std::string full_name(const std::string& volume) const;   // empty: the pool's
+  std::string full_name(const std::string& volume) const;  // empty: the pool's
   block::Task<Result<VolumeInfo>> look_at(std::string volume);
   zp_volume* take_replayed(const std::string& name);
 

@@ -12,7 +12,7 @@ namespace zpair::zfs {
 
 struct Tunable {
   std::string name;
-  std::string unit;         // bytes, seconds, percent, count, ...
+  std::string unit;  // bytes, seconds, percent, count, ...
   std::string meaning;
   std::uint64_t value = 0;
   std::uint64_t least = 0, most = 0;

@@ -12,7 +12,7 @@ namespace {
 
 constexpr unsigned most_committers = 3;
 constexpr unsigned most_readers = 16;
-constexpr std::size_t reads_a_reader = 4;   // waiting: then those that start reads are held up, and one more is called
+constexpr std::size_t reads_a_reader = 4;  // waiting: then those that start reads are held up, and one more is called
 constexpr std::uint32_t sector_bytes = 512;
 
 block::IoStatus status_of(int error) {
@@ -37,13 +37,13 @@ void Volume::State::submit(block::Request& request) {
   ZP_ASSERT(!closing, "nothing is submitted to a volume that closes");
   ++in_flight;
   request.verifier = Verifier{1};
-  if (request.operation == Operation::flush) {   // nothing that was answered is unflushed
+  if (request.operation == Operation::flush) {  // nothing that was answered is unflushed
     answer_soon(request, block::IoStatus::ok);
     return;
   }
   std::uint64_t size = zp_volume_size(handle);
-  if (request.offset_bytes % sector_bytes != 0 || request.size_bytes % sector_bytes != 0 || request.offset_bytes > size ||
-      request.size_bytes > size - request.offset_bytes) {
+  if (request.offset_bytes % sector_bytes != 0 || request.size_bytes % sector_bytes != 0 ||
+      request.offset_bytes > size || request.size_bytes > size - request.offset_bytes) {
     answer_soon(request, block::IoStatus::invalid);
     return;
   }
@@ -83,7 +83,7 @@ void Volume::State::answer_soon(block::Request& request, block::IoStatus status)
 
 void Volume::State::answer(block::Request& request) {
   bool last = --in_flight == 0 && closing;
-  request.on_done(request);      // may submit the next one
+  request.on_done(request);  // may submit the next one
   if (last) idle.set();
 }
 
@@ -125,7 +125,7 @@ void Volume::State::answer_done() {
     for (block::Request* read : free_reads) answer(*read);
   }
   finished_now.clear();
-  answering.swap(finished_now);   // keeps the capacity
+  answering.swap(finished_now);  // keeps the capacity
 }
 
 // ---- on the engine's threads
@@ -157,13 +157,15 @@ void Volume::State::commit_batches() {
     zp_batch_begin(handle, &written);
     if (batch.size() > 1) {
       for (block::Request* request : batch) {
-        if (request->operation == block::Operation::write) zp_volume_prefetch(handle, request->offset_bytes, request->size_bytes);
+        if (request->operation == block::Operation::write)
+          zp_volume_prefetch(handle, request->offset_bytes, request->size_bytes);
       }
     }
     for (block::Request* request : batch) {
-      int error = request->operation == block::Operation::write
-                      ? zp_volume_write(handle, &written, request->buffers.data(), request->offset_bytes, request->size_bytes)
-                      : zp_volume_free(handle, &written, request->offset_bytes, request->size_bytes);
+      int error =
+          request->operation == block::Operation::write
+              ? zp_volume_write(handle, &written, request->buffers.data(), request->offset_bytes, request->size_bytes)
+              : zp_volume_free(handle, &written, request->offset_bytes, request->size_bytes);
       request->status = status_of(error);
     }
     zp_batch_commit(handle, &written);
@@ -216,7 +218,7 @@ block::Task<void> Volume::close() {
   State* state = state_.get();
   state->info.size_bytes = state->size_bytes();
   state->last_sequence = state->sequence();
-  zp_volume* handle = std::exchange(state->handle, nullptr);   // whoever asks meanwhile gets what was
+  zp_volume* handle = std::exchange(state->handle, nullptr);  // whoever asks meanwhile gets what was
   // The threads leave their loops a moment after their last answer.
   auto threads_left = [state] {
     for (;;) {

@@ -27,11 +27,11 @@ struct VolumeLog {
 };
 
 struct VolumeSpec {
-  std::string name;                         // without the pool's
-  std::uint64_t size_bytes = 0;             // a multiple of the block size, else refused
-  std::uint32_t block_size_bytes = 16384;   // a power of two, 4 KiB to 128 KiB
-  enum class Space : std::uint8_t { thick, thin } space = Space::thick;   // thick: all its blocks are reserved
-  std::string compression{};                // empty: the pool's
+  std::string name;                                                      // without the pool's
+  std::uint64_t size_bytes = 0;                                          // a multiple of the block size, else refused
+  std::uint32_t block_size_bytes = 16384;                                // a power of two, 4 KiB to 128 KiB
+  enum class Space : std::uint8_t { thick, thin } space = Space::thick;  // thick: all its blocks are reserved
+  std::string compression{};                                             // empty: the pool's
 };
 
 struct VolumeInfo {
@@ -39,8 +39,8 @@ struct VolumeInfo {
   std::uint64_t guid = 0;
   std::uint64_t size_bytes = 0;
   std::uint32_t block_size_bytes = 0;
-  std::uint64_t reserved_bytes = 0;         // 0: thin
-  std::uint64_t used_bytes = 0;             // with snapshots and reservation
+  std::uint64_t reserved_bytes = 0;  // 0: thin
+  std::uint64_t used_bytes = 0;      // with snapshots and reservation
   std::uint64_t referenced_bytes = 0;
   std::string compression;
   std::vector<std::string> snapshots;
@@ -49,9 +49,9 @@ struct VolumeInfo {
 class Volume : public block::BlockDevice {
  public:
   ~Volume() override;
-  block::Geometry geometry() const override;          // block size 512; follows Pool::resize_volume
+  block::Geometry geometry() const override;  // block size 512; follows Pool::resize_volume
   std::string durable_id() const override { return {}; }
-  Verifier verifier() const override { return Verifier{1}; }   // never changes: nothing is acknowledged unflushed
+  Verifier verifier() const override { return Verifier{1}; }  // never changes: nothing is acknowledged unflushed
   void submit(block::Request& request) override;
   block::Task<void> close() override;
 

@@ -25,7 +25,7 @@ class BatchScheduling {
 
 class WorkerThreads {
  public:
-  enum class Growth { fixed, one_per_waiting_job };   // the latter: jobs may wait for one another
+  enum class Growth { fixed, one_per_waiting_job };  // the latter: jobs may wait for one another
   WorkerThreads(const char* name, unsigned count, Growth growth);
   ~WorkerThreads();
   WorkerThreads(const WorkerThreads&) = delete;

@@ -15,8 +15,9 @@ void World::check_legs() {
       for (int block = 0; block < plan_.block_count; ++block) {
         std::uint64_t acked = client(m, block).acked;
         if (where.durable[static_cast<std::size_t>(block)].number >= acked) continue;
-        breaks(fmt::format("invariant 2: the record names {}@{}, which holds version {} of block {} durably; acknowledged is {}", leg.drive, leg.node,
-                           where.durable[static_cast<std::size_t>(block)].number, block, acked));
+        breaks(fmt::format(
+            "invariant 2: the record names {}@{}, which holds version {} of block {} durably; acknowledged is {}",
+            leg.drive, leg.node, where.durable[static_cast<std::size_t>(block)].number, block, acked));
         return;
       }
     }
@@ -26,7 +27,8 @@ void World::check_legs() {
     bool recorded = false;
     for (const record::Mirror& one : store_->record.mirrors) recorded |= mirror_of(one.guid) == mirror;
     for (int block = 0; !recorded && block < plan_.block_count; ++block) {
-      if (client(mirror, block).acked > 0) return breaks(fmt::format("rule 1: mirror {} holds an acknowledged write, and no record names it", mirror));
+      if (client(mirror, block).acked > 0)
+        return breaks(fmt::format("rule 1: mirror {} holds an acknowledged write, and no record names it", mirror));
     }
   }
 }
@@ -38,7 +40,8 @@ std::string World::what_import_lacks(const Process& at) {
       std::uint64_t found = at.current[static_cast<std::size_t>(mirror)][static_cast<std::size_t>(block)].number;
       std::uint64_t acked = client(mirror, block).acked;
       if (found >= acked) continue;
-      return fmt::format("invariant 1: epoch {} imports mirror {} block {} at version {}, acknowledged was {}", at.epoch, mirror, block, found, acked);
+      return fmt::format("invariant 1: epoch {} imports mirror {} block {} at version {}, acknowledged was {}",
+                         at.epoch, mirror, block, found, acked);
     }
   }
   return "";
@@ -51,9 +54,9 @@ bool World::overtaken(const Process& at) const { return store_ && store_->record
 void World::check_shrink_order(Process& at, const record::Record& wanted) {
   const record::Record& before = at.brain.stored.record;
   if (at.brain.phase == brain::owner::Phase::fencing || wanted.why.find("silent for") == std::string::npos) return;
-  if (wanted.rev <= before.rev || wanted.op == at.checked_op) return;   // sent again: judged when it was decided
+  if (wanted.rev <= before.rev || wanted.op == at.checked_op) return;  // sent again: judged when it was decided
   at.checked_op = wanted.op;
-  if (at.brain.last_tick_ns < at.ran_since_clock_ns) return;   // decided by a tick from before the pause
+  if (at.brain.last_tick_ns < at.ran_since_clock_ns) return;  // decided by a tick from before the pause
   double ran_ns = static_cast<double>(now_ns_ - at.ran_since_ns) * plan_.clock_rate[index(at.node)];
   if (ran_ns < 0.99 * static_cast<double>(at.brain.limits.hold_window_ns)) {
     return breaks("section 3: a leg is taken off for a silence that was this process's own pause");
@@ -64,10 +67,13 @@ void World::check_shrink_order(Process& at, const record::Record& wanted) {
       if (!leg.in_sync) continue;
       const LegIo& io = at.legs[leg.guid];
       bool heard = side_of(leg.guid) == at.node;
-      for (const Connection& connection : at.connections) heard |= connection.id != 0 && clock(at.node) - connection.heard_ns < 400 * ns_per_ms;
+      for (const Connection& connection : at.connections)
+        heard |= connection.id != 0 && clock(at.node) - connection.heard_ns < 400 * ns_per_ms;
       reached |= heard && !io.erred;
     }
-    if (!reached) return breaks(fmt::format("invariant 12: a shrink leaves mirror {} without a leg that the owner reaches", mirror_of(mirror.guid)));
+    if (!reached)
+      return breaks(fmt::format("invariant 12: a shrink leaves mirror {} without a leg that the owner reaches",
+                                mirror_of(mirror.guid)));
   }
 }
 
@@ -76,14 +82,16 @@ void World::check_import_order(NodeId id, const record::Record& wanted) {
   for (const record::Mirror& mirror : wanted.mirrors) {
     for (const record::Leg& leg : mirror.legs) {
       if (!leg.in_sync || leg.node == id || agreed_.contains({id, wanted.epoch})) continue;
-      return breaks(fmt::format("rule 4: node {} imports at epoch {} and names {}@{} without its agent's word", id, wanted.epoch, leg.drive, leg.node));
+      return breaks(fmt::format("rule 4: node {} imports at epoch {} and names {}@{} without its agent's word", id,
+                                wanted.epoch, leg.drive, leg.node));
     }
   }
 }
 
 // Rule 9: a leg is failed only after the copy of the record that does not name it is durable.
 void World::check_failing(Process& at) {
-  if (at.imported && at.kept_rev < at.brain.stored.record.rev) breaks("rule 9: legs are failed before the copy of the record is durable");
+  if (at.imported && at.kept_rev < at.brain.stored.record.rev)
+    breaks("rule 9: legs are failed before the copy of the record is durable");
 }
 
 // 6: epoch and revision only go up. 7: no mirror without an in-sync leg.
@@ -93,7 +101,8 @@ void World::check_record(const record::Record& before, const record::Record& aft
   }
   highest_epoch_ = std::max(highest_epoch_, after.epoch);
   if (after.epoch < before.epoch || after.rev <= before.rev) {
-    breaks(fmt::format("invariant 6: the record goes from epoch {} rev {} to epoch {} rev {}", before.epoch, before.rev, after.epoch, after.rev));
+    breaks(fmt::format("invariant 6: the record goes from epoch {} rev {} to epoch {} rev {}", before.epoch, before.rev,
+                       after.epoch, after.rev));
   }
   for (const record::Mirror& mirror : after.mirrors) {
     int before_count = 0;

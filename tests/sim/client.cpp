@@ -32,10 +32,12 @@ void World::client_tick(int mirror, int block) {
     // A dead path may hold a request for long; the client has reconnected by then (rule 10).
     Nanoseconds travel = random_.one_in(100) ? random_.between(100, 1'500) * ns_per_ms : delay();
     after(travel, [this, pid, mirror, block, request, number, connection] {
-      to_process(pid, [this, pid, mirror, block, request, number, connection] { take_request(pid, mirror, block, request, number, connection); });
+      to_process(pid, [this, pid, mirror, block, request, number, connection] {
+        take_request(pid, mirror, block, request, number, connection);
+      });
     });
   } else if (now_ns_ - at.sent_ns > 400 * ns_per_ms) {
-    at.request = 0;   // no answer: sent again with the next tick
+    at.request = 0;  // no answer: sent again with the next tick
   }
   if (random_.one_in(2)) {
     // Reads may go to either process, also to one that has been replaced.
@@ -49,17 +51,19 @@ void World::client_tick(int mirror, int block) {
   }
 }
 
-void World::take_request(std::uint64_t pid, int mirror, int block, std::uint64_t request, std::uint64_t number, std::uint64_t connection) {
+void World::take_request(std::uint64_t pid, int mirror, int block, std::uint64_t request, std::uint64_t number,
+                         std::uint64_t connection) {
   Process* at = process(pid);
   if (at == nullptr || !at->serving || at->draining || !at->mirrors.contains(mirror)) return;
   auto key = std::pair(mirror, block);
   std::uint64_t& newest = at->client_connections[key];
-  if (connection < newest && !model(ModelMutation::old_client_connection)) return;   // rule 10: a newer one has ended it
+  if (connection < newest && !model(ModelMutation::old_client_connection)) return;  // rule 10: a newer one has ended it
   newest = std::max(newest, connection);
   auto running = at->writes.find(key);
   if (running != at->writes.end()) {
-    if (running->second.version.number == number && running->second.client_request != 0) running->second.client_request = request;
-    return;   // rule 10: the newer connection waits for the older one's request
+    if (running->second.version.number == number && running->second.client_request != 0)
+      running->second.client_request = request;
+    return;  // rule 10: the newer connection waits for the older one's request
   }
   begin_write(*at, Write{mirror, block, Version{number, at->open_txg}, request, {}, {}, {}, {}});
 }
@@ -84,8 +88,10 @@ void World::read(std::uint64_t pid, int mirror, int block, std::uint64_t floor) 
   Process* at = process(pid);
   if (at == nullptr || !at->serving || !at->mirrors.contains(mirror)) return;
   auto uncommitted = at->writes.find({mirror, block});
-  if (uncommitted != at->writes.end() && !model(ModelMutation::read_of_uncommitted)) return;   // rule 10: it waits
-  std::uint64_t value = uncommitted != at->writes.end() ? uncommitted->second.version.number : at->current[static_cast<std::size_t>(mirror)][static_cast<std::size_t>(block)].number;
+  if (uncommitted != at->writes.end() && !model(ModelMutation::read_of_uncommitted)) return;  // rule 10: it waits
+  std::uint64_t value = uncommitted != at->writes.end()
+                            ? uncommitted->second.version.number
+                            : at->current[static_cast<std::size_t>(mirror)][static_cast<std::size_t>(block)].number;
   // The data is taken; the permission is asked afterwards, possibly much later.
   after_random(0, 3 * ns_per_ms, [this, pid, mirror, block, floor, value] {
     to_process(pid, [this, pid, mirror, block, floor, value] {
@@ -94,7 +100,8 @@ void World::read(std::uint64_t pid, int mirror, int block, std::uint64_t floor) 
       ++stats_.reads;
       Client& reader = client(mirror, block);
       if (value < floor) {
-        breaks(fmt::format("invariant 4: epoch {} reads version {} of mirror {} block {}, at least {} was due", now->epoch, value, mirror, block, floor));
+        breaks(fmt::format("invariant 4: epoch {} reads version {} of mirror {} block {}, at least {} was due",
+                           now->epoch, value, mirror, block, floor));
       }
       reader.read_floor = std::max(reader.read_floor, value);
     });

@@ -13,14 +13,15 @@ void World::try_import(std::uint64_t pid) {
     if (at == nullptr || !at->importing || at->imported) return;
     for (LegId leg : at->import_legs) {
       if (reachable(*at, leg)) continue;
-      after(20 * ns_per_ms, [this, pid] { try_import(pid); });   // reads are held during an import, not failed
+      after(20 * ns_per_ms, [this, pid] { try_import(pid); });  // reads are held during an import, not failed
       return;
     }
     ++stats_.imports;
     Uberblock best;
     for (LegId leg : at->import_legs) {
       Drive& where = drive_of(leg);
-      if (where.cached_uberblock) where.uberblocks.insert(*where.cached_uberblock);   // readable, flushed by the import itself
+      if (where.cached_uberblock)
+        where.uberblocks.insert(*where.cached_uberblock);  // readable, flushed by the import itself
       at->known_uberblocks.insert(where.uberblocks.begin(), where.uberblocks.end());
       if (!where.uberblocks.empty()) best = std::max(best, *where.uberblocks.rbegin());
     }
@@ -52,7 +53,7 @@ void World::try_import(std::uint64_t pid) {
         auto b = static_cast<std::size_t>(block);
         at->current[m][b] = found;
         at->in_log[m][b] = found.birth > best.txg;
-        begin_write(*at, Write{mirror, block, found, 0, {}, {}, {}, {}});   // claim: the legs are made equal
+        begin_write(*at, Write{mirror, block, found, 0, {}, {}, {}, {}});  // claim: the legs are made equal
       }
     }
     at->import_lacks = what_import_lacks(*at);
@@ -80,7 +81,7 @@ void World::import_moves(Process& at) {
     at.claiming = false;
     at.imported = true;
     later([this](Process& now) {
-      std::vector<MirrorId> absent;   // recorded, but the pool has never had them: a crash in `add`
+      std::vector<MirrorId> absent;  // recorded, but the pool has never had them: a crash in `add`
       for (const record::Mirror& mirror : now.brain.stored.record.mirrors) {
         if (!now.mirrors.contains(mirror_of(mirror.guid))) absent.push_back(mirror.guid);
       }
@@ -152,7 +153,7 @@ void World::transmit(Process& at, const Command& wanted, LegId leg) {
   for (const Connection& connection : at.connections) {
     if (connection.up) up.push_back(&connection);
   }
-  if (up.empty()) return;   // held until a path is back
+  if (up.empty()) return;  // held until a path is back
   const Connection& over = *up[random_.below(up.size())];
   command.connection = over.id;
   at.legs[leg].outstanding[command.id].first.connection = over.id;
@@ -167,7 +168,7 @@ void World::transmit(Process& at, const Command& wanted, LegId leg) {
             Process* now = process(pid);
             if (now == nullptr) return;
             Connection& connection = now->connections[static_cast<std::size_t>(path)];
-            if (connection.id != command.connection || !connection.up) return;   // given up: its answers are not read
+            if (connection.id != command.connection || !connection.up) return;  // given up: its answers are not read
             connection.heard_ns = clock(now->node);
             answered(pid, leg, command, answer, verifier);
           });
@@ -189,7 +190,7 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
     return;
   }
   if (answer == Answer::closed) {
-    found->second.first.connection = 0;   // it waits for the fence, see refenced()
+    found->second.first.connection = 0;  // it waits for the fence, see refenced()
     int number = command.drive;
     after(50 * ns_per_ms, [this, pid, number] {
       to_process(pid, [this, pid, number] {
@@ -204,7 +205,8 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
     io.outstanding.erase(found);
     io.missed = true;
     auto passed = at->writes.find({command.mirror, command.block});
-    if (command.kind != Command::Kind::uberblock && command.uberblock.txg.value == 0 && passed != at->writes.end() && passed->second.version == command.version) {
+    if (command.kind != Command::Kind::uberblock && command.uberblock.txg.value == 0 && passed != at->writes.end() &&
+        passed->second.version == command.version) {
       passed->second.passed_by.insert(command.drive);
       write_moves(*at, {command.mirror, command.block});
     }
@@ -213,7 +215,7 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
     return;
   }
   if (answer == Answer::error && !model(ModelMutation::gate_off)) {
-    found->second.first.connection = 0;   // nothing of it is in flight now
+    found->second.first.connection = 0;  // nothing of it is in flight now
     bool gone = command.side == at->node && drive(command.drive).gone;
     no_answer(*at, leg, gone ? owner::LegFault::drive_gone : owner::LegFault::io_error, "write error");
     // Held, and tried again: the leg may be the only one (rule 3).
@@ -222,13 +224,14 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
         Process* now = process(pid);
         if (now == nullptr) return;
         auto held = now->legs[leg].outstanding.find(command.id);
-        bool sent_again = held != now->legs[leg].outstanding.end() && held->second.first.connection != 0;   // (after a fence)
+        bool sent_again =
+            held != now->legs[leg].outstanding.end() && held->second.first.connection != 0;  // (after a fence)
         if (held != now->legs[leg].outstanding.end() && !sent_again) transmit(*now, command, leg);
       });
     });
     return;
   }
-  if (answer == Answer::done && io.erred && io.erred != owner::LegFault::verifier_changed) {   // sent again, and well
+  if (answer == Answer::done && io.erred && io.erred != owner::LegFault::verifier_changed) {  // sent again, and well
     io.erred.reset();
     feed(*at, owner::LegMended{clock(at->node), leg});
     if (process(pid) == nullptr) return;
@@ -236,7 +239,7 @@ void World::answered(std::uint64_t pid, LegId leg, Command command, Answer answe
     if (found == io.outstanding.end()) return;
   }
   auto key = std::pair(command.mirror, command.block);
-  if (command.kind == Command::Kind::flush && command.uberblock.txg.value != 0) {   // a txg's flush
+  if (command.kind == Command::Kind::flush && command.uberblock.txg.value != 0) {  // a txg's flush
     bool changed = io.uberblock_verifier != verifier && !model(ModelMutation::no_verifier);
     if (changed) {
       found->second.first.connection = 0;
@@ -304,13 +307,15 @@ void World::write_moves(Process& at, std::pair<int, int> key) {
   }
   if (!any) return;
   for (LegId leg : at.gate) {
-    if (mirror_of(leg) != write.mirror || write.flushed.contains(drive_index(leg)) || model(ModelMutation::gate_off)) continue;
+    if (mirror_of(leg) != write.mirror || write.flushed.contains(drive_index(leg)) || model(ModelMutation::gate_off))
+      continue;
     std::uint64_t pid = at.pid;
     tell("process {}: the gate aborts: mirror {} short of leg {}", pid, write.mirror, side_of(leg));
     kill_process(pid, std::nullopt, "gate");
     return;
   }
-  if (write.client_request != 0 && (!at.serving || !owner::may_acknowledge(at.brain))) return;   // looked at again with each tick
+  if (write.client_request != 0 && (!at.serving || !owner::may_acknowledge(at.brain)))
+    return;  // looked at again with each tick
   auto m = static_cast<std::size_t>(write.mirror);
   auto b = static_cast<std::size_t>(write.block);
   at.current[m][b] = write.version;
@@ -333,7 +338,7 @@ void World::sync_txg(Process& at) {
 void World::sync_moves(Process& at) {
   if (at.pending_sync) {
     for (const auto& [key, write] : at.writes) {
-      if (write.version.birth <= *at.pending_sync) return;   // a txg waits for its writes
+      if (write.version.birth <= *at.pending_sync) return;  // a txg waits for its writes
     }
     Uberblock uberblock{*at.pending_sync, at.pid};
     at.known_uberblocks.insert(uberblock);
@@ -371,7 +376,7 @@ void World::synced(Process& at) {
   if (at.adding && at.last_synced >= at.adding->second) {
     record::Mirror built = std::exchange(at.adding, std::nullopt)->first;
     MirrorId offered = built.guid;
-    bool renames = random_.one_in(2);   // the engine may choose guids of its own
+    bool renames = random_.one_in(2);  // the engine may choose guids of its own
     enter_mirror(at, mirror_of(offered));
     std::map<LegId, LegId> names;
     for (record::Leg& leg : built.legs) {
@@ -382,7 +387,8 @@ void World::synced(Process& at) {
       at.legs[leg.guid].online = true;
     }
     if (renames) built.guid = MirrorId{built.guid.value + 1000};
-    for (int block = 0; block < plan_.block_count; ++block) begin_write(at, Write{mirror_of(offered), block, Version{0, at.open_txg}, 0, {}, {}, {}, {}});
+    for (int block = 0; block < plan_.block_count; ++block)
+      begin_write(at, Write{mirror_of(offered), block, Version{0, at.open_txg}, 0, {}, {}, {}, {}});
     after_random(ns_per_ms, 80 * ns_per_ms, [this, pid, offered, built] {
       to_process(pid, [this, pid, offered, built] {
         if (Process* now = process(pid)) feed(*now, owner::MirrorAdded{clock(now->node), offered, built});
@@ -423,7 +429,7 @@ void World::enter_mirror(Process& at, int mirror) {
 
 // The mirror is in the pool from the txg that carries the new configuration.
 void World::add_mirror(Process& at, const record::Mirror& mirror) {
-  if (at.pending_sync || at.syncing) {   // vdev operations wait for the txg that syncs
+  if (at.pending_sync || at.syncing) {  // vdev operations wait for the txg that syncs
     std::uint64_t pid = at.pid;
     after(10 * ns_per_ms, [this, pid, mirror] {
       to_process(pid, [this, pid, mirror] {
@@ -443,7 +449,7 @@ void World::attach_leg(Process& at, const owner::AttachLeg& order) {
   if (process(pid) == nullptr) return;
   LegId leg = order.leg.guid;
   bool fails = random_.one_in(8);
-  LegId built{leg.value % 1000 + 1000 * ++last_order_};   // the drive is what it was; the leaf gets a new guid
+  LegId built{leg.value % 1000 + 1000 * ++last_order_};  // the drive is what it was; the leaf gets a new guid
   if (!fails) {
     at.legs[built] = {};
     if (side_of(built) != at.node) at.fenced_drives.insert(drive_index(built));
@@ -510,7 +516,7 @@ void World::fence_offered(std::uint64_t pid, int number, std::function<void(Proc
   for (const Connection& connection : at->connections) {
     if (connection.up) over = &connection;
   }
-  if (over == nullptr) return;   // the command fails; nothing has begun
+  if (over == nullptr) return;  // the command fails; nothing has begun
   at->fenced_drives.insert(number);
   NodeId from = at->node, to = partner_of(from);
   int path = over->path;
@@ -549,7 +555,8 @@ void World::fail_legs(Process& at, const std::vector<LegId>& legs) {
       std::uint64_t pid = at.pid;
       after(ns_per_ms, [this, pid, returning, id] {
         to_process(pid, [this, pid, returning, id] {
-          if (Process* now = process(pid)) feed(*now, owner::ResyncFailed{clock(now->node), returning, "a leg failed", id});
+          if (Process* now = process(pid))
+            feed(*now, owner::ResyncFailed{clock(now->node), returning, "a leg failed", id});
         });
       });
     }
@@ -572,7 +579,7 @@ void World::return_legs(Process& at, std::vector<LegId> legs, Txg since, std::ui
     io.missed = false;
     io.flushed_txg = Txg{0};
     io.outstanding.clear();
-    for (auto& [key, write] : at.writes) {   // what is in flight goes there too
+    for (auto& [key, write] : at.writes) {  // what is in flight goes there too
       if (write.mirror != mirror_of(leg)) continue;
       write.written.erase(drive_index(leg));
       write.flushed.erase(drive_index(leg));
@@ -586,9 +593,8 @@ void World::return_legs(Process& at, std::vector<LegId> legs, Txg since, std::ui
   std::uint64_t order = ++last_order_;
   at.resync_order = order;
   at.resync_id = id;
-  after_random(20 * ns_per_ms, 500 * ns_per_ms, [this, pid, order] {
-    to_process(pid, [this, pid, order] { resync(pid, order); });
-  });
+  after_random(20 * ns_per_ms, 500 * ns_per_ms,
+               [this, pid, order] { to_process(pid, [this, pid, order] { resync(pid, order); }); });
 }
 
 void World::resync(std::uint64_t pid, std::uint64_t order) {
@@ -619,7 +625,9 @@ void World::resync(std::uint64_t pid, std::uint64_t order) {
       bool kept = where.durable[b] == wanted || std::ranges::find(where.history[b], wanted) != where.history[b].end();
       // A write in flight lies elsewhere (copy on write): it neither hinders the copy nor is undone by it.
       auto in_flight = at->writes.find({mirror_of(leg), block});
-      auto is_in_flight = [&](const Version& version) { return in_flight != at->writes.end() && in_flight->second.version == version; };
+      auto is_in_flight = [&](const Version& version) {
+        return in_flight != at->writes.end() && in_flight->second.version == version;
+      };
       if ((copied || kept) && !is_in_flight(where.durable[b])) {
         where.history[b].push_back(where.durable[b]);
         where.durable[b] = wanted;

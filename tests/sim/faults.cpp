@@ -6,7 +6,9 @@ using namespace brain;
 
 namespace {
 
-bool is_trap(FaultKind kind) { return kind == FaultKind::cut_at_grow || kind == FaultKind::cut_at_promise || kind == FaultKind::pause_at_handover; }
+bool is_trap(FaultKind kind) {
+  return kind == FaultKind::cut_at_grow || kind == FaultKind::cut_at_promise || kind == FaultKind::pause_at_handover;
+}
 
 }  // namespace
 
@@ -105,7 +107,7 @@ void World::inject(const Fault& fault) {
       store_ = *older;
       store_revision_ = older->mod_revision;
       store_went_back_ = true;
-      ++store_restores_;   // requests from before meet members that have restarted: they are gone
+      ++store_restores_;  // requests from before meet members that have restarted: they are gone
       break;
     }
     case FaultKind::swap_reply_lost: at.lose_swap_reply = true; break;
@@ -125,7 +127,7 @@ void World::inject(const Fault& fault) {
       after(fault.for_ns, [this, number] { drive(number).gone = false; });
       break;
     }
-    case FaultKind::node_isolated:   // both paths and the store
+    case FaultKind::node_isolated:  // both paths and the store
       for (int path = 0; path < 2; ++path) {
         for (NodeId each : {NodeId::a, NodeId::b}) {
           bool late = fault.variant;
@@ -146,8 +148,10 @@ void World::inject(const Fault& fault) {
         if (fault.kind == FaultKind::add_mirror) return offer_mirror(*owner_process);
         if (fault.kind == FaultKind::replace_leg) return offer_leg(*owner_process, fault);
         bool destroy = fault.kind == FaultKind::destroy_order;
-        feed(*owner_process, owner::EndOrdered{clock(each), ++last_order_, destroy ? owner::End::destroy : owner::End::export_pool});
-        if (!destroy) after(fault.for_ns, [this, id] { feed(id, agent::ImportOrdered{clock(id), ++last_order_, false, false}); });
+        feed(*owner_process,
+             owner::EndOrdered{clock(each), ++last_order_, destroy ? owner::End::destroy : owner::End::export_pool});
+        if (!destroy)
+          after(fault.for_ns, [this, id] { feed(id, agent::ImportOrdered{clock(id), ++last_order_, false, false}); });
         return;
       }
       break;

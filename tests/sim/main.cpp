@@ -5,8 +5,8 @@
 #include <mutex>
 #include <thread>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include "world_internal.h"
 
@@ -71,12 +71,15 @@ std::vector<Mutant> all_mutants() {
   return mutants;
 }
 
-Plan plan_for(std::uint64_t seed, const Mutant& mutant) { return mutant.aim && seed % 2 == 0 ? plan_of(seed, *mutant.aim) : plan_of(seed); }
+Plan plan_for(std::uint64_t seed, const Mutant& mutant) {
+  return mutant.aim && seed % 2 == 0 ? plan_of(seed, *mutant.aim) : plan_of(seed);
+}
 
 std::string run_once(const Plan& plan, const Mutant& mutant, Stats* stats, std::vector<std::string>* story) {
   // A mutation must be found by what it breaks, not by a pool that stands still.
   bool unbroken = mutant.brain == brain::Mutation::none && mutant.model == ModelMutation::none;
-  World world(plan, mutant.brain, mutant.model, story != nullptr, unbroken ? World::Liveness::checked : World::Liveness::not_checked);
+  World world(plan, mutant.brain, mutant.model, story != nullptr,
+              unbroken ? World::Liveness::checked : World::Liveness::not_checked);
   world.run();
   if (stats != nullptr) stats->add(world.stats());
   if (story != nullptr) *story = world.story();
@@ -90,7 +93,8 @@ struct Search {
   double took_seconds = 0;
 };
 
-Search search(const Mutant& mutant, double seconds, std::uint64_t most_schedules, std::uint64_t first_seed, unsigned threads) {
+Search search(const Mutant& mutant, double seconds, std::uint64_t most_schedules, std::uint64_t first_seed,
+              unsigned threads) {
   Search result;
   std::mutex mutex;
   std::atomic<std::uint64_t> next_seed{first_seed};
@@ -141,12 +145,15 @@ void print_story(std::uint64_t seed, const Mutant& mutant, std::size_t last_line
   Plan plan = shrink(plan_for(seed, mutant), mutant);
   std::vector<std::string> story;
   std::string broken = run_once(plan, mutant, nullptr, &story);
-  fmt::print("seed {:#x}: {}\n  shrunk to {} faults, {} mirrors, {} blocks each:\n", seed, broken, plan.faults.size(), plan.mirror_count, plan.block_count);
-  for (const Fault& fault : plan.faults) fmt::print("    {:9.3f} ms  {}\n", static_cast<double>(fault.at_ns) / 1e6, describe(fault));
+  fmt::print("seed {:#x}: {}\n  shrunk to {} faults, {} mirrors, {} blocks each:\n", seed, broken, plan.faults.size(),
+             plan.mirror_count, plan.block_count);
+  for (const Fault& fault : plan.faults)
+    fmt::print("    {:9.3f} ms  {}\n", static_cast<double>(fault.at_ns) / 1e6, describe(fault));
   std::size_t from = story.size() > last_lines ? story.size() - last_lines : 0;
   fmt::print("  the story (last {} of {} lines):\n", story.size() - from, story.size());
   for (std::size_t i = from; i < story.size(); ++i) fmt::print("    {}\n", story[i]);
-  fmt::print("  again: zpair_sim --seed {:#x}{} --story\n", seed, mutant.name.empty() ? "" : " --mutation " + mutant.name);
+  fmt::print("  again: zpair_sim --seed {:#x}{} --story\n", seed,
+             mutant.name.empty() ? "" : " --mutation " + mutant.name);
 }
 
 // The bare names of a variant's alternatives, in their order: the full list, made at compile time.
@@ -160,7 +167,8 @@ std::vector<std::string> names_of() {
 }
 
 template <class Counts>
-void print_counts(const char* what, const std::vector<std::string>& names, const Counts& counts, std::vector<std::string>& never) {
+void print_counts(const char* what, const std::vector<std::string>& names, const Counts& counts,
+                  std::vector<std::string>& never) {
   fmt::print("{}:", what);
   for (std::size_t i = 0; i < counts.size(); ++i) {
     fmt::print(" {}={}", names[i], counts[i]);
@@ -186,8 +194,11 @@ int run_plain(const Options& options, const Mutant& mutant) {
   Search found = search(mutant, options.seconds, options.schedules, options.first_seed, options.threads);
   const Stats& stats = found.stats;
   std::vector<std::string> never = print_coverage(stats);
-  fmt::print("{} schedules, {} steps, {} acknowledged writes, {} reads, {} imports, {} takeovers, {} shrinks, {} grows, {} write-backs in {:.1f} s\n", stats.schedules,
-             stats.steps, stats.acks, stats.reads, stats.imports, stats.takeovers, stats.shrinks, stats.grows, stats.write_backs, found.took_seconds);
+  fmt::print(
+      "{} schedules, {} steps, {} acknowledged writes, {} reads, {} imports, {} takeovers, {} shrinks, {} grows, {} "
+      "write-backs in {:.1f} s\n",
+      stats.schedules, stats.steps, stats.acks, stats.reads, stats.imports, stats.takeovers, stats.shrinks, stats.grows,
+      stats.write_backs, found.took_seconds);
   if (found.broken.empty()) {
     for (const std::string& each : never) fmt::print("never happened: {}\n", each);
     fmt::print("no invariant was broken\n");
@@ -210,8 +221,9 @@ int run_mutations(const Options& options) {
     Search found = search(mutant, options.seconds - spent, options.schedules, options.first_seed, options.threads);
     spent += found.took_seconds;
     found_count += found.broken.empty() ? 0 : 1;
-    fmt::print("{:36} {} after {} schedules ({:.1f} s){}{}\n", mutant.name, found.broken.empty() ? "NOT FOUND" : "found", found.stats.schedules,
-               found.took_seconds, found.broken.empty() ? "" : ": ", found.broken);
+    fmt::print("{:36} {} after {} schedules ({:.1f} s){}{}\n", mutant.name,
+               found.broken.empty() ? "NOT FOUND" : "found", found.stats.schedules, found.took_seconds,
+               found.broken.empty() ? "" : ": ", found.broken);
   }
   fmt::print("{} of {} mutations found in {:.1f} s\n", found_count, mutants.size(), spent);
   return found_count == mutants.size() ? 0 : 1;
@@ -223,7 +235,8 @@ int main(int argc, char** argv) {
   Options options;
   CLI::App app{"The pair under random schedules: the shipped brains, everything else a model."};
   app.add_option("--seconds", options.seconds, "how long to search (with --mutations: all of them together)");
-  app.add_option("--schedules", options.schedules, "at most so many schedules (0: no bound; with --mutations: of each)");
+  app.add_option("--schedules", options.schedules,
+                 "at most so many schedules (0: no bound; with --mutations: of each)");
   app.add_option("--first-seed", options.first_seed, "the first seed of the search");
   auto* seed = app.add_option("--seed", options.seed, "this schedule only");
   app.add_option("--mutation", options.mutation, "with this rule broken");

@@ -72,7 +72,8 @@ void World::feed(NodeId id, agent::Event event) {
   std::visit([this, id](auto& fact) { fact.now_ns = clock(id); }, event);
   ++stats_.agent_events[event.index()];
   bool quiet = std::holds_alternative<agent::Ticked>(event) || std::holds_alternative<agent::PartnerHeard>(event) ||
-               std::holds_alternative<agent::PoolHeartbeat>(event) || std::holds_alternative<agent::PromiseAsked>(event);
+               std::holds_alternative<agent::PoolHeartbeat>(event) ||
+               std::holds_alternative<agent::PromiseAsked>(event);
   if (keep_story_ && !quiet) tell("zpaird {} hears {}", id, variant_name(event));
   if (const auto* asked = std::get_if<agent::SurveyAsked>(&event)) at.survey_epoch = asked->epoch;
   std::uint64_t run = at.agent_run;
@@ -91,7 +92,8 @@ void World::carry_out(NodeId id, agent::Action action) {
       if (node(id).agent_run == run) feed(id, make());
     });
   };
-  if (keep_story_ && !std::holds_alternative<agent::AnswerPromise>(action)) tell("zpaird {} orders {}", id, variant_name(action));
+  if (keep_story_ && !std::holds_alternative<agent::AnswerPromise>(action))
+    tell("zpaird {} orders {}", id, variant_name(action));
   std::visit(
       Overloaded{
           [&](const agent::SurveyLocal&) {
@@ -100,7 +102,8 @@ void World::carry_out(NodeId id, agent::Action action) {
               each_drive(id, [&](Drive& own) {
                 std::optional<LegId> leg = named_leg(own, id);
                 if (!leg || own.gone) return;
-                legs.push_back({*leg, own.kept_epoch, own.kept_rev, own.fence_epoch, own.uberblocks.empty() ? Txg{} : own.uberblocks.rbegin()->txg});
+                legs.push_back({*leg, own.kept_epoch, own.kept_rev, own.fence_epoch,
+                                own.uberblocks.empty() ? Txg{} : own.uberblocks.rbegin()->txg});
               });
               return agent::LocalSurveyed{clock(id), legs};
             });
@@ -126,23 +129,28 @@ void World::carry_out(NodeId id, agent::Action action) {
           },
           [&](const agent::KillPool&) {
             std::uint64_t pid = at.pid;
-            Nanoseconds dies_after = random_.one_in(16) ? random_.between(5, 200) * ns_per_ms : random_.between(50, 3'000) * ns_per_us;
+            Nanoseconds dies_after =
+                random_.one_in(16) ? random_.between(5, 200) * ns_per_ms : random_.between(50, 3'000) * ns_per_us;
             after(dies_after, [this, pid] { kill_process(pid, std::nullopt, "killed by its agent"); });
           },
           [&](const agent::ReleasePromise& order) {
-            to_own_process(id, order.epoch, [this](Process& own) { feed(own, owner::PromiseReleased{clock(own.node)}); });
+            to_own_process(id, order.epoch,
+                           [this](Process& own) { feed(own, owner::PromiseReleased{clock(own.node)}); });
           },
           [&](const agent::TellCannotFence& order) {
             std::vector<LegId> legs = order.legs;
             to_own_process(id, order.epoch, [this, legs](Process& own) {
               std::uint64_t pid = own.pid;
               for (LegId leg : legs) {
-                if (Process* now = process(pid)) feed(*now, owner::LegCannotFence{clock(now->node), leg, "the partner's agent cannot"});
+                if (Process* now = process(pid))
+                  feed(*now, owner::LegCannotFence{clock(now->node), leg, "the partner's agent cannot"});
               }
             });
           },
           [&](const agent::DrainPool& order) {
-            to_own_process(id, order.epoch, [this](Process& own) { feed(own, owner::EndOrdered{clock(own.node), 0, owner::End::yield}); });
+            to_own_process(id, order.epoch, [this](Process& own) {
+              feed(own, owner::EndOrdered{clock(own.node), 0, owner::End::yield});
+            });
           },
           [&](const agent::AnswerPromise& order) {
             NodeId to = partner_of(id);
@@ -167,7 +175,8 @@ void World::carry_out(NodeId id, agent::Action action) {
             send(id, usable_path(id), [this, to, answer] {
               std::uint64_t pid = node(to).pid;
               to_process(pid, [this, pid, answer] {
-                if (Process* own = process(pid)) feed(*own, owner::PartnerAnswered{clock(own->node), answer.can_serve, answer.known});
+                if (Process* own = process(pid))
+                  feed(*own, owner::PartnerAnswered{clock(own->node), answer.can_serve, answer.known});
               });
             });
           },
@@ -182,8 +191,12 @@ void World::carry_out(NodeId id, agent::Action action) {
             springs(id, FaultKind::pause_at_handover);
           },
           [&](const agent::SendYield& order) { message(id, agent::YieldAsked{0, order.epoch}); },
-          [&](const agent::AnswerYield& order) { message(id, agent::YieldAnswered{0, order.epoch, order.done, order.why}); },
-          [&](const agent::AnswerCommand& order) { tell("zpaird {}: command {}: {} {}", id, order.command, order.done ? "done" : "refused", order.text); },
+          [&](const agent::AnswerYield& order) {
+            message(id, agent::YieldAnswered{0, order.epoch, order.done, order.why});
+          },
+          [&](const agent::AnswerCommand& order) {
+            tell("zpaird {}: command {}: {} {}", id, order.command, order.done ? "done" : "refused", order.text);
+          },
           [&](const agent::Report& order) { tell("zpaird {}: {}", id, order.text); },
           [&](SwapRecord& order) {
             check_import_order(id, order.record);
@@ -205,7 +218,8 @@ void World::carry_out(NodeId id, agent::Action action) {
           [&](const KeepCopy& order) {
             record::Stored stored = order.stored;
             // Now and then the state folder's fsync takes long.
-            Nanoseconds took = random_.one_in(24) ? random_.between(20, 300) * ns_per_ms : random_.between(200, 5'000) * ns_per_us;
+            Nanoseconds took =
+                random_.one_in(24) ? random_.between(20, 300) * ns_per_ms : random_.between(200, 5'000) * ns_per_us;
             after(took, [this, id, run, stored] {
               Node& now = node(id);
               if (now.agent_run != run) return;
@@ -243,7 +257,7 @@ void World::to_own_process(NodeId id, Epoch epoch, std::function<void(Process&)>
       Process* own = process(pid);
       if (own == nullptr || own->epoch != epoch) return;
       if (own->started || random_.one_in(2)) return call(*own);
-      to_own_process(node_of, epoch, call);   // its control link is not up yet: said again (or lost, as the coin fell)
+      to_own_process(node_of, epoch, call);  // its control link is not up yet: said again (or lost, as the coin fell)
     });
   });
 }
@@ -270,7 +284,7 @@ void World::drives_move(NodeId id) {
   if (!at.up || !at.agent_alive) return;
   bool quiet = true;
   each_drive(id, [&](Drive& own) { quiet &= own.in_flight_remote == 0 && own.in_flight_local == 0; });
-  if (!quiet) return;   // looked at again when the last of them is done
+  if (!quiet) return;  // looked at again when the last of them is done
   if (at.closing) {
     Epoch epoch = *std::exchange(at.closing, std::nullopt);
     feed(id, agent::LocalDrivesClosed{clock(id), epoch});
@@ -290,7 +304,7 @@ void World::drives_move(NodeId id) {
 }
 
 bool World::open_drive(Drive& own) {
-  own.open = !own.gone && (faults_over_ || !random_.one_in(60));   // now and then a drive opens only the second time
+  own.open = !own.gone && (faults_over_ || !random_.one_in(60));  // now and then a drive opens only the second time
   own.closed_to_writers = true;
   return own.open;
 }

@@ -51,7 +51,8 @@ namespace {
 
 void add_scene(Plan& plan, Random& random, Scene scene) {
   Nanoseconds begin = random.between(1'500, 3'500) * ns_per_ms;
-  auto add = [&plan, begin](FaultKind kind, NodeId node, std::int64_t at_ms, std::int64_t for_ms, int index, bool variant) {
+  auto add = [&plan, begin](FaultKind kind, NodeId node, std::int64_t at_ms, std::int64_t for_ms, int index,
+                            bool variant) {
     Fault fault;
     fault.kind = kind;
     fault.node = node;
@@ -69,22 +70,27 @@ void add_scene(Plan& plan, Random& random, Scene scene) {
       std::int64_t cut_ms = random.between(1'400, 4'000);
       std::int64_t crash_ms = random.between(1'100, cut_ms);
       add(FaultKind::node_isolated, owner, 0, cut_ms, 0, coin);
-      add(random.one_in(3) ? FaultKind::agent_restart : FaultKind::node_crash, other, crash_ms, cut_ms - crash_ms + random.between(-300, 300), 0, true);
+      add(random.one_in(3) ? FaultKind::agent_restart : FaultKind::node_crash, other, crash_ms,
+          cut_ms - crash_ms + random.between(-300, 300), 0, true);
       break;
     }
     case Scene::forgotten_promise:
       plan.promise_ns = random.between(2'500, 8'000) * ns_per_ms;
       add(FaultKind::node_isolated, owner, 0, random.between(3'000, 8'000), 0, coin);
-      add(random.one_in(2) ? FaultKind::agent_restart : FaultKind::node_crash, other, random.between(-800, 1'500), random.between(20, 300), 0, false);
+      add(random.one_in(2) ? FaultKind::agent_restart : FaultKind::node_crash, other, random.between(-800, 1'500),
+          random.between(20, 300), 0, false);
       break;
     case Scene::promise_runs_out:
       plan.promise_ns = random.between(800, 6'000) * ns_per_ms;
       add(FaultKind::node_isolated, owner, 0, random.between(1'200, 8'000), 0, coin);
-      if (random.one_in(2)) add(FaultKind::process_pause, owner, random.between(0, 1'500), random.between(200, 2'000), 0, false);
+      if (random.one_in(2))
+        add(FaultKind::process_pause, owner, random.between(0, 1'500), random.between(200, 2'000), 0, false);
       break;
     case Scene::slow_in_flight:
-      add(FaultKind::drive_slow, coin ? owner : other, random.between(0, 800), random.between(100, 900), static_cast<int>(random.below(2)), false);
-      add(random.one_in(2) ? FaultKind::process_kill : FaultKind::node_crash, owner, random.between(100, 1'200), random.between(100, 3'000), 0, false);
+      add(FaultKind::drive_slow, coin ? owner : other, random.between(0, 800), random.between(100, 900),
+          static_cast<int>(random.below(2)), false);
+      add(random.one_in(2) ? FaultKind::process_kill : FaultKind::node_crash, owner, random.between(100, 1'200),
+          random.between(100, 3'000), 0, false);
       if (random.one_in(2)) add(FaultKind::process_kill, owner, random.between(1'200, 2'500), 0, 0, false);
       break;
     case Scene::different_txgs: {
@@ -99,8 +105,10 @@ void add_scene(Plan& plan, Random& random, Scene scene) {
     }
     case Scene::drop_in_grow:
       add(FaultKind::all_paths_cut, owner, 0, random.between(650, 1'200), 0, coin);
-      add(random.one_in(2) ? FaultKind::swap_reply_lost : FaultKind::swap_delayed, owner, random.between(1'400, 2'600), random.between(100, 900), 0, false);
-      add(random.one_in(2) ? FaultKind::drive_error : FaultKind::node_isolated, random.one_in(2) ? other : owner, random.between(1'600, 3'200), random.between(300, 3'000), static_cast<int>(random.below(2)), coin);
+      add(random.one_in(2) ? FaultKind::swap_reply_lost : FaultKind::swap_delayed, owner, random.between(1'400, 2'600),
+          random.between(100, 900), 0, false);
+      add(random.one_in(2) ? FaultKind::drive_error : FaultKind::node_isolated, random.one_in(2) ? other : owner,
+          random.between(1'600, 3'200), random.between(300, 3'000), static_cast<int>(random.below(2)), coin);
       if (random.one_in(2)) add(FaultKind::process_kill, owner, random.between(2'000, 3'500), 0, 0, false);
       break;
     case Scene::slow_drain:
@@ -113,7 +121,8 @@ void add_scene(Plan& plan, Random& random, Scene scene) {
       add(FaultKind::process_kill, owner, random.between(5, 350), 0, 0, false);
       break;
     case Scene::grow_unheard:
-      add(FaultKind::cut_at_grow, owner, -500, random.between(1'500, 6'000), static_cast<int>(random.below(2)), random.one_in(2));
+      add(FaultKind::cut_at_grow, owner, -500, random.between(1'500, 6'000), static_cast<int>(random.below(2)),
+          random.one_in(2));
       add(FaultKind::all_paths_cut, owner, 0, random.between(650, 1'200), 0, coin);
       add(FaultKind::process_kill, owner, random.between(1'800, 5'000), 0, 0, false);
       plan.length_ns = std::max(plan.length_ns, begin + 8'000 * ns_per_ms);
@@ -121,7 +130,8 @@ void add_scene(Plan& plan, Random& random, Scene scene) {
     case Scene::late_swap:
       add(FaultKind::swap_delayed, owner, random.between(-300, 300), random.between(50, 2'500), 0, false);
       add(FaultKind::all_paths_cut, owner, 0, random.between(600, 2'500), 0, coin);
-      add(random.one_in(2) ? FaultKind::process_kill : FaultKind::process_pause, owner, random.between(400, 2'000), random.between(200, 2'000), 0, false);
+      add(random.one_in(2) ? FaultKind::process_kill : FaultKind::process_pause, owner, random.between(400, 2'000),
+          random.between(200, 2'000), 0, false);
       break;
     case Scene::late_promise: {
       plan.promise_ns = random.between(1'500, 6'000) * ns_per_ms;
@@ -145,7 +155,7 @@ void add_scene(Plan& plan, Random& random, Scene scene) {
       break;
     }
     case Scene::promise_at_start: {
-      std::int64_t cut_ms = random.between(900, 1'050);   // healed about when the partner imports
+      std::int64_t cut_ms = random.between(900, 1'050);  // healed about when the partner imports
       add(FaultKind::store_cut, owner, 0, cut_ms + 4'000, 0, false);
       add(FaultKind::all_paths_cut, owner, 0, cut_ms, 0, random.one_in(4));
       add(FaultKind::cut_at_promise, owner, 500, random.between(1'000, 3'000), 0, coin);
@@ -198,7 +208,7 @@ Plan plan_of(std::uint64_t seed) {
     kinds.push_back(static_cast<FaultKind>(random.below(static_cast<std::uint64_t>(FaultKind::count_of_kinds))));
   }
   std::int64_t fault_count = random.one_in(2) ? random.between(1, 4) : random.between(4, 8);
-  bool one_node = random.one_in(3);            // trouble that comes twice to the same node
+  bool one_node = random.one_in(3);  // trouble that comes twice to the same node
   NodeId only = random.one_in(3) ? NodeId::b : NodeId::a;
   for (std::int64_t i = 0; i < fault_count; ++i) {
     Fault fault;

@@ -24,7 +24,8 @@ void World::start_process(NodeId id, agent::StartPool order) {
   }
   at.kept_rev = order.stored.record.rev;
   at.ran_since_ns = now_ns_;
-  at.current.assign(static_cast<std::size_t>(mirror_count_), std::vector<Version>(static_cast<std::size_t>(plan_.block_count)));
+  at.current.assign(static_cast<std::size_t>(mirror_count_),
+                    std::vector<Version>(static_cast<std::size_t>(plan_.block_count)));
   at.in_log.assign(at.current.size(), std::vector<bool>(static_cast<std::size_t>(plan_.block_count), false));
   for (int path = 0; path < 2; ++path) at.connections[static_cast<std::size_t>(path)].path = path;
   std::uint64_t pid = at.pid;
@@ -32,15 +33,16 @@ void World::start_process(NodeId id, agent::StartPool order) {
   processes_.emplace(pid, std::move(made));
   tell("node {}: process {} starts at epoch {}", id, pid, order.stored.record.epoch);
   // Now and then exec and ZFS's start take long.
-  Nanoseconds took = random_.one_in(16) ? random_.between(25, 400) * ns_per_ms : random_.between(3'000, 25'000) * ns_per_us;
+  Nanoseconds took =
+      random_.one_in(16) ? random_.between(25, 400) * ns_per_ms : random_.between(3'000, 25'000) * ns_per_us;
   after(took, [this, pid, order] {
     to_process(pid, [this, pid, order] {
       Process* started = process(pid);
       if (started == nullptr) return;
       started->started = true;
       for (int path = 0; path < 2; ++path) connect(pid, path);
-      feed(*started, owner::Started{clock(started->node), started->node, order.stored, order.first_ack_at_ns, order.promise_released,
-                                    order.newest_txg, order.floor, random_.next(), 2});
+      feed(*started, owner::Started{clock(started->node), started->node, order.stored, order.first_ack_at_ns,
+                                    order.promise_released, order.newest_txg, order.floor, random_.next(), 2});
       process_tick(pid);
     });
   });
@@ -80,7 +82,8 @@ void World::to_process(std::uint64_t pid, std::function<void()> call) {
 void World::feed(Process& at, owner::Event event) {
   if (!at.alive || !at.started) return;
   ++stats_.owner_events[event.index()];
-  if (keep_story_ && !std::holds_alternative<owner::Ticked>(event)) tell("process {} hears {}", at.pid, variant_name(event));
+  if (keep_story_ && !std::holds_alternative<owner::Ticked>(event))
+    tell("process {} hears {}", at.pid, variant_name(event));
   for (owner::Action& action : owner::step(at.brain, event)) {
     ++stats_.owner_actions[action.index()];
     if (!at.alive) return;
@@ -104,7 +107,8 @@ void World::carry_out(Process& at, owner::Action action) {
           [&](const owner::ImportPool& order) {
             for (LegId leg : order.legs) {
               const record::Leg* named = record::find_leg(at.brain.stored.record, leg);
-              if (named == nullptr || !named->in_sync) breaks("invariant 8: an import opens a leg that the record does not name");
+              if (named == nullptr || !named->in_sync)
+                breaks("invariant 8: an import opens a leg that the record does not name");
             }
             at.importing = true;
             at.import_legs = order.legs;
@@ -130,13 +134,15 @@ void World::carry_out(Process& at, owner::Action action) {
             at.gate.clear();
             at.gate.insert(order.legs.begin(), order.legs.end());
             std::uint64_t generation = order.generation;
-            reply(10 * ns_per_us, 3 * ns_per_ms, [this, generation](Process& now) { return owner::AckSetStands{clock(now.node), generation}; });
+            reply(10 * ns_per_us, 3 * ns_per_ms,
+                  [this, generation](Process& now) { return owner::AckSetStands{clock(now.node), generation}; });
           },
           [&](const owner::FailLegs& order) {
             check_failing(at);
             fail_legs(at, order.legs);
             std::vector<LegId> legs = order.legs;
-            reply(5 * ns_per_ms, 60 * ns_per_ms, [this, legs](Process& now) { return owner::LegsFailed{clock(now.node), legs}; });
+            reply(5 * ns_per_ms, 60 * ns_per_ms,
+                  [this, legs](Process& now) { return owner::LegsFailed{clock(now.node), legs}; });
           },
           [&](const owner::QuiesceLeg& order) {
             LegId leg = order.leg;
@@ -145,12 +151,14 @@ void World::carry_out(Process& at, owner::Action action) {
                 Process* now = process(pid);
                 if (now == nullptr) return;
                 bool local = side_of(leg) == now->node;
-                bool quiet = local ? drive_of(leg).in_flight_local == 0
-                                   : now->unquiesced.empty() && now->legs[leg].abandoned.empty() && reachable(*now, leg);
+                bool quiet = local
+                                 ? drive_of(leg).in_flight_local == 0
+                                 : now->unquiesced.empty() && now->legs[leg].abandoned.empty() && reachable(*now, leg);
                 if (quiet || model(ModelMutation::resend_without_quiesce)) {
                   feed(*now, owner::LegQuiesced{clock(now->node), leg});
                 } else {
-                  feed(*now, owner::LegQuiesceFailed{clock(now->node), leg, "older connections are not confirmed quiesced"});
+                  feed(*now,
+                       owner::LegQuiesceFailed{clock(now->node), leg, "older connections are not confirmed quiesced"});
                 }
               });
             });
@@ -158,9 +166,8 @@ void World::carry_out(Process& at, owner::Action action) {
           [&](const owner::InspectLegs& order) {
             std::vector<LegId> legs = order.legs;
             std::uint64_t id = order.resync_id;
-            after_random(ns_per_ms, 20 * ns_per_ms, [this, pid, legs, id] {
-              to_process(pid, [this, pid, legs, id] { inspect(pid, legs, id); });
-            });
+            after_random(ns_per_ms, 20 * ns_per_ms,
+                         [this, pid, legs, id] { to_process(pid, [this, pid, legs, id] { inspect(pid, legs, id); }); });
           },
           [&](const owner::ReturnLegs& order) { return_legs(at, order.legs, order.since, order.resync_id); },
           [&](const owner::AwaitResync& order) { return_legs(at, order.legs, Txg{0}, order.resync_id); },
@@ -174,15 +181,20 @@ void World::carry_out(Process& at, owner::Action action) {
               feed(partner_of(from), asked);
             });
           },
-          [&](const owner::AskPartner&) { message(at.node, agent::CanServeAsked{clock(partner_of(at.node)), at.epoch}); },
+          [&](const owner::AskPartner&) {
+            message(at.node, agent::CanServeAsked{clock(partner_of(at.node)), at.epoch});
+          },
           [&](const owner::AddMirror& order) {
             if (!random_.one_in(6)) return add_mirror(at, order.mirror);
-            reply(ns_per_ms, 20 * ns_per_ms, [this, order](Process& now) { return owner::MirrorAddFailed{clock(now.node), order.mirror.guid, "the engine refuses"}; });
+            reply(ns_per_ms, 20 * ns_per_ms, [this, order](Process& now) {
+              return owner::MirrorAddFailed{clock(now.node), order.mirror.guid, "the engine refuses"};
+            });
           },
           [&](const owner::AttachLeg& order) { attach_leg(at, order); },
           [&](const owner::DetachLeg& order) {
             fail_legs(at, {order.leg});
-            reply(ns_per_ms, 20 * ns_per_ms, [this, order](Process& now) { return owner::LegDetached{clock(now.node), order.leg}; });
+            reply(ns_per_ms, 20 * ns_per_ms,
+                  [this, order](Process& now) { return owner::LegDetached{clock(now.node), order.leg}; });
           },
           [&](const owner::StopAccepting&) {
             at.draining = true;
@@ -190,13 +202,16 @@ void World::carry_out(Process& at, owner::Action action) {
           },
           [&](const owner::ExportPool&) {
             if (random_.one_in(16)) {
-              reply(ns_per_ms, 20 * ns_per_ms, [this](Process& now) { return owner::ExportFailed{clock(now.node), "the engine refuses"}; });
+              reply(ns_per_ms, 20 * ns_per_ms,
+                    [this](Process& now) { return owner::ExportFailed{clock(now.node), "the engine refuses"}; });
               return;
             }
             at.export_after = at.open_txg;
             sync_txg(at);
           },
-          [&](const owner::AnswerCommand& order) { tell("command {}: {} {}", order.command, order.done ? "done" : "refused", order.text); },
+          [&](const owner::AnswerCommand& order) {
+            tell("command {}: {} {}", order.command, order.done ? "done" : "refused", order.text);
+          },
           [&](const owner::Report& order) { tell("process {}: {}", pid, order.text); },
           [&](const owner::ExitProcess& order) { kill_process(pid, order.reason, order.text); },
           [&](SwapRecord& order) {
@@ -249,7 +264,8 @@ void World::carry_out(Process& at, owner::Action action) {
 // The whole record in the node's state file (zpaird writes it, if it lives), epoch and revision with each leg reached.
 void World::keep(Process& at, const record::Stored& stored) {
   Node& home = node(at.node);
-  if (home.agent_alive && (!home.kept || std::tie(home.kept->record.epoch, home.kept->record.rev) < std::tie(stored.record.epoch, stored.record.rev))) {
+  if (home.agent_alive && (!home.kept || std::tie(home.kept->record.epoch, home.kept->record.rev) <
+                                             std::tie(stored.record.epoch, stored.record.rev))) {
     home.kept = stored;
   }
   at.kept_rev = std::max(at.kept_rev, stored.record.rev);
@@ -423,7 +439,8 @@ void World::path_watch(Process& at) {
     send(from, path, [this, pid, path, to, id] {
       to_agent(to, [this, pid, path, to, id] {
         if (target_connections_[id].ended) {
-          send(to, path, [this, pid, path, id] { to_process(pid, [this, pid, path, id] { connection_ended(pid, path, id); }); });
+          send(to, path,
+               [this, pid, path, id] { to_process(pid, [this, pid, path, id] { connection_ended(pid, path, id); }); });
           return;
         }
         send(to, path, [this, pid, path, id] {

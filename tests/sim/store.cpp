@@ -9,8 +9,9 @@ namespace {
 constexpr Nanoseconds swap_deadline_ns = 700 * ns_per_ms;
 }
 
-void World::store_swap(NodeId from, std::shared_ptr<StoreClient> client, std::uint64_t expected, record::Record wanted, bool remove,
-                       std::function<void(brain::owner::Event)> owner_answer, std::function<void(brain::agent::Event)> agent_answer) {
+void World::store_swap(NodeId from, std::shared_ptr<StoreClient> client, std::uint64_t expected, record::Record wanted,
+                       bool remove, std::function<void(brain::owner::Event)> owner_answer,
+                       std::function<void(brain::agent::Event)> agent_answer) {
   struct Open {
     bool answered = false;
   };
@@ -32,7 +33,8 @@ void World::store_swap(NodeId from, std::shared_ptr<StoreClient> client, std::ui
   bool reply_lost = std::exchange(sender.lose_swap_reply, false);
   int restores = store_restores_;
   after(travel, [this, from, expected, wanted, remove, op, answer, reply_lost, restores] {
-    if (!store_serves(from) || restores != store_restores_) return;   // a request that meets no majority is gone; the sender learns nothing
+    if (!store_serves(from) || restores != store_restores_)
+      return;  // a request that meets no majority is gone; the sender learns nothing
     std::uint64_t current = store_ ? store_->mod_revision : 0;
     if (current == expected) {
       std::optional<record::Stored> before = store_;
@@ -47,7 +49,8 @@ void World::store_swap(NodeId from, std::shared_ptr<StoreClient> client, std::ui
       record::Stored stored = store_ ? *store_ : record::Stored{};
       auto named = [](const record::Record& record) {
         int count = 0;
-        for (const record::Mirror& mirror : record.mirrors) count += in_sync_count(mirror, NodeId::a) + in_sync_count(mirror, NodeId::b);
+        for (const record::Mirror& mirror : record.mirrors)
+          count += in_sync_count(mirror, NodeId::a) + in_sync_count(mirror, NodeId::b);
         return count;
       };
       bool grown = store_ && before && named(store_->record) > named(before->record);
@@ -63,7 +66,8 @@ void World::store_swap(NodeId from, std::shared_ptr<StoreClient> client, std::ui
   });
 }
 
-void World::store_read(NodeId from, std::shared_ptr<StoreClient> client, std::function<void(std::optional<record::Stored>, bool)> answer) {
+void World::store_read(NodeId from, std::shared_ptr<StoreClient> client,
+                       std::function<void(std::optional<record::Stored>, bool)> answer) {
   auto reading = std::make_shared<StoreRead>(StoreRead{from, std::move(client), std::move(answer)});
   after(swap_deadline_ns, [reading] { reading->end(std::nullopt, false); });
   store_look(reading);
@@ -85,7 +89,8 @@ void World::store_look(std::shared_ptr<StoreRead> reading) {
 }
 
 void World::store_write_back(std::shared_ptr<StoreRead> reading, record::Stored found) {
-  Nanoseconds travel = random_.one_in(32) ? random_.between(50, 1'500) * ns_per_ms : random_.between(500, 4'000) * ns_per_us;
+  Nanoseconds travel =
+      random_.one_in(32) ? random_.between(50, 1'500) * ns_per_ms : random_.between(500, 4'000) * ns_per_us;
   bool reply_lost = random_.one_in(16);
   int restores = store_restores_;
   after(travel, [this, reading, found, reply_lost, restores] {

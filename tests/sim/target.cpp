@@ -15,7 +15,7 @@ void World::execute(Command command, bool local, std::function<void(Answer, std:
     if (fenced || at.closed_to_writers) {
       Epoch by = at.open ? at.fence_epoch : std::max(at.fence_epoch, node(command.side).fenced_elsewhere);
       bool higher = by > command.epoch;
-      return answer(higher ? Answer::fenced : Answer::closed, 0);   // closed: the initiator fences again and sends again
+      return answer(higher ? Answer::fenced : Answer::closed, 0);  // closed: the initiator fences again and sends again
     }
     ++at.in_flight_remote;
     ++at.in_flight_of[command.pid];
@@ -27,7 +27,7 @@ void World::execute(Command command, bool local, std::function<void(Answer, std:
   Nanoseconds took = random_.between(30, 600) * ns_per_us;
   if (at.slow) took += (random_.one_in(2) ? random_.between(100, 1'500) : random_.between(1'500, 6'000)) * ns_per_ms;
   after(took, [this, command, local, answer, boot] {
-    if (node(command.side).boot != boot) return;   // the power went: it did not happen
+    if (node(command.side).boot != boot) return;  // the power went: it did not happen
     Drive& done_at = drive(command.drive);
     bool error = done_at.gone || (done_at.erring && command.kind != Command::Kind::uberblock);
     if (!error) apply(command, done_at);
@@ -46,20 +46,19 @@ void World::execute(Command command, bool local, std::function<void(Answer, std:
 void World::apply(const Command& command, Drive& at) {
   if (trace) {
     tell("  {}@{}: {} of process {} block {} version {} txg {} connection {}", at.id, command.side,
-         command.kind == Command::Kind::write ? "write" : command.kind == Command::Kind::flush ? "flush" : "uberblock", command.pid,
-         command.block, command.version.number, command.uberblock.txg, command.connection);
+         command.kind == Command::Kind::write   ? "write"
+         : command.kind == Command::Kind::flush ? "flush"
+                                                : "uberblock",
+         command.pid, command.block, command.version.number, command.uberblock.txg, command.connection);
   }
   auto block = static_cast<std::size_t>(command.block);
   if (command.epoch < at.imported_at && command.kind != Command::Kind::flush) {
-    breaks(fmt::format("invariant 9: a command of epoch {} changes {}@{}, which epoch {} has imported", command.epoch, at.id, at.side, at.imported_at));
+    breaks(fmt::format("invariant 9: a command of epoch {} changes {}@{}, which epoch {} has imported", command.epoch,
+                       at.id, at.side, at.imported_at));
   }
   switch (command.kind) {
-    case Command::Kind::write:
-      at.cached[block] = command.version;
-      break;
-    case Command::Kind::uberblock:
-      at.cached_uberblock = command.uberblock;
-      break;
+    case Command::Kind::write: at.cached[block] = command.version; break;
+    case Command::Kind::uberblock: at.cached_uberblock = command.uberblock; break;
     case Command::Kind::flush:
       for (std::size_t i = 0; i < at.cached.size(); ++i) {
         if (at.cached[i].number == 0) continue;
@@ -90,7 +89,8 @@ void World::lose_cache(Drive& at, bool whole) {
 }
 
 // A reservation over one connection: register, acquire by compare, preempt and abort; done after the drain (rule 5).
-void World::fence_remote(std::uint64_t pid, int number, std::uint64_t connection, std::function<void(bool, Epoch)> answer) {
+void World::fence_remote(std::uint64_t pid, int number, std::uint64_t connection,
+                         std::function<void(bool, Epoch)> answer) {
   Process* asker = process(pid);
   if (asker == nullptr) return;
   NodeId side = partner_of(asker->node);
@@ -107,7 +107,7 @@ void World::fence_remote(std::uint64_t pid, int number, std::uint64_t connection
     answer(false, at.fence_epoch);
     return;
   }
-  at.fence_epoch = epoch;   // from here on no other host's command is accepted; what is in flight drains
+  at.fence_epoch = epoch;  // from here on no other host's command is accepted; what is in flight drains
   at.fence_node = from;
   if (!at.others_in_flight(pid) || model(ModelMutation::fence_without_drain)) {
     at.closed_to_writers = false;
@@ -117,7 +117,8 @@ void World::fence_remote(std::uint64_t pid, int number, std::uint64_t connection
   after(ns_per_ms, [this, pid, number, connection, answer] { fence_remote_drained(pid, number, connection, answer); });
 }
 
-void World::fence_remote_drained(std::uint64_t pid, int number, std::uint64_t connection, std::function<void(bool, Epoch)> answer) {
+void World::fence_remote_drained(std::uint64_t pid, int number, std::uint64_t connection,
+                                 std::function<void(bool, Epoch)> answer) {
   Process* asker = process(pid);
   if (asker == nullptr) return;
   Drive& at = drive(number);
@@ -126,7 +127,8 @@ void World::fence_remote_drained(std::uint64_t pid, int number, std::uint64_t co
     return;
   }
   if (at.others_in_flight(pid)) {
-    after(ns_per_ms, [this, pid, number, connection, answer] { fence_remote_drained(pid, number, connection, answer); });
+    after(ns_per_ms,
+          [this, pid, number, connection, answer] { fence_remote_drained(pid, number, connection, answer); });
     return;
   }
   at.closed_to_writers = false;

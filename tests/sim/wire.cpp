@@ -25,7 +25,8 @@ void World::cut(int path, NodeId from) {
 void World::heal(int path, NodeId from, bool late) {
   Link& link = links_[static_cast<std::size_t>(path)][index(from)];
   if (!link.cut) return;
-  tell("path{} {}>{} healed, {} held messages {}", path + 1, from, partner_of(from), link.held.size(), late ? "delivered late" : "dropped");
+  tell("path{} {}>{} healed, {} held messages {}", path + 1, from, partner_of(from), link.held.size(),
+       late ? "delivered late" : "dropped");
   link.cut = false;
   std::deque<std::function<void()>> held = std::exchange(link.held, {});
   if (late) {

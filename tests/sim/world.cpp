@@ -42,8 +42,13 @@ void Stats::add(const Stats& other) {
   write_backs += other.write_backs;
 }
 
-World::World(const Plan& plan, brain::Mutation mutation, ModelMutation model_mutation, bool keep_story, Liveness liveness)
-    : plan_(plan), model_mutation_(model_mutation), keep_story_(keep_story), liveness_(liveness), random_(plan.seed ^ 0x776f726c64) {
+World::World(const Plan& plan, brain::Mutation mutation, ModelMutation model_mutation, bool keep_story,
+             Liveness liveness)
+    : plan_(plan),
+      model_mutation_(model_mutation),
+      keep_story_(keep_story),
+      liveness_(liveness),
+      random_(plan.seed ^ 0x776f726c64) {
 #ifdef ZPAIR_MUTATIONS
   brain::active_mutation = mutation;
 #else
@@ -57,7 +62,7 @@ World::World(const Plan& plan, brain::Mutation mutation, ModelMutation model_mut
     for (NodeId side : {NodeId::a, NodeId::b}) {
       Drive& each = drive(add_drive(mirror, side));
       each.open = false;
-      each.durable.assign(blocks, Version{1, Txg{4}});   // written and synced before the schedule begins
+      each.durable.assign(blocks, Version{1, Txg{4}});  // written and synced before the schedule begins
       each.uberblocks.insert(Uberblock{Txg{5}, 0});
       mirrors_at_[Uberblock{Txg{5}, 0}].insert(mirror);
       each.kept_epoch = Epoch{1};
@@ -108,7 +113,8 @@ bool World::run() {
     now_ns_ = call.at_ns;
     if (now_ns_ > end) {
       if (liveness_ == Liveness::not_checked || store_went_back_) break;
-      breaks("invariant 12: a minute after the last fault the pool does not serve with every leg in sync: " + why_not_settled());
+      breaks("invariant 12: a minute after the last fault the pool does not serve with every leg in sync: " +
+             why_not_settled());
       break;
     }
     std::function<void()> body = std::exchange(call_bodies_[call.place], nullptr);
@@ -132,7 +138,7 @@ int World::add_drive(int mirror, NodeId side) {
   made.cached.resize(blocks);
   made.history.resize(blocks);
   made.verifier = random_.next();
-  made.open = node(side).up && node(side).agent_alive && node(side).pid == 0;   // zpaird registers it
+  made.open = node(side).up && node(side).agent_alive && node(side).pid == 0;  // zpaird registers it
   drives_.push_back(made);
   return static_cast<int>(drives_.size()) - 1;
 }
@@ -154,7 +160,8 @@ void World::after_random(Nanoseconds low_ns, Nanoseconds high_ns, std::function<
 
 Nanoseconds World::clock(NodeId id) const {
   // Each node's clock began at another time and runs at its own rate.
-  return static_cast<Nanoseconds>(static_cast<double>(now_ns_) * plan_.clock_rate[index(id)]) + (id == NodeId::a ? 5'000 : 77'000) * ns_per_s;
+  return static_cast<Nanoseconds>(static_cast<double>(now_ns_) * plan_.clock_rate[index(id)]) +
+         (id == NodeId::a ? 5'000 : 77'000) * ns_per_s;
 }
 
 Nanoseconds World::delay() {

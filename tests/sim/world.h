@@ -31,18 +31,18 @@ namespace zpair::sim {
 // Mutations of what is not the brain: the wire, the target, the drives, the engine's driver, the clocks, the store.
 enum class ModelMutation : std::uint8_t {
   none,
-  resend_without_quiesce,    // H30: the old path's commands are not quiesced before they are sent again
-  ended_connection_accepted, // a connection that the target ended is accepted again
-  no_verifier,               // H6: a flush does not compare the verifier
-  fence_not_stored,          // H15: a power loss forgets the fence
-  fence_ignores_epoch,       // H14: a lower epoch may preempt a higher one
-  host_id_per_node,          // H13: the target checks the node, not the epoch
-  fence_without_drain,       // H17: the fence is confirmed while older commands are in flight
-  store_rolled_back,         // H23: the store is restored from an older snapshot
-  clock_rate_off,            // H26: clocks differ by 30 %
-  read_of_uncommitted,       // H27: a read does not wait for the uncommitted write that it overlaps
-  old_client_connection,     // H29: a newer connection of a client does not end the older one
-  gate_off,                  // H1: a write counts when one leg took it
+  resend_without_quiesce,     // H30: the old path's commands are not quiesced before they are sent again
+  ended_connection_accepted,  // a connection that the target ended is accepted again
+  no_verifier,                // H6: a flush does not compare the verifier
+  fence_not_stored,           // H15: a power loss forgets the fence
+  fence_ignores_epoch,        // H14: a lower epoch may preempt a higher one
+  host_id_per_node,           // H13: the target checks the node, not the epoch
+  fence_without_drain,        // H17: the fence is confirmed while older commands are in flight
+  store_rolled_back,          // H23: the store is restored from an older snapshot
+  clock_rate_off,             // H26: clocks differ by 30 %
+  read_of_uncommitted,        // H27: a read does not wait for the uncommitted write that it overlaps
+  old_client_connection,      // H29: a newer connection of a client does not end the older one
+  gate_off,                   // H1: a write counts when one leg took it
   count_of_mutations,
 };
 std::string_view name_of(ModelMutation mutation);
@@ -53,7 +53,8 @@ struct Stats {
   std::array<std::uint64_t, std::variant_size_v<brain::owner::Event>> owner_events{};
   std::array<std::uint64_t, std::variant_size_v<brain::owner::Action>> owner_actions{};
   std::array<std::uint64_t, static_cast<std::size_t>(FaultKind::count_of_kinds)> faults{};
-  std::uint64_t schedules = 0, steps = 0, acks = 0, reads = 0, imports = 0, takeovers = 0, grows = 0, shrinks = 0, write_backs = 0;
+  std::uint64_t schedules = 0, steps = 0, acks = 0, reads = 0, imports = 0, takeovers = 0, grows = 0, shrinks = 0,
+                write_backs = 0;
   void add(const Stats& other);
 };
 
@@ -63,14 +64,14 @@ struct Process;
 // ---- drives and targets ----
 
 struct Version {
-  std::uint64_t number = 0;     // per block, in the order of issue
+  std::uint64_t number = 0;  // per block, in the order of issue
   Txg birth;
   bool operator==(const Version&) const = default;
 };
 
 struct Uberblock {
   Txg txg;
-  std::uint64_t writer = 0;     // pid: two histories may use the same txg
+  std::uint64_t writer = 0;  // pid: two histories may use the same txg
   auto operator<=>(const Uberblock&) const = default;
 };
 
@@ -78,37 +79,39 @@ struct Command {
   enum class Kind : std::uint8_t { write, flush, uberblock } kind = Kind::write;
   std::uint64_t id = 0;
   std::uint64_t pid = 0;
-  NodeId node = NodeId::a;      // of the process
+  NodeId node = NodeId::a;  // of the process
   Epoch epoch;
   int drive = 0;
   int mirror = 0;
-  NodeId side = NodeId::a;      // of the leg
+  NodeId side = NodeId::a;  // of the leg
   int block = 0;
   Version version;
   Uberblock uberblock;
-  std::uint64_t connection = 0; // 0: local
+  std::uint64_t connection = 0;  // 0: local
 };
 
-enum class Answer : std::uint8_t { done, error, fenced, closed };   // closed: no fence of this host stands (any more)
+enum class Answer : std::uint8_t { done, error, fenced, closed };  // closed: no fence of this host stands (any more)
 
 // One leg's drive with its target's state. The fence is durable.
 struct Drive {
-  int mirror = 0;                             // to which it was given
+  int mirror = 0;  // to which it was given
   NodeId side = NodeId::a;
   std::string id;
-  Epoch imported_at;                          // the newest import that named it
-  bool gone = false;                          // pulled: whatever is asked of it fails
-  std::vector<Version> durable, cached;       // by block; cached.number 0: nothing in the cache
-  std::vector<std::vector<Version>> history;  // by block: what lay there durably before (copy on write keeps it a while)
+  Epoch imported_at;                     // the newest import that named it
+  bool gone = false;                     // pulled: whatever is asked of it fails
+  std::vector<Version> durable, cached;  // by block; cached.number 0: nothing in the cache
+  std::vector<std::vector<Version>>
+      history;  // by block: what lay there durably before (copy on write keeps it a while)
   std::set<Uberblock> uberblocks;
   std::optional<Uberblock> cached_uberblock;
   std::uint64_t verifier = 1;
-  Epoch fence_epoch;                          // the fence file
+  Epoch fence_epoch;  // the fence file
   NodeId fence_node = NodeId::a;
   Epoch kept_epoch;
   Revision kept_rev;
   int in_flight_remote = 0, in_flight_local = 0;
-  std::map<std::uint64_t, int> in_flight_of;  // of in_flight_remote: by host, that is by pid (rule 5: one Host ID an epoch)
+  std::map<std::uint64_t, int>
+      in_flight_of;  // of in_flight_remote: by host, that is by pid (rule 5: one Host ID an epoch)
   // A fence waits for every other host's commands, also when it is asked for again by the host that holds it.
   bool others_in_flight(std::uint64_t pid) const {
     for (const auto& [host, count] : in_flight_of) {
@@ -118,42 +121,42 @@ struct Drive {
   }
   bool erring = false, slow = false;
   // of the running zpaird
-  bool open = false;                          // zpaird has the drive
-  bool closed_to_writers = true;              // since the start no fence was confirmed
+  bool open = false;              // zpaird has the drive
+  bool closed_to_writers = true;  // since the start no fence was confirmed
   Version content(int block) const { return cached[block].number != 0 ? cached[block] : durable[block]; }
 };
 
 // ---- the pool process ----
 
-struct LegIo {                                // the process's view of one leg
-  bool online = false;                        // the engine writes to it
-  std::uint64_t uberblock_verifier = 0;       // seen at the last uberblock write
+struct LegIo {                           // the process's view of one leg
+  bool online = false;                   // the engine writes to it
+  std::uint64_t uberblock_verifier = 0;  // seen at the last uberblock write
   Txg flushed_txg;
   Nanoseconds last_progress_ns = 0;
   std::map<std::uint64_t, std::pair<Command, Nanoseconds>> outstanding;  // by command id: held until answered
-  std::map<std::uint64_t, std::uint64_t> abandoned;   // commands of a failed leg that may still land: id -> connection
-  bool missed = false;                        // since it came online it missed a write (it was not in the ack set)
+  std::map<std::uint64_t, std::uint64_t> abandoned;  // commands of a failed leg that may still land: id -> connection
+  bool missed = false;                          // since it came online it missed a write (it was not in the ack set)
   std::optional<brain::owner::LegFault> erred;  // told the brain; its answers are held
 };
 
 struct Write {
   int mirror = 0, block = 0;
   Version version;
-  std::uint64_t client_request = 0;           // 0: the import's own
-  std::set<int> written, flushed;             // by drive
-  std::set<int> passed_by;                    // legs outside the ack set that answered with an error
-  std::map<int, std::uint64_t> verifier;      // seen at the write
+  std::uint64_t client_request = 0;       // 0: the import's own
+  std::set<int> written, flushed;         // by drive
+  std::set<int> passed_by;                // legs outside the ack set that answered with an error
+  std::map<int, std::uint64_t> verifier;  // seen at the write
 };
 
-struct Connection {                           // of one process to the partner's target, over one path
+struct Connection {  // of one process to the partner's target, over one path
   std::uint64_t id = 0;
   int path = 0;
-  bool up = false;                            // the initiator uses it
+  bool up = false;  // the initiator uses it
   Nanoseconds heard_ns = 0;
 };
 
-struct StoreClient {                          // of one process, gone with it
-  std::set<std::uint64_t> unresolved;         // revisions that its swaps of unknown outcome compared with
+struct StoreClient {                   // of one process, gone with it
+  std::set<std::uint64_t> unresolved;  // revisions that its swaps of unknown outcome compared with
 };
 
 struct StoreRead {
@@ -166,9 +169,9 @@ struct StoreRead {
   }
 };
 
-struct TargetConnection {                     // the same, as the target sees it
+struct TargetConnection {  // the same, as the target sees it
   NodeId at = NodeId::a;
-  bool ended = false;                         // for good: by the process, by a quiesce, by an end of the target
+  bool ended = false;  // for good: by the process, by a quiesce, by an end of the target
   int in_flight = 0;
 };
 
@@ -178,40 +181,40 @@ struct Process {
   Epoch epoch;
   bool alive = true;
   bool paused = false;
-  std::deque<std::function<void()>> inbox;    // while paused
+  std::deque<std::function<void()>> inbox;  // while paused
   brain::owner::State brain;
   bool started = false, serving = false, exiting = false, draining = false;
   std::map<LegId, LegIo> legs;
-  std::set<LegId> gate;                       // as the brain ordered
-  std::vector<std::vector<Version>> current;  // [mirror][block]: what a read gives
-  std::set<int> mirrors;                      // that the pool has
-  std::optional<std::pair<record::Mirror, Txg>> adding;  // AddMirror ends when this txg has synced
+  std::set<LegId> gate;                                             // as the brain ordered
+  std::vector<std::vector<Version>> current;                        // [mirror][block]: what a read gives
+  std::set<int> mirrors;                                            // that the pool has
+  std::optional<std::pair<record::Mirror, Txg>> adding;             // AddMirror ends when this txg has synced
   std::map<std::pair<int, int>, std::uint64_t> client_connections;  // rule 10: the newest of each client
-  Nanoseconds ran_since_ns = 0;               // it was not paused since (for longer than a tick may be late)
-  Nanoseconds ran_since_clock_ns = 0;         // the same, by the node's clock
+  Nanoseconds ran_since_ns = 0;        // it was not paused since (for longer than a tick may be late)
+  Nanoseconds ran_since_clock_ns = 0;  // the same, by the node's clock
   Nanoseconds paused_at_ns = 0;
-  std::string checked_op;                     // of the newest shrink that was judged
-  Revision kept_rev;                          // of the newest copy that it made durable
-  std::vector<std::vector<bool>> in_log;      // acknowledged before a crash, not yet replayed
+  std::string checked_op;                 // of the newest shrink that was judged
+  Revision kept_rev;                      // of the newest copy that it made durable
+  std::vector<std::vector<bool>> in_log;  // acknowledged before a crash, not yet replayed
   std::map<std::pair<int, int>, Write> writes;
   bool importing = false, imported = false, replayed = false;
   std::vector<LegId> import_legs;
   Txg open_txg{1};
   std::set<Uberblock> known_uberblocks;
   std::array<Connection, 2> connections;
-  std::set<std::uint64_t> unquiesced;         // connections given up whose commands were not confirmed quiesced
-  std::set<int> fenced_drives;                // remote: the reservation is ours, taken again after a reconnect
+  std::set<std::uint64_t> unquiesced;  // connections given up whose commands were not confirmed quiesced
+  std::set<int> fenced_drives;         // remote: the reservation is ours, taken again after a reconnect
   std::optional<std::pair<std::vector<LegId>, Txg>> resync;
   std::uint64_t resync_order = 0, resync_id = 0;
-  std::shared_ptr<StoreClient> store = std::make_shared<StoreClient>();   // shared with its requests under way
+  std::shared_ptr<StoreClient> store = std::make_shared<StoreClient>();  // shared with its requests under way
   record::Floor import_floor;
-  std::string import_lacks;                   // invariant 1, when the legs were read; unless overtaken, at the claim's end too
+  std::string import_lacks;  // invariant 1, when the legs were read; unless overtaken, at the claim's end too
   bool claiming = false, replaying = false, drained = false;
-  std::optional<Txg> pending_sync;            // a txg that waits for its writes
-  std::optional<Txg> syncing;                 // ... whose uberblocks are not yet flushed on every online leg
+  std::optional<Txg> pending_sync;  // a txg that waits for its writes
+  std::optional<Txg> syncing;       // ... whose uberblocks are not yet flushed on every online leg
   Txg last_synced;
-  std::optional<Txg> export_after;            // ExportPool ends when this txg has synced
-  std::optional<Txg> resync_copied;           // the copy is done; ends when this txg, opened after it, has synced
+  std::optional<Txg> export_after;   // ExportPool ends when this txg has synced
+  std::optional<Txg> resync_copied;  // the copy is done; ends when this txg, opened after it, has synced
   brain::owner::ScanReport resync_report;
   std::uint64_t ticks = 0;
 };
@@ -226,14 +229,14 @@ struct Node {
   std::uint64_t agent_run = 1;
   std::deque<std::function<void()>> agent_inbox;
   brain::agent::State agent;
-  std::optional<record::Stored> kept;         // durable
-  std::uint64_t pid = 0;                      // of the own pool process; 0: none
-  std::optional<Epoch> closing;               // CloseLocalDrives waits for the drain
+  std::optional<record::Stored> kept;  // durable
+  std::uint64_t pid = 0;               // of the own pool process; 0: none
+  std::optional<Epoch> closing;        // CloseLocalDrives waits for the drain
   bool opening = false, holds_drives = false;
   Epoch fenced_elsewhere;
-  Epoch survey_epoch;                         // of the newest SurveyAsked
+  Epoch survey_epoch;  // of the newest SurveyAsked
   bool store_reachable = true;
-  std::shared_ptr<StoreClient> store = std::make_shared<StoreClient>();   // of its agent
+  std::shared_ptr<StoreClient> store = std::make_shared<StoreClient>();  // of its agent
   Nanoseconds swap_delay_ns = 0;
   bool lose_swap_reply = false;
   std::map<FaultKind, Fault> traps;
@@ -244,11 +247,11 @@ struct Node {
 
 struct Client {
   std::uint64_t issued = 0, acked = 0, read_floor = 0;
-  std::uint64_t request = 0;                  // id of the outstanding write's newest attempt; 0: none
-  std::uint64_t pid = 0;                      // to which it went
+  std::uint64_t request = 0;  // id of the outstanding write's newest attempt; 0: none
+  std::uint64_t pid = 0;      // to which it went
   Nanoseconds sent_ns = 0;
-  std::uint64_t connection = 0;               // rule 10: the newest
-  Nanoseconds rest_until_ns = 0;              // it only reads
+  std::uint64_t connection = 0;   // rule 10: the newest
+  Nanoseconds rest_until_ns = 0;  // it only reads
 };
 
 class World {
@@ -258,7 +261,7 @@ class World {
 
   // Runs the whole schedule; true: no invariant was broken.
   bool run();
-  static inline bool trace = false;           // the story tells of every command at every drive too
+  static inline bool trace = false;  // the story tells of every command at every drive too
   const std::string& broken() const { return broken_; }
   const std::vector<std::string>& story() const { return story_; }
   const Stats& stats() const { return stats_; }
@@ -268,8 +271,8 @@ class World {
   void at(Nanoseconds when_ns, std::function<void()> call);
   void after(Nanoseconds delay_ns, std::function<void()> call) { at(now_ns_ + delay_ns, std::move(call)); }
   void after_random(Nanoseconds low_ns, Nanoseconds high_ns, std::function<void()> call);
-  Nanoseconds clock(NodeId node) const;       // the node's CLOCK_BOOTTIME
-  Nanoseconds delay();                        // of one hop
+  Nanoseconds clock(NodeId node) const;  // the node's CLOCK_BOOTTIME
+  Nanoseconds delay();                   // of one hop
   template <class... Args>
   void tell(fmt::format_string<Args...> format, Args&&... args);
   void breaks(std::string what);
@@ -284,9 +287,11 @@ class World {
 
   // store.cpp
   bool store_serves(NodeId node) const { return store_up_ && nodes_[index(node)].store_reachable; }
-  void store_swap(NodeId node, std::shared_ptr<StoreClient> client, std::uint64_t expected, record::Record wanted, bool remove, std::function<void(brain::owner::Event)> owner_answer,
+  void store_swap(NodeId node, std::shared_ptr<StoreClient> client, std::uint64_t expected, record::Record wanted,
+                  bool remove, std::function<void(brain::owner::Event)> owner_answer,
                   std::function<void(brain::agent::Event)> agent_answer);
-  void store_read(NodeId node, std::shared_ptr<StoreClient> client, std::function<void(std::optional<record::Stored>, bool ok)> answer);
+  void store_read(NodeId node, std::shared_ptr<StoreClient> client,
+                  std::function<void(std::optional<record::Stored>, bool ok)> answer);
   void store_look(std::shared_ptr<StoreRead> reading);
   void store_write_back(std::shared_ptr<StoreRead> reading, record::Stored found);
   void store_changed();
@@ -301,13 +306,15 @@ class World {
     }
   }
   int add_drive(int mirror, NodeId side);
-  int some_drive(const Fault& fault);         // on the fault's node
+  int some_drive(const Fault& fault);  // on the fault's node
   void execute(Command command, bool local, std::function<void(Answer, std::uint64_t verifier)> answer);
   void apply(const Command& command, Drive& at);
-  void fence_remote(std::uint64_t pid, int drive, std::uint64_t connection, std::function<void(bool ok, Epoch by)> answer);
-  void fence_remote_drained(std::uint64_t pid, int drive, std::uint64_t connection, std::function<void(bool ok, Epoch by)> answer);
+  void fence_remote(std::uint64_t pid, int drive, std::uint64_t connection,
+                    std::function<void(bool ok, Epoch by)> answer);
+  void fence_remote_drained(std::uint64_t pid, int drive, std::uint64_t connection,
+                            std::function<void(bool ok, Epoch by)> answer);
   void lose_cache(Drive& at, bool whole);
-  void target_event(NodeId side);             // a drain may have ended
+  void target_event(NodeId side);  // a drain may have ended
 
   // process.cpp
   Process* process(std::uint64_t pid);
@@ -381,7 +388,8 @@ class World {
 
   // client.cpp
   void client_tick(int mirror, int block);
-  void take_request(std::uint64_t pid, int mirror, int block, std::uint64_t request, std::uint64_t number, std::uint64_t connection);
+  void take_request(std::uint64_t pid, int mirror, int block, std::uint64_t request, std::uint64_t number,
+                    std::uint64_t connection);
   void acknowledge(int mirror, int block, std::uint64_t request, std::uint64_t number);
   void read(std::uint64_t pid, int mirror, int block, std::uint64_t floor);
 
@@ -404,10 +412,10 @@ class World {
   static int mirror_of(MirrorId mirror) { return static_cast<int>(mirror.value % 1000) - 50; }
   NodeId side_of(LegId leg) const { return drives_[static_cast<std::size_t>(drive_index(leg))].side; }
 
-  struct Call {                               // small, since a heap moves its entries often
+  struct Call {  // small, since a heap moves its entries often
     Nanoseconds at_ns;
     std::uint64_t order;
-    std::size_t place;                        // in call_bodies_
+    std::size_t place;  // in call_bodies_
     bool operator>(const Call& other) const { return std::tie(at_ns, order) > std::tie(other.at_ns, other.order); }
   };
 
@@ -424,7 +432,7 @@ class World {
   std::uint64_t call_count_ = 0;
   std::priority_queue<Call, std::vector<Call>, std::greater<>> calls_;
   std::vector<std::function<void()>> call_bodies_;
-  std::vector<std::size_t> free_places_;      // of call_bodies_
+  std::vector<std::size_t> free_places_;  // of call_bodies_
   bool faults_over_ = false;
 
   std::optional<record::Stored> store_;
@@ -436,24 +444,26 @@ class World {
   struct Link {
     bool cut = false;
     std::deque<std::function<void()>> held;
-    Nanoseconds last_arrival_ns = 0;          // TCP keeps the order
+    Nanoseconds last_arrival_ns = 0;  // TCP keeps the order
   };
-  std::array<std::array<Link, 2>, 2> links_;  // [path][from]
+  std::array<std::array<Link, 2>, 2> links_;             // [path][from]
   std::vector<TargetConnection> target_connections_{1};  // by id
 
   std::array<Node, 2> nodes_;
   std::deque<Drive> drives_;
-  int mirror_count_ = 0;                      // all that were ever given
+  int mirror_count_ = 0;                           // all that were ever given
   std::map<Uberblock, std::set<int>> mirrors_at_;  // the pool's configuration at each uberblock
-  std::set<int> active_mirrors_;              // their clients run
-  Epoch highest_epoch_{1};                    // ever swapped in by an import
-  bool store_went_back_ = false;              // restored from an older snapshot: nothing may be imported, the pool may stand still
-  std::set<std::pair<NodeId, Epoch>> agreed_; // rule 4: the partner's agent agreed to this node's import
+  std::set<int> active_mirrors_;                   // their clients run
+  Epoch highest_epoch_{1};                         // ever swapped in by an import
+  bool store_went_back_ = false;  // restored from an older snapshot: nothing may be imported, the pool may stand still
+  std::set<std::pair<NodeId, Epoch>> agreed_;  // rule 4: the partner's agent agreed to this node's import
   std::map<std::uint64_t, std::unique_ptr<Process>> processes_;
   std::uint64_t last_pid_ = 0, last_command_ = 0, last_request_ = 0, last_order_ = 0;
   std::map<Epoch, std::uint64_t> writer_of_epoch_;
-  std::vector<Client> clients_;               // [mirror * block_count + block]
-  Client& client(int mirror, int block) { return clients_[static_cast<std::size_t>(mirror * plan_.block_count + block)]; }
+  std::vector<Client> clients_;  // [mirror * block_count + block]
+  Client& client(int mirror, int block) {
+    return clients_[static_cast<std::size_t>(mirror * plan_.block_count + block)];
+  }
 };
 
 }  // namespace zpair::sim

@@ -9,7 +9,8 @@ namespace zpair::sim {
 template <class... Args>
 void World::tell(fmt::format_string<Args...> format, Args&&... args) {
   if (!keep_story_) return;
-  story_.push_back(fmt::format("{:9.3f} ms  ", static_cast<double>(now_ns_) / 1e6) + fmt::format(format, std::forward<Args>(args)...));
+  story_.push_back(fmt::format("{:9.3f} ms  ", static_cast<double>(now_ns_) / 1e6) +
+                   fmt::format(format, std::forward<Args>(args)...));
 }
 
 // The bare name of a type: "SwapApplied".

@@ -5,8 +5,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <atomic>
+#include <cstring>
 #include <filesystem>
 #include <future>
 #include <thread>
@@ -43,10 +43,12 @@ class Api : public testing::Test {
     };
   }
   static Task<Result<std::string>> echo(Request request) {
-    co_return fmt::format("{{\"method\": \"{}\", \"since\": \"{}\", \"body_bytes\": {}}}", request.method, request.query["since"],
-                          request.body.size());
+    co_return fmt::format("{{\"method\": \"{}\", \"since\": \"{}\", \"body_bytes\": {}}}", request.method,
+                          request.query["since"], request.body.size());
   }
-  static Task<Result<std::string>> refuse() { co_return fail(ErrorCode::refused, "mirror-3 has no in-sync leg in reach"); }
+  static Task<Result<std::string>> refuse() {
+    co_return fail(ErrorCode::refused, "mirror-3 has no in-sync leg in reach");
+  }
   Task<Result<std::string>> wait() {
     ++waiting_;
     waits_.set();
@@ -111,7 +113,7 @@ TEST_F(Api, an_error_arrives_as_it_was_made) {
 
 TEST_F(Api, only_its_user_may_connect) {
   serve_while([this] {
-    struct stat status {};
+    struct stat status{};
     ASSERT_EQ(stat(socket_.c_str(), &status), 0);
     EXPECT_EQ(status.st_mode & 0777, 0600u);
   });
@@ -122,13 +124,13 @@ TEST_F(Api, requests_that_wait_do_not_hold_up_others) {
     std::vector<std::thread> pollers;
     std::atomic<int> answered = 0;
     std::atomic<int> answered_early = 0;
-    constexpr int poller_count = 20;   // more than cpp-httplib's own queue of waiting connections holds
+    constexpr int poller_count = 20;  // more than cpp-httplib's own queue of waiting connections holds
     for (int i = 0; i < poller_count; ++i) {
       pollers.emplace_back([this, &answered, &answered_early] {
         if (call_and_wait({socket_, "GET", "/v1/wait", ""}, 30'000)) {
           ++answered;
         } else {
-          ++answered_early;   // failed: counted, so that the test ends and says so
+          ++answered_early;  // failed: counted, so that the test ends and says so
         }
       });
     }
@@ -194,7 +196,7 @@ TEST_F(Api, a_dead_processes_socket_is_replaced) {
   address.sun_family = AF_UNIX;
   std::strcpy(address.sun_path, socket_.c_str());
   ASSERT_EQ(::bind(dead.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  dead.reset();   // the file stays, nobody listens
+  dead.reset();  // the file stays, nobody listens
   serve_while([this] { EXPECT_TRUE(call_and_wait({socket_, "GET", "/v1/echo", ""}, 5000)); });
 }
 

@@ -91,14 +91,17 @@ INSTANTIATE_TEST_SUITE_P(
                     Bad{"every_v6_address", with("10.1.0.2", "::"), "which is every address"},
                     Bad{"a_host_name", with("10.1.0.2", "server-b"), "numeric"},
                     Bad{"zero_host_id", with("0x5a7a0002", "0"), "`zfs_host_id` is 0"},
-                    Bad{"the_systems_host_id", with("0x5a7a0002", std::to_string(static_cast<std::uint32_t>(gethostid()))), "the system's own"},
+                    Bad{"the_systems_host_id",
+                        with("0x5a7a0002", std::to_string(static_cast<std::uint32_t>(gethostid()))),
+                        "the system's own"},
                     Bad{"a_host_id_too_large", with("0x5a7a0002", "0x15a7a0002"), "whole number"},
                     Bad{"no_such_node", with("\"b\"", "\"c\""), "give \"a\" or \"b\""},
                     Bad{"node_missing", with("node = \"b\"", ""), "`node` is missing"},
                     Bad{"a_relative_folder", with("/run/zpair", "run"), "full path"},
                     Bad{"a_long_run_dir", with("/run/zpair", "/" + std::string(71, 'x')), "at most 70 bytes"},
                     Bad{"two_paths_of_one_name", with("path2", "path1"), "two paths are named path1"},
-                    Bad{"one_address_twice", with("listen = \"10.2.0.2\"\nagent_port = 7500", "listen = \"10.1.0.2\""), "port of another path"},
+                    Bad{"one_address_twice", with("listen = \"10.2.0.2\"\nagent_port = 7500", "listen = \"10.1.0.2\""),
+                        "port of another path"},
                     Bad{"one_port_twice", with("7500", "4420"), "both 4420"},
                     Bad{"no_path", "node=\"a\"\nstate_dir=\"/s\"\nrun_dir=\"/r\"\nzfs_host_id=7\n", "no [[path]]"},
                     Bad{"no_etcd", with("[etcd]\nendpoints", "[start]\npartner_wait_s = 3 #"), "[etcd] is missing"},
@@ -109,7 +112,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(Config, a_name_that_no_socket_can_have_is_refused) {
   auto config = parse_config(with("/run/zpair", "/run/" + std::string(40, 'r')), "b.toml");
   ASSERT_TRUE(config) << config.error().message;
-  EXPECT_TRUE(config->check_pool_socket(std::string(48, 'p')));   // /run/rrr…/pool-ppp….control: 107 bytes
+  EXPECT_TRUE(config->check_pool_socket(std::string(48, 'p')));  // /run/rrr…/pool-ppp….control: 107 bytes
   EXPECT_THAT(config->check_pool_socket(std::string(49, 'p')).error().message, HasSubstr("108 bytes"));
   EXPECT_TRUE(config->check_volume_socket("tank-a", std::string(50, 'v')));
   EXPECT_THAT(config->check_volume_socket("tank-a", std::string(51, 'v')).error().message, HasSubstr("108 bytes"));
@@ -118,7 +121,8 @@ TEST(Config, a_name_that_no_socket_can_have_is_refused) {
 TEST(Config, an_address_is_one_that_others_can_read) {
   auto config = parse_config(with("/run/zpair", "/run/two words,&%"), "b.toml");
   ASSERT_TRUE(config);
-  EXPECT_EQ(config->volume_address("tank-a", "vm1", 7), "nbd+unix:///tank-a/vm1~7?socket=/run/two%20words%2C%26%25/tank-a.vm1.nbd");
+  EXPECT_EQ(config->volume_address("tank-a", "vm1", 7),
+            "nbd+unix:///tank-a/vm1~7?socket=/run/two%20words%2C%26%25/tank-a.vm1.nbd");
 }
 
 TEST(Config, a_missing_file_is_named) {

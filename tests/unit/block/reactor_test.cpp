@@ -63,7 +63,9 @@ TEST(Reactor, a_run_can_follow_a_run) {
   EXPECT_EQ(reactor->run_until_done(ready_value(2)), 2);
 }
 
-Task<bool> signal_or_deadline(Signal& signal, std::int64_t ms) { co_return co_await wait_for(signal, Deadline::in_ms(ms)); }
+Task<bool> signal_or_deadline(Signal& signal, std::int64_t ms) {
+  co_return co_await wait_for(signal, Deadline::in_ms(ms));
+}
 
 Task<std::pair<bool, bool>> both_ways(Reactor& reactor) {
   Signal never;

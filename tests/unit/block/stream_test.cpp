@@ -32,7 +32,9 @@ Task<bool> echo_returns_all(Endpoint at) {
   if (!client) co_return false;
   auto sent = pattern(size);
   std::vector<std::byte> back(size);
-  auto write = [](Stream& stream, std::span<const std::byte> bytes) -> Task<void> { (void)co_await stream.write_all(bytes); };
+  auto write = [](Stream& stream, std::span<const std::byte> bytes) -> Task<void> {
+    (void)co_await stream.write_all(bytes);
+  };
   group.spawn(write(**client, sent));
   auto got = co_await (*client)->read_exactly(back);
   co_await group.close();

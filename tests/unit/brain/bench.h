@@ -24,7 +24,9 @@ using record::Stored;
 inline constexpr NodeId node_a = NodeId::a;
 inline constexpr NodeId node_b = NodeId::b;
 
-inline LegId leg_id(int mirror, NodeId node) { return LegId{100 + 10 * static_cast<std::uint64_t>(mirror) + (node == NodeId::a ? 0u : 1u)}; }
+inline LegId leg_id(int mirror, NodeId node) {
+  return LegId{100 + 10 * static_cast<std::uint64_t>(mirror) + (node == NodeId::a ? 0u : 1u)};
+}
 
 // Mirrors 0..count-1, one leg on each node, all in sync, epoch 5, owner a, home a.
 inline Record make_record(int mirror_count) {
@@ -57,7 +59,9 @@ inline bool in_sync(const Record& record, LegId leg) {
   return found != nullptr && found->in_sync;
 }
 
-inline bool has(const std::vector<LegId>& legs, LegId leg) { return std::find(legs.begin(), legs.end(), leg) != legs.end(); }
+inline bool has(const std::vector<LegId>& legs, LegId leg) {
+  return std::find(legs.begin(), legs.end(), leg) != legs.end();
+}
 
 inline void take_off(Record& record, LegId leg, Txg since) {
   record::Leg& found = *record::find_leg(record, leg);
@@ -90,12 +94,16 @@ class Bench {
   FakeStore& store;
   typename Machine::State state;
   Nanoseconds now_ns = 100 * ns_per_s;
-  std::vector<Action> orders;   // all since the last clear()
+  std::vector<Action> orders;  // all since the last clear()
 
   template <class A>
-  void hold() { held_.insert(index_of<A>()); }
+  void hold() {
+    held_.insert(index_of<A>());
+  }
   template <class A>
-  void release() { held_.erase(index_of<A>()); }
+  void release() {
+    held_.erase(index_of<A>());
+  }
 
   void feed(Event event) {
     waiting_.push_back(std::move(event));
@@ -121,7 +129,9 @@ class Bench {
     return found;
   }
   template <class A>
-  std::size_t count() const { return all<A>().size(); }
+  std::size_t count() const {
+    return all<A>().size();
+  }
   template <class A>
   A last() const {
     auto found = all<A>();
@@ -154,7 +164,9 @@ class Bench {
 
  private:
   template <class A>
-  static std::size_t index_of() { return Action{A{}}.index(); }
+  static std::size_t index_of() {
+    return Action{A{}}.index();
+  }
 
   std::set<std::size_t> held_;
   std::deque<Event> waiting_;
@@ -170,7 +182,7 @@ class OwnerBench : public Bench<OwnerMachine, owner::Event, owner::Action> {
  public:
   using Bench::Bench;
 
-  std::set<LegId> silent;                       // neither reachable nor making progress
+  std::set<LegId> silent;  // neither reachable nor making progress
   std::map<LegId, Nanoseconds> oldest_write_ns;
   std::map<LegId, Nanoseconds> oldest_trim_ns;
   std::map<LegId, Txg> flushed;
@@ -231,12 +243,14 @@ class OwnerBench : public Bench<OwnerMachine, owner::Event, owner::Action> {
     if (auto* order = std::get_if<SetAckSet>(&action)) feed(AckSetStands{now_ns, order->generation});
     if (auto* order = std::get_if<FailLegs>(&action)) feed(LegsFailed{now_ns, order->legs});
     if (auto* order = std::get_if<QuiesceLeg>(&action)) feed(LegQuiesced{now_ns, order->leg});
-    if (auto* order = std::get_if<InspectLegs>(&action)) feed(LegsInspected{now_ns, order->legs, foreign_txg_count, false, order->resync_id});
+    if (auto* order = std::get_if<InspectLegs>(&action))
+      feed(LegsInspected{now_ns, order->legs, foreign_txg_count, false, order->resync_id});
     if (auto* order = std::get_if<ReturnLegs>(&action)) feed(ResyncEnded{now_ns, order->legs, scan, order->resync_id});
     if (auto* order = std::get_if<AwaitResync>(&action)) feed(ResyncEnded{now_ns, order->legs, scan, order->resync_id});
     if (auto* order = std::get_if<AskPromise>(&action); order && promises) feed(PromiseGranted{now_ns, order->nonce});
     if (auto* order = std::get_if<AddMirror>(&action)) feed(MirrorAdded{now_ns, order->mirror.guid, order->mirror});
-    if (auto* order = std::get_if<AttachLeg>(&action)) feed(LegAttached{now_ns, order->leg.guid, LegId{order->leg.guid.value + 1000}});
+    if (auto* order = std::get_if<AttachLeg>(&action))
+      feed(LegAttached{now_ns, order->leg.guid, LegId{order->leg.guid.value + 1000}});
     if (auto* order = std::get_if<DetachLeg>(&action)) feed(LegDetached{now_ns, order->leg});
     if (std::get_if<StopAccepting>(&action)) feed(Drained{now_ns});
     if (std::get_if<ExportPool>(&action)) feed(Exported{now_ns});
@@ -246,7 +260,8 @@ class OwnerBench : public Bench<OwnerMachine, owner::Event, owner::Action> {
       feed(SwapApplied{now_ns, order->op, {}});
     }
     if (std::get_if<ReadRecord>(&action)) answer_read();
-    if (auto* order = std::get_if<KeepCopy>(&action)) feed(RecordKept{now_ns, order->stored.record.epoch, order->stored.record.rev});
+    if (auto* order = std::get_if<KeepCopy>(&action))
+      feed(RecordKept{now_ns, order->stored.record.epoch, order->stored.record.rev});
   }
 
  private:
@@ -264,13 +279,13 @@ class AgentBench : public Bench<AgentMachine, agent::Event, agent::Action> {
 
   std::vector<agent::LocalLeg> local_legs;
   std::vector<LegId> drives_failed;
-  Txg newest_txg{60};                                 // on each of the own legs, but for
+  Txg newest_txg{60};  // on each of the own legs, but for
   std::map<LegId, Txg> newest_of;
-  std::optional<std::vector<LegId>> partner_agrees;   // nullopt: no answer
-  std::optional<agent::PartnerReport> partner;        // told with each tick
-  bool owner_asks = false;                            // promise requests with each tick, at owner_epoch
+  std::optional<std::vector<LegId>> partner_agrees;  // nullopt: no answer
+  std::optional<agent::PartnerReport> partner;       // told with each tick
+  bool owner_asks = false;                           // promise requests with each tick, at owner_epoch
   Epoch owner_epoch{5};
-  bool pool_beats = true;                             // the started pool process sends heartbeats
+  bool pool_beats = true;  // the started pool process sends heartbeats
 
   // The agent of `node`, its drives here, the record in the store and kept; no process.
   void start(NodeId node, const Record& record, std::optional<Epoch> running = std::nullopt) {
@@ -309,7 +324,8 @@ class AgentBench : public Bench<AgentMachine, agent::Event, agent::Action> {
   void talk() {
     if (partner) feed(agent::PartnerHeard{now_ns, *partner});
     if (owner_asks) feed(agent::PromiseAsked{now_ns, 0, owner_epoch, ++nonce_, {}});
-    if (pool_beats && (state.process == agent::Process::running || state.process == agent::Process::starting)) beat(state.process_epoch);
+    if (pool_beats && (state.process == agent::Process::running || state.process == agent::Process::starting))
+      beat(state.process_epoch);
   }
 
  protected:
@@ -317,19 +333,24 @@ class AgentBench : public Bench<AgentMachine, agent::Event, agent::Action> {
     using namespace agent;
     if (std::get_if<SurveyLocal>(&action)) {
       for (LocalLeg& leg : local_legs) {
-        if (!newest_of.contains(leg.leg)) leg.newest_txg = newest_txg;
-        else leg.newest_txg = newest_of[leg.leg];
+        if (!newest_of.contains(leg.leg))
+          leg.newest_txg = newest_txg;
+        else
+          leg.newest_txg = newest_of[leg.leg];
       }
       feed(LocalSurveyed{now_ns, local_legs});
     }
     if (auto* order = std::get_if<CloseLocalDrives>(&action)) feed(LocalDrivesClosed{now_ns, order->epoch});
     if (std::get_if<OpenLocalDrives>(&action)) feed(LocalDrivesOpened{now_ns, drives_failed});
     if (auto* order = std::get_if<KillPool>(&action)) feed(PoolExited{now_ns, order->epoch, std::nullopt, "killed"});
-    if (auto* order = std::get_if<DrainPool>(&action)) feed(PoolExited{now_ns, order->epoch, owner::ExitReason::exported, "exported"});
-    if (auto* order = std::get_if<SendSurvey>(&action); order && partner_agrees) feed(SurveyAnswered{now_ns, order->id, true, *partner_agrees, ""});
+    if (auto* order = std::get_if<DrainPool>(&action))
+      feed(PoolExited{now_ns, order->epoch, owner::ExitReason::exported, "exported"});
+    if (auto* order = std::get_if<SendSurvey>(&action); order && partner_agrees)
+      feed(SurveyAnswered{now_ns, order->id, true, *partner_agrees, ""});
     if (auto* order = std::get_if<SwapRecord>(&action)) answer_swap(*order);
     if (std::get_if<ReadRecord>(&action)) answer_read();
-    if (auto* order = std::get_if<KeepCopy>(&action)) feed(RecordKept{now_ns, order->stored.record.epoch, order->stored.record.rev});
+    if (auto* order = std::get_if<KeepCopy>(&action))
+      feed(RecordKept{now_ns, order->stored.record.epoch, order->stored.record.rev});
   }
 
  private:

@@ -182,7 +182,8 @@ TEST_F(Rule1, the_legs_of_a_nested_mirror_do_not_replace_each_other) {
     owner.feed(LegOffered{owner.now_ns, 1, MirrorId{1}, row.offered, row.replaced});
     owner.pass_ms(500);
     EXPECT_FALSE(owner.last<AnswerCommand>().done);
-    EXPECT_NE(owner.last<AnswerCommand>().text.find("did not come to replace"), std::string::npos) << owner.last<AnswerCommand>().text;
+    EXPECT_NE(owner.last<AnswerCommand>().text.find("did not come to replace"), std::string::npos)
+        << owner.last<AnswerCommand>().text;
     EXPECT_EQ(owner.count<DetachLeg>(), 0u);
     EXPECT_EQ(store.record(), before);
   }

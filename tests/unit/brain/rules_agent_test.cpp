@@ -22,7 +22,7 @@ using Rule4 = Agent;
 
 TEST_F(Rule4, every_import_takes_the_next_epoch) {
   agent.own(node_a, make_record(1));
-  agent.feed(PoolExited{agent.now_ns, Epoch{5}, std::nullopt, "SIGKILL"});   // restart in place
+  agent.feed(PoolExited{agent.now_ns, Epoch{5}, std::nullopt, "SIGKILL"});  // restart in place
   agent.pass_ms(1500);
   EXPECT_EQ(store.record().epoch, Epoch{6});
   EXPECT_EQ(agent.last<StartPool>().stored.record.epoch, Epoch{6});
@@ -37,7 +37,8 @@ TEST_F(Rule4, legs_of_the_other_node_are_named_only_with_its_agents_word) {
   agent.pass_ms(500);
   EXPECT_TRUE(in_sync(store.record(), leg_id(0, node_b)));
   EXPECT_FALSE(in_sync(store.record(), leg_id(1, node_b))) << "not agreed to";
-  EXPECT_EQ(record::find_leg(store.record(), leg_id(1, node_b))->since, Txg{61}) << "1 + the newest uberblock on the own legs";
+  EXPECT_EQ(record::find_leg(store.record(), leg_id(1, node_b))->since, Txg{61})
+      << "1 + the newest uberblock on the own legs";
 }
 
 // Simulator, seed 0xb7a4a: the leg that was off had flushed a txg that the owner's own leg lost with its power.
@@ -56,7 +57,7 @@ TEST_F(Rule4, an_import_lowers_since_to_what_it_will_find_itself) {
 TEST_F(Rule4, only_named_legs_say_what_an_import_will_find) {
   Record record = make_record(2);
   take_off(record, leg_id(1, node_a), Txg{20});
-  agent.newest_of[leg_id(1, node_a)] = Txg{90};   // of a history that is gone
+  agent.newest_of[leg_id(1, node_a)] = Txg{90};  // of a history that is gone
   agent.own(node_a, record);
   agent.partner = PartnerReport{Vouch::none, {}, Epoch{5}};
   agent.partner_agrees = std::vector{leg_id(1, node_b)};
@@ -84,7 +85,7 @@ TEST_F(Rule4, a_newer_revision_means_read_and_decide_again) {
   agent.owner_asks = false;
   agent.pass_ms(1000);
   ASSERT_EQ(agent.count<SwapRecord>(), 1u);
-  Record shrunk = store.record();                    // the owner came first
+  Record shrunk = store.record();  // the owner came first
   take_off(shrunk, leg_id(0, node_b), Txg{70});
   shrunk.rev = shrunk.rev.next();
   store.put(shrunk);
@@ -182,7 +183,7 @@ TEST_F(Rule5Agent, the_release_is_said_again_to_a_process_that_did_not_listen_ye
   agent.tick();
   agent.feed(PoolExited{agent.now_ns, Epoch{5}, std::nullopt, "SIGKILL"});
   agent.pass_ms(100);
-  agent.feed(HandoverAnswered{agent.now_ns, Epoch{6}, true, {}});   // before its first heartbeat
+  agent.feed(HandoverAnswered{agent.now_ns, Epoch{6}, true, {}});  // before its first heartbeat
   agent.clear();
   agent.feed(PoolHeartbeat{agent.now_ns, Epoch{6}, owner::Phase::fencing});
   EXPECT_EQ(agent.count<ReleasePromise>(), 1u);
@@ -233,7 +234,7 @@ TEST_F(Rule6Agent, the_pool_process_waits_for_the_nodes_last_promise) {
   agent.watch_owner(node_b, make_record(1));
   agent.hold<SwapRecord>();
   agent.owner_asks = false;
-  const Nanoseconds granted_at_ns = agent.now_ns;   // the last promise
+  const Nanoseconds granted_at_ns = agent.now_ns;  // the last promise
   agent.pass_ms(1000);
   const SwapRecord swap = agent.last<SwapRecord>();
   store.swap(swap);
@@ -304,12 +305,12 @@ TEST_F(Rule9Agent, an_unresolved_swap_is_not_sent_again_to_a_store_that_went_bac
   agent.pass_ms(1000);
   ASSERT_EQ(agent.count<SwapRecord>(), 1u);
   const SwapRecord ours = agent.last<SwapRecord>();
-  Record shrunk = store.record();   // the owner's shrink came first, and this node has kept it
+  Record shrunk = store.record();  // the owner's shrink came first, and this node has kept it
   take_off(shrunk, leg_id(0, node_a), Txg{70});
   shrunk.rev = shrunk.rev.next();
   store.put(shrunk);
   agent.feed(RecordSeen{agent.now_ns, *store.stored});
-  store.stored = before;            // restored from a snapshot older than that
+  store.stored = before;  // restored from a snapshot older than that
   agent.feed(SwapUnknown{agent.now_ns, ours.record.op});
   agent.pass_ms(5000);
   EXPECT_EQ(agent.count<SwapRecord>(), 1u);
@@ -323,7 +324,7 @@ TEST_F(Rule9Agent, a_read_that_shows_our_swap_before_the_stores_answer_is_an_ans
   agent.pass_ms(1000);
   const SwapRecord swap = agent.last<SwapRecord>();
   store.swap(swap);
-  agent.partner = PartnerReport{Vouch::none, {}, Epoch{6}};     // it has seen it already: so we read
+  agent.partner = PartnerReport{Vouch::none, {}, Epoch{6}};  // it has seen it already: so we read
   agent.tick();
   EXPECT_EQ(agent.count<StartPool>(), 1u);
   agent.feed(SwapApplied{agent.now_ns, swap.record.op, *store.stored});
@@ -369,9 +370,10 @@ TEST_F(Rule11, the_pool_is_down_and_says_which_mirror_lacks_which_leg_since_when
   agent.owner_asks = false;
   agent.pass_ms(2000);
   EXPECT_EQ(why(agent.state),
-            "down: mirror-1 has no in-sync leg in reach (drive1@a is in sync, not in reach, drive1x@b is missing since txg 812)");
+            "down: mirror-1 has no in-sync leg in reach (drive1@a is in sync, not in reach, drive1x@b is missing since "
+            "txg 812)");
   EXPECT_EQ(agent.count<Report>(), 1u) << "one clear line, once";
-  agent.owner_asks = true;                                  // node a is back
+  agent.owner_asks = true;  // node a is back
   agent.pass_ms(200);
   EXPECT_EQ(why(agent.state), "node a owns it");
 }
@@ -422,7 +424,8 @@ TEST_F(Rule11, legs_that_went_off_at_different_times_are_no_complete_side) {
   agent.pass_ms(2000);
   agent.feed(ImportOrdered{agent.now_ns, 5, true, false});
   EXPECT_FALSE(agent.last<AnswerCommand>().done);
-  EXPECT_NE(agent.last<AnswerCommand>().text.find("did not go off together"), std::string::npos) << agent.last<AnswerCommand>().text;
+  EXPECT_NE(agent.last<AnswerCommand>().text.find("did not go off together"), std::string::npos)
+      << agent.last<AnswerCommand>().text;
   agent.feed(ImportOrdered{agent.now_ns, 6, true, true});
   agent.pass_ms(200);
   EXPECT_TRUE(agent.last<AnswerCommand>().done);
@@ -441,7 +444,8 @@ TEST_F(Rule11, legs_that_went_off_nobody_knows_when_are_no_complete_side) {
   agent.pass_ms(2000);
   agent.feed(ImportOrdered{agent.now_ns, 5, true, false});
   EXPECT_FALSE(agent.last<AnswerCommand>().done);
-  EXPECT_NE(agent.last<AnswerCommand>().text.find("is not recorded"), std::string::npos) << agent.last<AnswerCommand>().text;
+  EXPECT_NE(agent.last<AnswerCommand>().text.find("is not recorded"), std::string::npos)
+      << agent.last<AnswerCommand>().text;
   agent.feed(ImportOrdered{agent.now_ns, 6, true, true});
   agent.pass_ms(200);
   EXPECT_TRUE(agent.last<AnswerCommand>().done);

@@ -48,7 +48,8 @@ TEST_F(Rule8, fence_quiesce_inspect_mark_resync_ack_set_swap_in_this_order) {
   EXPECT_LT(owner.place<FenceLeg>(), owner.place<QuiesceLeg>());
   EXPECT_LT(owner.place<QuiesceLeg>(), owner.place<InspectLegs>());
   EXPECT_LT(owner.place<InspectLegs>(), owner.place<SwapRecord>());
-  EXPECT_LT(owner.place<SwapRecord>(), owner.place<ReturnLegs>()) << "a half-copied leg never passes for a whole one (rule 11)";
+  EXPECT_LT(owner.place<SwapRecord>(), owner.place<ReturnLegs>())
+      << "a half-copied leg never passes for a whole one (rule 11)";
   EXPECT_LT(owner.place<ReturnLegs>(), owner.place<SetAckSet>());
   ASSERT_EQ(owner.count<SwapRecord>(), 2u);
   EXPECT_TRUE(owner.all<SwapRecord>()[0].record.mirrors[0].legs[1].resyncing);
@@ -84,7 +85,7 @@ TEST_F(Rule8, while_the_grows_outcome_is_unknown_the_leg_must_acknowledge) {
   owner.hold<SwapRecord>();
   owner.silent.clear();
   owner.pass_ms(500);
-  apply();                                     // resyncing is recorded
+  apply();  // resyncing is recorded
   ASSERT_TRUE(in_sync(open_swap().record, leg_id(0, node_b)));
   store.up = false;
   owner.feed(SwapUnknown{owner.now_ns, open_swap().record.op});
@@ -92,11 +93,11 @@ TEST_F(Rule8, while_the_grows_outcome_is_unknown_the_leg_must_acknowledge) {
   owner.pass_ms(2000);
   EXPECT_EQ(ack_set(owner.state).size(), 2u);
   EXPECT_EQ(owner.count<FailLegs>(), 0u) << "H20: it may be named";
-  store.swap(open_swap());                     // and so it was, late
+  store.swap(open_swap());  // and so it was, late
   store.up = true;
   owner.pass_ms(200);
   ASSERT_EQ(owner.last<SwapRecord>().expected_mod_revision, store.stored->mod_revision);
-  apply();                                     // only now the shrink
+  apply();  // only now the shrink
   EXPECT_FALSE(in_sync(store.record(), leg_id(0, node_b)));
   EXPECT_EQ(owner.last<FailLegs>().legs, std::vector{leg_id(0, node_b)});
 }
@@ -137,7 +138,7 @@ TEST_F(Rule8, a_late_answer_of_a_former_resync_is_not_taken_for_the_new_one) {
   owner.silent.clear();
   owner.pass_ms(500);
   const ReturnLegs first = owner.last<ReturnLegs>();
-  owner.silent.insert(leg_id(0, node_b));      // gone in mid-resync
+  owner.silent.insert(leg_id(0, node_b));  // gone in mid-resync
   owner.pass_ms(700);
   EXPECT_EQ(owner.count<FailLegs>(), 1u) << "at once: the record does not name it";
   owner.silent.clear();
@@ -225,7 +226,8 @@ TEST_F(Rule8, a_leg_whose_node_dies_again_and_again_returns_at_once) {
     ASSERT_FALSE(in_sync(store.record(), leg_id(0, node_b)));
     owner.silent.clear();
     owner.pass_ms(2000);
-    EXPECT_TRUE(in_sync(store.record(), leg_id(0, node_b))) << "death " << death << ": its drive has done nothing wrong";
+    EXPECT_TRUE(in_sync(store.record(), leg_id(0, node_b)))
+        << "death " << death << ": its drive has done nothing wrong";
   }
 }
 
@@ -238,7 +240,8 @@ TEST_F(Rule8, a_leg_whose_drive_comes_and_goes_returns_at_once) {
       plugged.feed(LegErred{plugged.now_ns, leg_id(0, node_b), fault, "gone"});
       ASSERT_FALSE(in_sync(other.record(), leg_id(0, node_b)));
       plugged.pass_ms(2000);
-      EXPECT_TRUE(in_sync(other.record(), leg_id(0, node_b))) << "fault " << static_cast<int>(fault) << ", time " << time;
+      EXPECT_TRUE(in_sync(other.record(), leg_id(0, node_b)))
+          << "fault " << static_cast<int>(fault) << ", time " << time;
     }
   }
 }

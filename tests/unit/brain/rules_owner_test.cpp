@@ -63,7 +63,8 @@ TEST_F(Rule3, since_is_one_more_than_the_newest_txg_flushed_on_that_leg) {
   owner.tick();
   owner.feed(LegErred{owner.now_ns, leg_id(0, node_b), LegFault::verifier_changed, "boot"});
   EXPECT_EQ(record::find_leg(store.record(), leg_id(0, node_b))->since, Txg{71});
-  EXPECT_EQ(store.record().floor_txg, Txg{69}) << "what both had flushed, less the one whose uberblock may be on its way";
+  EXPECT_EQ(store.record().floor_txg, Txg{69})
+      << "what both had flushed, less the one whose uberblock may be on its way";
 }
 
 TEST_F(Rule3, since_at_an_import_is_one_more_than_the_newest_uberblock_found_before) {
@@ -87,7 +88,7 @@ TEST_F(Rule3, a_silent_side_goes_off_in_one_swap) {
 
 TEST_F(Rule3, nothing_is_shrunk_if_some_mirror_would_have_no_leg_that_the_owner_reaches) {
   Record record = make_record(3);
-  take_off(record, leg_id(2, node_a), Txg{9});   // mirror 2 hangs on b
+  take_off(record, leg_id(2, node_a), Txg{9});  // mirror 2 hangs on b
   owner.silent.insert(leg_id(2, node_a));
   owner.serve(record);
   silence(node_b, 3);
@@ -107,7 +108,7 @@ TEST_F(Rule3, nothing_is_shrunk_if_some_mirror_would_have_no_leg_that_the_owner_
 TEST_F(Rule3, an_erring_leg_waits_while_its_mirrors_other_leg_does_not_answer) {
   owner.serve(make_record(2));
   silence(node_b, 2);
-  owner.pass_ms(400);                                 // silent, but within the window
+  owner.pass_ms(400);  // silent, but within the window
   owner.feed(LegErred{owner.now_ns, leg_id(1, node_a), LegFault::drive_gone, "ENODEV"});
   EXPECT_EQ(owner.count<SwapRecord>(), 0u) << "b1 is not reached: not even a1 may be shrunk";
   owner.silent.clear();
@@ -188,7 +189,8 @@ TEST_F(Rule5, a_leg_that_does_not_confirm_in_time_is_taken_off_before_the_import
   owner.pass_ms(700);
   EXPECT_FALSE(in_sync(store.record(), leg_id(1, node_b)));
   EXPECT_LT(owner.place<SwapRecord>(), owner.place<ImportPool>());
-  EXPECT_EQ(owner.last<ImportPool>().legs, (std::vector{leg_id(0, node_a), leg_id(0, node_b), leg_id(1, node_a)})) << "rule 7: exactly the named";
+  EXPECT_EQ(owner.last<ImportPool>().legs, (std::vector{leg_id(0, node_a), leg_id(0, node_b), leg_id(1, node_a)}))
+      << "rule 7: exactly the named";
 }
 
 TEST_F(Rule5, the_import_waits_when_a_mirror_would_be_left_without_a_leg) {
@@ -294,7 +296,7 @@ TEST_F(Rule6Owner, without_a_promise_reads_need_a_mirror_that_is_in_sync_here_on
   Record record = make_record(2);
   owner.serve(record);
   EXPECT_FALSE(may_answer_reads(owner.state, owner.now_ns));
-  silence(node_b, 1);                                     // one mirror is enough: nobody else can serve the pool
+  silence(node_b, 1);  // one mirror is enough: nobody else can serve the pool
   owner.feed(LegErred{owner.now_ns, leg_id(0, node_b), LegFault::io_error, "EIO"});
   EXPECT_TRUE(may_answer_reads(owner.state, owner.now_ns));
 }
@@ -317,10 +319,10 @@ TEST_F(Rule6Owner, an_open_shrink_does_not_count_yet_and_an_open_grow_counts_alr
   lone.hold<SwapRecord>();
   lone.silent.clear();
   lone.pass_ms(500);
-  ASSERT_EQ(lone.count<SwapRecord>(), 1u);                // marks `resyncing`
+  ASSERT_EQ(lone.count<SwapRecord>(), 1u);  // marks `resyncing`
   other_store.swap(lone.last<SwapRecord>());
   lone.feed(SwapApplied{lone.now_ns, lone.last<SwapRecord>().record.op, *other_store.stored});
-  ASSERT_EQ(lone.count<SwapRecord>(), 2u);                // the grow
+  ASSERT_EQ(lone.count<SwapRecord>(), 2u);  // the grow
   ASSERT_TRUE(in_sync(lone.last<SwapRecord>().record, leg_id(0, node_b)));
   EXPECT_FALSE(may_answer_reads(lone.state, lone.now_ns)) << "b may be in sync, and take over";
 }
@@ -358,7 +360,7 @@ TEST_F(Rule9Owner, unknown_and_not_applied_the_same_swap_is_sent_again) {
   owner.hold<SwapRecord>();
   owner.feed(LegErred{owner.now_ns, leg_id(0, node_b), LegFault::io_error, "EIO"});
   const SwapRecord swap = owner.last<SwapRecord>();
-  owner.feed(SwapUnknown{owner.now_ns, swap.record.op});       // the read finds the old revision
+  owner.feed(SwapUnknown{owner.now_ns, swap.record.op});  // the read finds the old revision
   EXPECT_EQ(owner.count<ReadRecord>(), 1u);
   EXPECT_EQ(owner.count<SwapRecord>(), 2u);
   EXPECT_EQ(owner.last<SwapRecord>(), swap);
@@ -372,13 +374,13 @@ TEST_F(Rule9Owner, the_record_written_again_as_it_was_is_still_ours) {
   owner.feed(LegErred{owner.now_ns, leg_id(0, node_b), LegFault::io_error, "EIO"});
   const SwapRecord swap = owner.last<SwapRecord>();
   store.stored->mod_revision += 5;
-  owner.feed(SwapUnknown{owner.now_ns, swap.record.op});       // the read finds it
+  owner.feed(SwapUnknown{owner.now_ns, swap.record.op});  // the read finds it
   EXPECT_EQ(owner.count<ExitProcess>(), 0u);
   ASSERT_EQ(owner.count<SwapRecord>(), 2u);
   EXPECT_EQ(owner.last<SwapRecord>().record, swap.record);
   EXPECT_EQ(owner.last<SwapRecord>().expected_mod_revision, store.stored->mod_revision);
   store.stored->mod_revision += 2;
-  owner.feed(SwapOther{owner.now_ns, swap.record.op, store.stored});   // or the swap itself does
+  owner.feed(SwapOther{owner.now_ns, swap.record.op, store.stored});  // or the swap itself does
   EXPECT_EQ(owner.count<ExitProcess>(), 0u);
   const SwapRecord again = owner.last<SwapRecord>();
   EXPECT_EQ(again.expected_mod_revision, store.stored->mod_revision);
@@ -450,7 +452,7 @@ TEST_F(Windows, a_timer_that_fires_late_starts_the_windows_anew) {
   owner.serve(make_record(1));
   silence(node_b, 1);
   owner.pass_ms(400);
-  owner.now_ns += 500 * ns_per_ms;   // the process itself was paused
+  owner.now_ns += 500 * ns_per_ms;  // the process itself was paused
   owner.late_tick();
   EXPECT_EQ(owner.count<SwapRecord>(), 0u);
   owner.pass_ms(550);

@@ -291,7 +291,7 @@ TEST_F(WhatHappens, both_nodes_lose_power__alone_it_imports_with_its_own_legs_af
 }
 
 TEST_F(WhatHappens, cold_start__no_import_while_the_owner_serves_elsewhere_or_the_pool_is_exported) {
-  Record taken = make_record(1);                        // while this node was down the partner imported it
+  Record taken = make_record(1);  // while this node was down the partner imported it
   taken.epoch = Epoch{6};
   taken.rev = taken.rev.next();
   taken.owner = node_b;
@@ -386,7 +386,7 @@ TEST_F(WhatHappens, owners_node_wholly_cut_off__it_answers_nothing_and_exits_whe
 
 TEST_F(WhatHappens, both_legs_of_a_mirror_slow__nothing_is_shrunk_and_status_says_so) {
   owner.serve(make_record(2));
-  owner.oldest_write_ns[leg_id(0, node_a)] = owner.now_ns + 100 * ns_per_ms;   // not at the same moment
+  owner.oldest_write_ns[leg_id(0, node_a)] = owner.now_ns + 100 * ns_per_ms;  // not at the same moment
   owner.oldest_write_ns[leg_id(0, node_b)] = owner.now_ns;
   owner.pass_ms(20'000);
   EXPECT_EQ(owner.count<SwapRecord>(), 0u);
@@ -402,10 +402,11 @@ TEST_F(WhatHappens, a_second_failure_while_degraded__down_and_says_what_must_ret
   silence(node_b, 2);
   owner.silent.erase(leg_id(0, node_b));
   owner.serve(record);
-  silence(node_a, 2);                                   // a's drives are gone too: mirror-1 has nobody
+  silence(node_a, 2);  // a's drives are gone too: mirror-1 has nobody
   owner.pass_ms(1500);
   EXPECT_TRUE(owner.state.holding);
-  EXPECT_NE(owner::why(owner.state).find("mirror-1 has no in-sync leg that answers: drive1@a"), std::string::npos) << owner::why(owner.state);
+  EXPECT_NE(owner::why(owner.state).find("mirror-1 has no in-sync leg that answers: drive1@a"), std::string::npos)
+      << owner::why(owner.state);
 }
 
 TEST_F(WhatHappens, a_drive_fails__its_mirror_goes_on_the_others_are_untouched) {
@@ -418,13 +419,16 @@ TEST_F(WhatHappens, a_drive_fails__its_mirror_goes_on_the_others_are_untouched) 
 TEST_F(WhatHappens, partner_killed_under_load_then_the_owner__the_partner_refuses_until_the_owner_is_back) {
   owner.serve(make_record(2));
   silence(node_b, 2);
-  owner.pass_ms(1000);                                  // shrunk; then the owner's node dies
-  agent.start(node_b, store.record());                  // the partner starts
+  owner.pass_ms(1000);                  // shrunk; then the owner's node dies
+  agent.start(node_b, store.record());  // the partner starts
   agent.pass_ms(30'000);
   EXPECT_EQ(agent.count<SwapRecord>(), 0u);
   EXPECT_EQ(agent.count<agent::StartPool>(), 0u);
-  EXPECT_NE(agent::why(agent.state).find("mirror-0 has no in-sync leg in reach (drive0@a is in sync, not in reach, drive0x@b is missing since txg 41)"),
-            std::string::npos) << agent::why(agent.state);
+  EXPECT_NE(agent::why(agent.state)
+                .find("mirror-0 has no in-sync leg in reach (drive0@a is in sync, not in reach, drive0x@b is missing "
+                      "since txg 41)"),
+            std::string::npos)
+      << agent::why(agent.state);
 }
 
 TEST_F(WhatHappens, an_owner_that_gave_up__the_partner_takes_over_at_once) {

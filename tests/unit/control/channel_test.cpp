@@ -62,7 +62,7 @@ TEST_F(ControlChannel, bytes_that_are_no_message_are_an_error_and_the_next_messa
     auto ends = Channel::make_pair();
     EXPECT_TRUE(ends);
     EXPECT_EQ(::send(ends->first.get(), "nonsense", 8, 0), 8);
-    EXPECT_EQ(::send(ends->first.get(), R"({"kind":"later"})", 16, 0), 16);   // a newer program's: passed over
+    EXPECT_EQ(::send(ends->first.get(), R"({"kind":"later"})", 16, 0), 16);  // a newer program's: passed over
     Channel one(std::move(ends->first));
     Channel other(std::move(ends->second));
     EXPECT_TRUE(one.send(ReleasePromise{}));

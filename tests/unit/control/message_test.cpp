@@ -13,7 +13,8 @@ record::Stored a_record() {
   record.rev = Revision{17};
   record.op = "op";
   record.zfs_host_ids = {1, 2};
-  record.mirrors = {{MirrorId{1}, "normal", {{LegId{UINT64_MAX - 1}, NodeId::a, "drive-1", true, false, Txg{0}, false}}}};
+  record.mirrors = {
+      {MirrorId{1}, "normal", {{LegId{UINT64_MAX - 1}, NodeId::a, "drive-1", true, false, Txg{0}, false}}}};
   return {record, 99};
 }
 
@@ -67,7 +68,8 @@ TEST(ControlMessage, an_unknown_kind_is_told_apart_from_damage) {
   auto newer = parse_message(R"({"kind": "from_the_future"})");
   ASSERT_FALSE(newer);
   EXPECT_EQ(newer.error().code, ErrorCode::not_found);
-  for (const char* damaged : {"", "{}", "[1]", R"({"kind": "start"})", R"({"kind": "record_kept", "epoch": "x", "rev": 1})"}) {
+  for (const char* damaged :
+       {"", "{}", "[1]", R"({"kind": "start"})", R"({"kind": "record_kept", "epoch": "x", "rev": 1})"}) {
     auto parsed = parse_message(damaged);
     ASSERT_FALSE(parsed) << damaged;
     EXPECT_EQ(parsed.error().code, ErrorCode::invalid) << damaged;

@@ -225,7 +225,8 @@ TEST_F(FenceFileTest, a_kill_at_any_moment_leaves_a_whole_file_with_all_that_was
       while (true) {
         Epoch now = (*file)->contents()->epoch;
         auto fenced = (*file)->fence({now, now.next(), host_7_});
-        if (fenced) [[maybe_unused]] auto written = ::write(told[1], &fenced->epoch.value, sizeof fenced->epoch.value);
+        if (fenced) [[maybe_unused]]
+          auto written = ::write(told[1], &fenced->epoch.value, sizeof fenced->epoch.value);
       }
     }
     ::close(told[1]);

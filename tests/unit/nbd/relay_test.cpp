@@ -221,7 +221,7 @@ TEST(Relay, a_client_left_in_the_backlog_is_found_by_this_node_s_own_server) {
 // The owner died while a client waited for its word; now this node owns.
 TEST(Relay, a_client_that_was_accepted_and_never_linked_is_passed_on) {
   Fixture fixture;
-  RawClient first = fixture.client();   // a path lives: the relay accepts
+  RawClient first = fixture.client();  // a path lives: the relay accepts
   fixture.host.on([&] { fixture.refuse_links = true; });
   RawClient client = RawClient::to_unix(fixture.volume_socket);
   EXPECT_TRUE(client.silent());
@@ -229,7 +229,8 @@ TEST(Relay, a_client_that_was_accepted_and_never_linked_is_passed_on) {
   fixture.host.await([&] { return fixture.relay->remove_volume("tank/vm1"); });
   fixture.host.on([&] {
     ASSERT_EQ(fixture.passed_on.size(), 1u);
-    fixture.server->serve(std::make_unique<block::Stream>(std::move(fixture.passed_on.front())), {Transport::local, "tank/vm1"});
+    fixture.server->serve(std::make_unique<block::Stream>(std::move(fixture.passed_on.front())),
+                          {Transport::local, "tank/vm1"});
   });
   EXPECT_TRUE(client.go("tank/vm1"));
 }

@@ -321,7 +321,8 @@ TEST(Server, what_came_for_a_removed_export_is_not_served_by_the_next_of_its_nam
   Fixture fixture;
   const auto replace = [&](std::uint64_t identity) {
     EXPECT_TRUE(fixture.host.await([&] { return fixture.server->remove_export("tank/vm1"); }));
-    EXPECT_TRUE(fixture.host.on([&] { return fixture.server->add_export({"tank/vm1", &fixture.device, false, identity}); }));
+    EXPECT_TRUE(
+        fixture.host.on([&] { return fixture.server->add_export({"tank/vm1", &fixture.device, false, identity}); }));
   };
   const Uuid relay = Uuid::random();
   const auto link = [&](std::uint64_t session, const char* volume) {
@@ -385,7 +386,7 @@ TEST(Server, a_client_that_asks_and_never_reads_is_dropped_too) {
   }
   RawClient deaf = fixture.connect_as(Transport::local);
   deaf.greet();
-  for (int times = 0; times < 100; ++times) deaf.option(wire::opt_list);   // 2 MB of answers: more than a socket holds
+  for (int times = 0; times < 100; ++times) deaf.option(wire::opt_list);  // 2 MB of answers: more than a socket holds
   EXPECT_TRUE(fixture.host.until([&] { return deaf.hung_up_on(); })) << "what it does not read holds the server";
 }
 

@@ -23,7 +23,9 @@ struct Sysfs {
     fs::create_directory_symlink(folder, fs::path(root) / "dev/block" / device);
     return folder;
   }
-  Result<void> check(const std::string& device) { return check_not_on_pair("etcd's data", "/var/lib/etcd", root, device); }
+  Result<void> check(const std::string& device) {
+    return check_not_on_pair("etcd's data", "/var/lib/etcd", root, device);
+  }
 };
 
 TEST(Circular, a_drive_of_the_node_is_fine_and_so_is_what_has_no_device) {
@@ -46,14 +48,17 @@ TEST(Circular, a_network_block_device_is_refused_also_under_partitions_and_devic
     auto refused = sysfs.check(device);
     ASSERT_FALSE(refused) << device;
     EXPECT_EQ(refused.error().code, ErrorCode::refused);
-    EXPECT_NE(refused.error().message.find("etcd's data (/var/lib/etcd) lies on nbd3"), std::string::npos) << refused.error().message;
+    EXPECT_NE(refused.error().message.find("etcd's data (/var/lib/etcd) lies on nbd3"), std::string::npos)
+        << refused.error().message;
   }
 }
 
 TEST(Circular, a_namespace_of_zpair_is_refused_and_another_one_is_not) {
   Sysfs sysfs;
-  std::ofstream(sysfs.add("nvme-subsystem/nvme-subsys0/nvme0n1", "259:0") / "../subsysnqn") << "nqn.2026-01.io.zpair:node-a\n";
-  std::ofstream(sysfs.add("nvme-subsystem/nvme-subsys1/nvme1n1", "259:1") / "../subsysnqn") << "nqn.2014-08.org.example:disk\n";
+  std::ofstream(sysfs.add("nvme-subsystem/nvme-subsys0/nvme0n1", "259:0") / "../subsysnqn")
+      << "nqn.2026-01.io.zpair:node-a\n";
+  std::ofstream(sysfs.add("nvme-subsystem/nvme-subsys1/nvme1n1", "259:1") / "../subsysnqn")
+      << "nqn.2014-08.org.example:disk\n";
   EXPECT_FALSE(sysfs.check("259:0"));
   EXPECT_TRUE(sysfs.check("259:1"));
 }

@@ -4,8 +4,8 @@
 
 #include <fstream>
 
-#include "state/durable_file.h"
 #include "scratch.h"
+#include "state/durable_file.h"
 
 namespace zpair::node {
 namespace {

@@ -9,13 +9,15 @@
 namespace zpair::nvme {
 namespace {
 
-std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span(text.data(), text.size())); }
+std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
 
 TEST(Crc32c, known_values) {
   std::vector<std::byte> zeroes(32);
   std::vector<std::byte> ones(32, std::byte{0xff});
   EXPECT_EQ(crc32c(0, bytes_of("123456789")), 0xe3069283u);
-  EXPECT_EQ(crc32c(0, zeroes), 0x8a9136aau);   // RFC 3720, B.4
+  EXPECT_EQ(crc32c(0, zeroes), 0x8a9136aau);  // RFC 3720, B.4
   EXPECT_EQ(crc32c(0, ones), 0x62a8ab43u);
   EXPECT_EQ(crc32c(0, {}), 0u);
 }

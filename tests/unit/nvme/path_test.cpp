@@ -87,7 +87,7 @@ Task<void> late_delivery(PathTest& test, bool quiesce, std::size_t& overwritten)
 
   bench.switches[0]->let_go();
   co_await bench.switches[0]->delivered.wait();
-  co_await bench.until_up(2);   // a later connection through the same switch is up: what was held before it is out
+  co_await bench.until_up(2);  // a later connection through the same switch is up: what was held before it is out
   for (unsigned i = 0; i < 50; ++i) co_await write_and_expect(*bench.drive, 1 << 20, i);
   overwritten = 0;
   for (unsigned i = 0; i < 16; ++i) overwritten += bench.device.holds(i * 4096, pattern(4096, 1000 + i)) ? 0 : 1;
@@ -120,7 +120,8 @@ TEST_F(PathTest, a_command_at_the_device_is_not_sent_again_before_it_is_done_the
     while (bench.target->counts().resets == 0) co_await block::Reactor::current().after_ms(1);
     EXPECT_FALSE(bench.drive->quiesced());
     co_await write_and_expect(*bench.drive, 8 << 20, 1, IoStatus::invalid);
-    EXPECT_EQ(bench.device.count(block::Operation::write), 4u) << "nothing is sent twice while it may still be carried out";
+    EXPECT_EQ(bench.device.count(block::Operation::write), 4u)
+        << "nothing is sent twice while it may still be carried out";
     bench.device.let_go();
     co_await tasks.close();
     EXPECT_GT(bench.device.count(block::Operation::write), 4u) << "those whose answers were lost went again";
@@ -162,7 +163,8 @@ TEST_F(PathTest, a_hanging_drive_does_not_hold_the_commands_of_others) {
     EXPECT_TRUE(back.has_value());
     auto early = co_await bench.drive->wait_quiesced(Deadline::in_ms(300));
     EXPECT_FALSE(early) << "its own commands are at the device still";
-    EXPECT_EQ(bench.device.count(block::Operation::write), 4u) << "nothing is sent twice while it may still be carried out";
+    EXPECT_EQ(bench.device.count(block::Operation::write), 4u)
+        << "nothing is sent twice while it may still be carried out";
     bench.device.let_go();
     co_await hanging.close();
     auto quiet = co_await bench.drive->wait_quiesced(Deadline::in_ms(20000));

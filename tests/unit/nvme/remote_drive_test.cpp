@@ -201,7 +201,8 @@ TEST_F(RemoteDriveTest, a_host_without_the_reservation_is_fenced_and_sees_the_ep
 
     auto taken = co_await drive_2->fence(Epoch{5}, Epoch{4}, Deadline::in_ms(5000));
     EXPECT_TRUE(taken.has_value());
-    for (auto operation : {block::Operation::write, block::Operation::flush, block::Operation::trim, block::Operation::write_zeroes}) {
+    for (auto operation :
+         {block::Operation::write, block::Operation::flush, block::Operation::trim, block::Operation::write_zeroes}) {
       block::Op::Outcome outcome{};
       if (operation == block::Operation::write) outcome = co_await block::write(*drive, 0, bytes);
       if (operation == block::Operation::flush) outcome = co_await block::flush(*drive);

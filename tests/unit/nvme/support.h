@@ -67,7 +67,7 @@ class MemoryDevice final : public block::BlockDevice {
     next_verifier_ = next;
   }
 
-  block::Signal arrived;                                // set at every submit
+  block::Signal arrived;  // set at every submit
   std::uint64_t durable_count = 0;
 
  private:
@@ -138,8 +138,8 @@ class HoldingSwitch {
   void corrupt_to_target(std::size_t ahead) { corrupt_in_ = ahead; }
   void corrupt_to_host(std::size_t ahead) { corrupt_back_in_ = ahead; }
   std::size_t held_bytes() const { return held_bytes_; }
-  block::Signal grew;                                   // more bytes are held
-  block::Signal delivered;                              // held bytes went out
+  block::Signal grew;       // more bytes are held
+  block::Signal delivered;  // held bytes went out
 
   block::Task<void> close() {
     closing_ = true;
@@ -153,7 +153,7 @@ class HoldingSwitch {
   }
 
  private:
-  struct Flow {                                         // one direction of a connection
+  struct Flow {  // one direction of a connection
     block::Stream* from;
     block::Stream* to;
     bool to_target;
@@ -259,7 +259,8 @@ class RawHost {
     co_return true;
   }
   // Fabrics Connect; returns the completion.
-  block::Task<Completion> connect(std::uint16_t qid, std::uint16_t cntlid, std::string nqn, std::uint32_t keep_alive_ms = 0) {
+  block::Task<Completion> connect(std::uint16_t qid, std::uint16_t cntlid, std::string nqn,
+                                  std::uint32_t keep_alive_ms = 0) {
     Command command{};
     command.opcode = 0x7f;
     command.nsid = 1;
@@ -303,8 +304,9 @@ class RawHost {
     CapsuleCmd pdu{};
     std::size_t before_data = sizeof pdu + digests_.header_bytes();
     std::size_t total = before_data + data.size() + (data.empty() ? 0 : digests_.data_bytes());
-    pdu.header = PduHeader{PduType::capsule_cmd, 0, sizeof pdu, static_cast<std::uint8_t>(data.empty() ? 0 : before_data),
-                           static_cast<std::uint32_t>(total)};
+    pdu.header =
+        PduHeader{PduType::capsule_cmd, 0, sizeof pdu, static_cast<std::uint8_t>(data.empty() ? 0 : before_data),
+                  static_cast<std::uint32_t>(total)};
     if (digests_.header) pdu.header.flags |= 1;
     if (digests_.data && !data.empty()) pdu.header.flags |= 2;
     pdu.command = command;
@@ -324,7 +326,7 @@ class RawHost {
   block::Task<Completion> completion() {
     while (true) {
       std::vector<std::byte> pdu = co_await next_pdu();
-      if (pdu.empty()) co_return Completion{0, 0, 0, 0, 0xfffe};   // the connection ended
+      if (pdu.empty()) co_return Completion{0, 0, 0, 0, 0xfffe};  // the connection ended
       PduHeader header;
       std::memcpy(&header, pdu.data(), sizeof header);
       if (header.type == PduType::capsule_resp) {

@@ -6,8 +6,8 @@ namespace {
 
 using block::Task;
 
-constexpr std::uint16_t ended = 0xfffe;                 // RawHost: the connection ended
-constexpr std::uint16_t other_pdu = 0xfffc;             // RawHost: an R2T or a termination came
+constexpr std::uint16_t ended = 0xfffe;      // RawHost: the connection ended
+constexpr std::uint16_t other_pdu = 0xfffc;  // RawHost: an R2T or a termination came
 
 Status status_of(const Completion& completion) { return status_of_field(completion.status_field); }
 
@@ -97,7 +97,8 @@ TEST_F(WireTest, the_greeting_byte_for_byte) {
       co_await host.send(request);
       std::vector<std::byte> answer = co_await host.receive(128);
       std::vector<std::byte> expected(128);
-      const std::uint8_t wanted[] = {0x01, 0x00, 128, 0, 128, 0, 0, 0, 0, 0, 0, digests, 0x00, 0x00, 0x10, 0x00};   // 1 MiB
+      const std::uint8_t wanted[] = {0x01, 0x00, 128, 0,       128,  0,    0,    0,
+                                     0,    0,    0,   digests, 0x00, 0x00, 0x10, 0x00};  // 1 MiB
       std::memcpy(expected.data(), wanted, sizeof wanted);
       EXPECT_EQ(answer, expected);
     }
@@ -557,7 +558,8 @@ TEST_F(WireTest, random_bytes_crash_nothing_and_write_nothing) {
         Command command{};
         std::vector<std::byte> noise = pattern(sizeof command, random());
         std::memcpy(&command, noise.data(), sizeof command);
-        if (i % 2 == 0) command.opcode = static_cast<std::uint8_t>(std::array{0x7f, 0x06, 0x02, 0x09, 0x38, 0x18}[random() % 6]);
+        if (i % 2 == 0)
+          command.opcode = static_cast<std::uint8_t>(std::array{0x7f, 0x06, 0x02, 0x09, 0x38, 0x18}[random() % 6]);
         std::vector<std::byte> capsule = host.capsule(command, pattern(random() % 3 * 512, random()));
         if (round % 2 == 1 && i == 19) capsule[random() % capsule.size()] ^= static_cast<std::byte>(1 + random() % 255);
         bytes.insert(bytes.end(), capsule.begin(), capsule.end());

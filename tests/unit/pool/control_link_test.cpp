@@ -30,10 +30,10 @@ TEST(ControlLink, the_newest_connection_counts_and_the_older_one_ends) {
     (*link)->take_over(std::move(ends->second));
     EXPECT_EQ(connects, 1);
 
-    auto socket = control::Channel::connect(at);   // zpaird was restarted
+    auto socket = control::Channel::connect(at);  // zpaird was restarted
     EXPECT_TRUE(socket);
     control::Channel restarted(std::move(*socket));
-    auto ended = co_await inherited.receive();     // the link let the older one go
+    auto ended = co_await inherited.receive();  // the link let the older one go
     EXPECT_FALSE(ended);
     EXPECT_EQ(connects, 2);
 

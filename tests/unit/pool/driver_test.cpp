@@ -15,7 +15,8 @@ record::Stored two_leg_record() {
   record.owner = NodeId::a;
   record.mirrors = {{MirrorId{1},
                      "normal",
-                     {{LegId{11}, NodeId::a, "d-a", true, false, Txg{0}, false}, {LegId{12}, NodeId::b, "d-b", true, false, Txg{0}, false}}}};
+                     {{LegId{11}, NodeId::a, "d-a", true, false, Txg{0}, false},
+                      {LegId{12}, NodeId::b, "d-b", true, false, Txg{0}, false}}}};
   return {record, 7};
 }
 
@@ -61,12 +62,24 @@ struct Fixture {
   explicit Fixture(block::Reactor& reactor)
       : driver(reactor, hands,
                {.limits = {},
-                .pulses = [this](Nanoseconds now_ns) {
-                  std::vector<owner::LegPulse> pulses;
-                  pulses.push_back({.leg = LegId{11}, .reachable = true, .last_progress_ns = now_ns, .oldest_write_ns = {}, .oldest_trim_ns = {}, .flushed_txg = Txg{101}});
-                  if (b_answers) pulses.push_back({.leg = LegId{12}, .reachable = true, .last_progress_ns = now_ns, .oldest_write_ns = {}, .oldest_trim_ns = {}, .flushed_txg = Txg{101}});
-                  return pulses;
-                },
+                .pulses =
+                    [this](Nanoseconds now_ns) {
+                      std::vector<owner::LegPulse> pulses;
+                      pulses.push_back({.leg = LegId{11},
+                                        .reachable = true,
+                                        .last_progress_ns = now_ns,
+                                        .oldest_write_ns = {},
+                                        .oldest_trim_ns = {},
+                                        .flushed_txg = Txg{101}});
+                      if (b_answers)
+                        pulses.push_back({.leg = LegId{12},
+                                          .reachable = true,
+                                          .last_progress_ns = now_ns,
+                                          .oldest_write_ns = {},
+                                          .oldest_trim_ns = {},
+                                          .flushed_txg = Txg{101}});
+                      return pulses;
+                    },
                 .after_step = [this] { stepped.set(); }}) {
     hands.driver = &driver;
   }
@@ -148,7 +161,8 @@ TEST_F(DriverTest, a_fact_fed_from_inside_an_order_waits_until_the_step_is_over)
     void order(const owner::Action& action) override {
       ++depth;
       deepest = std::max(deepest, depth);
-      if (auto* fence = std::get_if<owner::FenceLeg>(&action)) driver->feed(owner::LegFenced{boot_time_ns(), fence->leg});
+      if (auto* fence = std::get_if<owner::FenceLeg>(&action))
+        driver->feed(owner::LegFenced{boot_time_ns(), fence->leg});
       --depth;
     }
     Driver* driver = nullptr;

@@ -47,7 +47,7 @@ struct Fixture {
     NodeConfig config;
     config.node = NodeId::a;
     config.state_dir = folder;
-    config.paths = {{.name = "path1", .listen = "127.0.0.1", .partner = "127.0.0.1"}};   // never started
+    config.paths = {{.name = "path1", .listen = "127.0.0.1", .partner = "127.0.0.1"}};  // never started
     return {.config = config, .host_id = host, .on_path = {}};
   }
 };
@@ -72,7 +72,7 @@ TEST_F(LegsTest, a_fence_is_stored_with_the_record_and_a_lower_epoch_is_fenced_o
       EXPECT_EQ(contents->stored, (fence::StoredRecord{Epoch{5}, Revision{9}, 1234}));
       co_await legs.close();
     }
-    fixture.host = Uuid::random();   // an older process of this node comes late
+    fixture.host = Uuid::random();  // an older process of this node comes late
     Legs older(fixture.options());
     older.know(fixture.record, {&fixture.place, 1});
     FenceOutcome outcome = co_await older.fence(fixture.leg, Epoch{4}, Revision{1}, 1, Deadline::in_ms(2000));
@@ -202,14 +202,16 @@ TEST_F(LegsTest, a_leg_whose_node_forgot_what_it_was_told_is_refused) {
     record::Record newer = fixture.record;
     newer.rev = Revision{10};
     EXPECT_TRUE(co_await legs.keep(newer, Deadline::in_ms(500)));
-    auto again = co_await legs.fence(fixture.leg, Epoch{5}, Revision{10}, record::digest_of(newer), Deadline::in_ms(2000));
+    auto again =
+        co_await legs.fence(fixture.leg, Epoch{5}, Revision{10}, record::digest_of(newer), Deadline::in_ms(2000));
     EXPECT_EQ(again.kind, FenceOutcome::Kind::done) << again.why;
     std::filesystem::rename(file + "-earlier", file);
-    auto refused = co_await legs.fence(fixture.leg, Epoch{5}, Revision{10}, record::digest_of(newer), Deadline::in_ms(2000));
+    auto refused =
+        co_await legs.fence(fixture.leg, Epoch{5}, Revision{10}, record::digest_of(newer), Deadline::in_ms(2000));
     EXPECT_EQ(refused.kind, FenceOutcome::Kind::rolled_back);
     EXPECT_NE(refused.why.find("earlier state"), std::string::npos);
 
-    const LegId new_leg = legs.add_new(fixture.place);   // as a new leg it begins anew
+    const LegId new_leg = legs.add_new(fixture.place);  // as a new leg it begins anew
     auto fresh = co_await legs.fence(new_leg, Epoch{5}, Revision{10}, record::digest_of(newer), Deadline::in_ms(2000));
     EXPECT_EQ(fresh.kind, FenceOutcome::Kind::done) << fresh.why;
     co_await legs.close();

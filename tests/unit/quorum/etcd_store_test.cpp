@@ -184,7 +184,8 @@ TEST_F(EtcdStoreTest, list_and_remove) {
   EXPECT_EQ(gone.stored.mod_revision, 0u);
 
   auto destroyed = run(store->destroyed("list-1", Deadline::in_ms(5000)));
-  ASSERT_TRUE(destroyed && *destroyed) << "a node that was away must be able to tell a destroyed pool from a lost record";
+  ASSERT_TRUE(destroyed && *destroyed)
+      << "a node that was away must be able to tell a destroyed pool from a lost record";
   EXPECT_EQ(**destroyed, one.stored.record);
   auto never = run(store->destroyed("list-2", Deadline::in_ms(5000)));
   ASSERT_TRUE(never);

@@ -37,7 +37,8 @@ TEST(Record, a_leg_that_replaces_none_is_written_as_by_programs_that_knew_no_rep
   Record record = two_mirrors();
   EXPECT_NE(to_json(record).find("\"replaces\":\"file:c\""), std::string::npos);
   for (Mirror& mirror : record.mirrors) mirror.legs[0].replaces.clear();
-  EXPECT_EQ(to_json(record).find("replaces"), std::string::npos) << "the digests in the fence files would not be its own any more";
+  EXPECT_EQ(to_json(record).find("replaces"), std::string::npos)
+      << "the digests in the fence files would not be its own any more";
   auto parsed = parse_record(to_json(record));
   ASSERT_TRUE(parsed) << parsed.error().message;
   EXPECT_EQ(*parsed, record);

@@ -22,7 +22,7 @@ Task<void> create_write_and_die(World& world) {
     auto status = co_await write_blocks(**volume, i, 1, 1);
     REQUIRE(status == block::IoStatus::ok);
   }
-  auto status = co_await write_blocks(**volume, 1024, 256, 1);   // 1 MiB
+  auto status = co_await write_blocks(**volume, 1024, 256, 1);  // 1 MiB
   REQUIRE(status == block::IoStatus::ok);
   kill(getpid(), SIGKILL);
 }
@@ -34,8 +34,8 @@ Task<void> import_and_check(World& world) {
   auto report = co_await world.pool->import_pool(spec);
   REQUIRE_OK(report);
   std::printf("replayed %llu records, labels %.3f import %.3f replay %.3f s\n",
-              static_cast<unsigned long long>(report->replayed_record_count), report->label_seconds, report->import_seconds,
-              report->replay_seconds);
+              static_cast<unsigned long long>(report->replayed_record_count), report->label_seconds,
+              report->import_seconds, report->replay_seconds);
   REQUIRE(report->absent_legs.empty());
   auto volume = co_await world.pool->open_volume("vm1");
   REQUIRE_OK(volume);
@@ -61,7 +61,7 @@ TEST(Pool, what_was_acknowledged_before_kill_9_is_there_after_the_import) {
   EXPECT_WELL(second);
   EXPECT_EQ(second.said.find("replayed 0 records"), std::string::npos) << second.said;
   std::cout << second.said;
-  EXPECT_EQ(zdb(folder, "-bcc"), 0) << zdb_said(folder);   // every checksum, and no leak
+  EXPECT_EQ(zdb(folder, "-bcc"), 0) << zdb_said(folder);  // every checksum, and no leak
   EXPECT_NE(zdb_said(folder).find("No leaks"), std::string::npos) << zdb_said(folder);
 }
 

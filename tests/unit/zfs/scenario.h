@@ -30,21 +30,21 @@ namespace zpair::zfs::test {
 using block::Task;
 
 // In a child: a condition that must hold.
-#define REQUIRE(condition)                                                                    \
-  do {                                                                                        \
-    if (!(condition)) {                                                                       \
-      std::fprintf(stderr, "%s:%d: REQUIRE(%s) failed\n", __FILE__, __LINE__, #condition);    \
-      std::fflush(stderr);                                                                    \
-      _exit(3);                                                                               \
-    }                                                                                         \
+#define REQUIRE(condition)                                                                 \
+  do {                                                                                     \
+    if (!(condition)) {                                                                    \
+      std::fprintf(stderr, "%s:%d: REQUIRE(%s) failed\n", __FILE__, __LINE__, #condition); \
+      std::fflush(stderr);                                                                 \
+      _exit(3);                                                                            \
+    }                                                                                      \
   } while (0)
-#define REQUIRE_OK(result)                                                                                 \
-  do {                                                                                                     \
-    if (!(result)) {                                                                                       \
+#define REQUIRE_OK(result)                                                                                    \
+  do {                                                                                                        \
+    if (!(result)) {                                                                                          \
       std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #result, (result).error().message.c_str()); \
-      std::fflush(stderr);                                                                                 \
-      _exit(3);                                                                                            \
-    }                                                                                                      \
+      std::fflush(stderr);                                                                                    \
+      _exit(3);                                                                                               \
+    }                                                                                                         \
   } while (0)
 
 struct Folder {
@@ -59,7 +59,7 @@ struct Folder {
 
 struct End {
   int status = 0;
-  std::string said;   // stdout and stderr
+  std::string said;  // stdout and stderr
   bool exited_well() const { return WIFEXITED(status) && WEXITSTATUS(status) == 0; }
   bool killed() const { return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL; }
   bool aborted() const { return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT; }
@@ -80,7 +80,8 @@ struct World {
 
   Task<void> open_drives(std::vector<std::string> names, block::FaultOptions options = {}) {
     for (const std::string& name : names) {
-      auto file = co_await block::FileDevice::open({.path = folder + "/" + name, .wait_for_lock = Deadline::in_ms(10000)});
+      auto file =
+          co_await block::FileDevice::open({.path = folder + "/" + name, .wait_for_lock = Deadline::in_ms(10000)});
       REQUIRE_OK(file);
       auto fault = block::FaultDevice::wrap(std::move(*file), options);
       REQUIRE_OK(fault);
@@ -93,9 +94,9 @@ struct World {
   }
   void make_pool(const std::string& name = "tank") {
     pool = std::make_unique<Pool>(*engine, Pool::Options{name, [this](const LegEvent& event) {
-                                                          events.push_back(event);
-                                                          event_came.set();
-                                                        }});
+                                                           events.push_back(event);
+                                                           event_came.set();
+                                                         }});
   }
   LegSpec leg(const std::string& name, LegId guid = {}) {
     return LegSpec{guid, name[0] == 'a' ? NodeId::a : NodeId::b, &drive(name), name};
@@ -144,7 +145,8 @@ struct World {
   }
 };
 
-inline void make_files(const std::string& folder, std::vector<std::string> names, std::uint64_t size_bytes = 256ULL << 20) {
+inline void make_files(const std::string& folder, std::vector<std::string> names,
+                       std::uint64_t size_bytes = 256ULL << 20) {
   for (const std::string& name : names) {
     std::ofstream(folder + "/" + name).close();
     std::filesystem::resize_file(folder + "/" + name, size_bytes);
@@ -168,7 +170,7 @@ inline End in_child(const Folder& folder, Task<void> (*scenario)(World&), ChildO
     close(pipe_fds[0]);
     close(pipe_fds[1]);
     setvbuf(stdout, nullptr, _IONBF, 0);
-    alarm(120);   // a hang is a failure, not a wait
+    alarm(120);  // a hang is a failure, not a wait
     World world;
     world.folder = folder.path;
     auto reactor = block::Reactor::create();
@@ -189,15 +191,16 @@ inline End in_child(const Folder& folder, Task<void> (*scenario)(World&), ChildO
   close(pipe_fds[1]);
   End end;
   char bytes[4096];
-  for (ssize_t count; (count = read(pipe_fds[0], bytes, sizeof bytes)) > 0;) end.said.append(bytes, static_cast<std::size_t>(count));
+  for (ssize_t count; (count = read(pipe_fds[0], bytes, sizeof bytes)) > 0;)
+    end.said.append(bytes, static_cast<std::size_t>(count));
   close(pipe_fds[0]);
   waitpid(child, &end.status, 0);
   return end;
 }
 
-#define EXPECT_WELL(end)                                                                     \
-  do {                                                                                       \
-    const End& end_ = (end);                                                                 \
+#define EXPECT_WELL(end)                                                                        \
+  do {                                                                                          \
+    const End& end_ = (end);                                                                    \
     EXPECT_TRUE(end_.exited_well()) << "status " << end_.status << ", it said:\n" << end_.said; \
   } while (0)
 
@@ -221,7 +224,8 @@ inline void fill(std::span<Block> blocks, std::uint64_t first, std::uint64_t gen
   }
 }
 
-inline Task<block::IoStatus> write_blocks(block::BlockDevice& device, std::uint64_t first, std::size_t count, std::uint64_t generation) {
+inline Task<block::IoStatus> write_blocks(block::BlockDevice& device, std::uint64_t first, std::size_t count,
+                                          std::uint64_t generation) {
   std::vector<Block> blocks(count);
   fill(blocks, first, generation);
   auto outcome = co_await block::write(device, first * block_bytes, std::as_bytes(std::span(blocks)));
@@ -229,7 +233,8 @@ inline Task<block::IoStatus> write_blocks(block::BlockDevice& device, std::uint6
 }
 
 // How many of the blocks differ from what was written.
-inline Task<std::size_t> wrong_blocks(block::BlockDevice& device, std::uint64_t first, std::size_t count, std::uint64_t generation) {
+inline Task<std::size_t> wrong_blocks(block::BlockDevice& device, std::uint64_t first, std::size_t count,
+                                      std::uint64_t generation) {
   std::vector<Block> blocks(count), wanted(count);
   fill(wanted, first, generation);
   auto outcome = co_await block::read(device, first * block_bytes, std::as_writable_bytes(std::span(blocks)));

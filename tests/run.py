@@ -104,6 +104,23 @@ def run_unit(counts, preset, names):
             counts.add(passed, failed, skipped)
 
 
+def run_python_unit(counts, names):
+    """The unit tests of what is written in Python: unittest programs."""
+    for program in sorted((ROOT / "tests" / "unit").glob("*/*_test.py")):
+        if names and not any(part in program.name for part in names):
+            continue
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, program], capture_output=True, text=True, errors="replace", timeout=HANGS_AFTER_SECONDS)
+        ran = re.search(r"^Ran (\d+) tests?", done.stderr, re.MULTILINE)
+        bad = sum(int(count) for count in re.findall(r"(?:failures|errors)=(\d+)", done.stderr))
+        if done.returncode != 0 or not ran or int(ran[1]) == 0:
+            say(f"FAILED {program.name}: ended with {done.returncode}\n{tail(done.stdout + done.stderr)}")
+            counts.add(max(int(ran[1]) - bad, 0) if ran else 0, max(bad, 1), 0)
+        else:
+            say(f"ok {program.name}: {ran[1]} tests ({time.monotonic() - began:.1f} s)")
+            counts.add(int(ran[1]), 0, 0)
+
+
 def run_program(counts, what, command):
     """One program that is one test: passes when it ends with 0."""
     began = time.monotonic()
@@ -180,6 +197,7 @@ def test(counts, arguments):
         return
     if "unit" in wanted:
         run_unit(counts, "release", arguments.names)
+        run_python_unit(counts, arguments.names)
     if "unit" in wanted and not arguments.update_golden:
         with_sanitizer(counts, "asan", arguments.names, SHORT_SIM_SECONDS)
     if "sim" in wanted and not arguments.names:

@@ -1,5 +1,8 @@
 // zpair-raw-legs: the limit of a pair without a pair. N writers, each: write one block to both legs in parallel, flush both in
-// parallel, count one. Readers read one leg. Prints JSON: {"operations", "seconds", "per_second", "bytes_per_second"}.
+// parallel, count one. Readers read one leg. Prints JSON: {"operations", "seconds", "per_second", "bytes_per_second",
+// "cpu_us_per_operation", "latency_us": {"mean", "p50", "p99", "p99_9"}}.
+#include <sys/resource.h>
+
 #include <cstdlib>
 #include <memory>
 #include <random>
@@ -10,11 +13,13 @@
 
 #include "block/file_device.h"
 #include "block/reactor.h"
+#include "latency.h"
 
 namespace {
 
 using namespace zpair;
 using namespace zpair::block;
+using zpair::bench::Latencies;
 
 struct Options {
   std::string leg_a, leg_b;
@@ -22,6 +27,7 @@ struct Options {
   std::uint32_t block_size_bytes = 4096;
   int in_flight = 1;
   double seconds = 5;
+  unsigned read_percent = 70;  // of mixed operations
   bool sequential = false;
 };
 
@@ -32,6 +38,7 @@ struct Legs {
 struct Counter {
   std::uint64_t operations = 0;
   std::uint64_t next_block = 0;
+  Latencies latencies;
   bool failed = false;
 };
 
@@ -54,6 +61,9 @@ std::span<std::byte> aligned_buffer(std::size_t size_bytes, unsigned seed) {
 Task<void> worker(Legs& legs, const Options& options, int index, Nanoseconds end_ns, Counter& counter) {
   std::mt19937_64 random(static_cast<unsigned>(index) + 1);
   auto buffer = aligned_buffer(options.block_size_bytes, static_cast<unsigned>(index));
+  const unsigned read_percent = options.operation == "write"  ? 0
+                                : options.operation == "read" ? 100
+                                                              : options.read_percent;
   std::uint64_t block_count =
       std::min(legs.a->geometry().size_bytes, legs.b->geometry().size_bytes) / options.block_size_bytes;
   while (boot_time_ns() < end_ns && !counter.failed) {
@@ -61,7 +71,9 @@ Task<void> worker(Legs& legs, const Options& options, int index, Nanoseconds end
     std::uint64_t offset_bytes = block * options.block_size_bytes;
     bool ok_a = false;
     bool ok_b = false;
-    if (options.operation == "write") {
+    const bool reads = read_percent == 100 || (read_percent > 0 && random() % 100 < read_percent);
+    const Nanoseconds begin_ns = boot_time_ns();
+    if (!reads) {
       TaskGroup both;
       both.spawn(one(*legs.a, offset_bytes, buffer, ok_a));
       both.spawn(one(*legs.b, offset_bytes, buffer, ok_b));
@@ -72,6 +84,7 @@ Task<void> worker(Legs& legs, const Options& options, int index, Nanoseconds end
     }
     if (!ok_a || !ok_b) counter.failed = true;
     ++counter.operations;
+    counter.latencies.add(boot_time_ns() - begin_ns);
   }
   std::free(buffer.data());
 }
@@ -100,8 +113,9 @@ int main(int argc, char** argv) {
   CLI::App app{"The limit of a pair: both legs written and flushed in parallel."};
   app.add_option("leg_a", options.leg_a)->required();
   app.add_option("leg_b", options.leg_b)->required();
-  app.add_option("--operation", options.operation, "write (both legs, flushed) or read (leg a)")
-      ->check(CLI::IsMember({"write", "read"}));
+  app.add_option("--operation", options.operation, "write (both legs, flushed), read (leg a) or mixed")
+      ->check(CLI::IsMember({"write", "read", "mixed"}));
+  app.add_option("--read-percent", options.read_percent, "of mixed operations")->check(CLI::Range(0, 100));
   app.add_option("--block-size", options.block_size_bytes, "bytes");
   app.add_option("--in-flight", options.in_flight);
   app.add_option("--seconds", options.seconds);
@@ -121,10 +135,18 @@ int main(int argc, char** argv) {
   }
   double seconds = static_cast<double>(boot_time_ns() - begin_ns) / 1e9;
   double per_second = static_cast<double>(counter->operations) / seconds;
-  nlohmann::json result = {{"operations", counter->operations},
-                           {"seconds", seconds},
-                           {"per_second", per_second},
-                           {"bytes_per_second", per_second * options.block_size_bytes}};
+  rusage used{};
+  (void)::getrusage(RUSAGE_SELF, &used);
+  const double cpu_us = static_cast<double>(used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1e6 +
+                        static_cast<double>(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
+  const bool some = counter->operations > 0;
+  nlohmann::json result = {
+      {"operations", counter->operations},
+      {"seconds", seconds},
+      {"per_second", per_second},
+      {"bytes_per_second", per_second * options.block_size_bytes},
+      {"cpu_us_per_operation", some ? nlohmann::json(cpu_us / static_cast<double>(counter->operations)) : nullptr},
+      {"latency_us", counter->latencies.summary_us()}};
   fmt::print("{}\n", result.dump());
   return 0;
 }

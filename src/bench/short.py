@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 
+import programs
+
 CELLS = [  # name, fio's rw, block size, in flight, unit
     ("randwrite-4k-q1", "randwrite", 4096, 1, "IOPS"),
     ("randwrite-4k-q16", "randwrite", 4096, 16, "IOPS"),
@@ -24,11 +26,8 @@ CELLS = [  # name, fio's rw, block size, in flight, unit
 ]
 
 
-def run(*command, timeout=600):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout)
-    if done.returncode != 0:
-        sys.exit(f"bench: {' '.join(map(str, command))} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
-    return done.stdout
+def run(*command):
+    return programs.run(command)
 
 
 def value_of(unit, per_second, bytes_per_second):
@@ -37,18 +36,13 @@ def value_of(unit, per_second, bytes_per_second):
 
 def raw(tool, legs, cell, seconds):
     _, rw, block, depth, unit = cell
-    answer = json.loads(run(tool, *legs, "--operation", "read" if "read" in rw else "write", "--block-size", block, "--in-flight", depth,
-                            "--seconds", seconds, *(["--sequential"] if rw in ("read", "write") else [])))
+    answer = programs.raw_legs(tool, legs, "read" if "read" in rw else "write", block, depth, seconds, rw in ("read", "write"))
     return value_of(unit, answer["per_second"], answer["bytes_per_second"])
 
 
 def pair(uri, cell, seconds, size):
     _, rw, block, depth, unit = cell
-    report = run("fio", "--name=cell", "--ioengine=nbd", f"--uri={uri}", f"--rw={rw}", f"--bs={block}", f"--iodepth={depth}",
-                 f"--size={size}", "--time_based", f"--runtime={round(seconds)}", "--ramp_time=1", "--refill_buffers", "--randrepeat=0",
-                 "--norandommap", "--output-format=json")
-    answer = json.loads(report[report.index("{"):])   # fio may say something before its report
-    side = answer["jobs"][0]["read" if "read" in rw else "write"]
+    side = programs.fio(uri, rw, block, size, seconds, depth=depth)["read" if "read" in rw else "write"]
     return value_of(unit, side["iops"], side["bw_bytes"])
 
 
@@ -109,6 +103,8 @@ def main():
             print(f"{cell[0]:18} {value:10.0f} {limit:10.0f} {cell[4]:>6} {value / limit:6.2f}", flush=True)
         if arguments.json:
             pathlib.Path(arguments.json).write_text(json.dumps({"cells": cells}, indent=2) + "\n")
+    except programs.Failed as error:
+        sys.exit(f"bench: {error}")
     finally:
         subprocess.run([str(zpair), "sandbox", "down", str(sandbox), "--delete"], capture_output=True)
         shutil.rmtree(folder, ignore_errors=True)

@@ -43,6 +43,7 @@ CLI::Validator reads_by(Parse parse) {
 CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t& size_bytes, const std::string& help,
                       const std::string& otherwise);
 
+void add_bench_commands(CLI::App& app, Chosen& chosen);
 void add_sandbox_commands(CLI::App& app, Chosen& chosen);
 
 }  // namespace zpair::cli

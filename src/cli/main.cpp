@@ -318,6 +318,7 @@ int run(int argument_count, char** arguments) {
   add_pool_commands(app, chosen);
   add_volume_commands(app, chosen);
   add_move_commands(app, chosen);
+  add_bench_commands(app, chosen);
   add_sandbox_commands(app, chosen);
   try {
     app.parse(argument_count, arguments);

@@ -38,6 +38,7 @@ Api::Api(Daemon& daemon) : daemon_(daemon) {
   add("GET /v1/drives", &Api::drives);
   add("GET /v1/store", &Api::store);
   add("GET /v1/events", &Api::events);
+  add("GET /v1/usage", &Api::usage);
   add("POST /v1/pool/create", &Api::pool_create);
   add("POST /v1/pool/add", &Api::pool_add);
   add("POST /v1/pool/destroy", &Api::pool_destroy);

@@ -42,6 +42,7 @@ class Api {
   Answer drives(Asked asked);
   Answer store(Asked asked);
   Answer events(Asked asked);
+  Answer usage(Asked asked);
   // api_pools.cpp
   Answer pool_create(Asked asked);
   Answer pool_add(Asked asked);

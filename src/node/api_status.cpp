@@ -5,6 +5,7 @@
 
 #include "brain/agent.h"
 #include "node/api_internal.h"
+#include "node/usage.h"
 
 namespace zpair::node {
 
@@ -394,6 +395,35 @@ Api::Answer Api::events(Asked asked) {
                     {"text", event.text}});
   }
   co_return Impl::dump({{"events", list}, {"last", daemon_.events().last()}});
+}
+
+Api::Answer Api::usage(Asked asked) {
+  json list = json::array();
+  const auto add = [&](const char* name, const json& pool, pid_t pid) {
+    const auto used = usage_of(pid);
+    if (!used) return;  // it ended meanwhile
+    list.push_back({{"node", name_of(daemon_.config().node)},
+                    {"name", name},
+                    {"pool", pool},
+                    {"pid", pid},
+                    {"cpu_ms", used->cpu_ticks * 1000 / ticks_per_second()},
+                    {"read_bytes", used->read_bytes},
+                    {"written_bytes", used->written_bytes},
+                    {"resident_bytes", used->resident_bytes}});
+  };
+  add("zpaird", nullptr, ::getpid());
+  for (const std::string& name : daemon_.pools()) {
+    PoolAgent* agent = daemon_.find_pool(name);
+    if (agent != nullptr && agent->has_process()) add("zpair-pool", name, agent->process_pid());
+  }
+  if (asked.from == From::operator_here) {
+    auto answer = co_await call_partner("GET", "/v1/usage", "", Impl::quick_ms);
+    auto value = Impl::parsed(answer);
+    if (value) {
+      for (const json& process : Impl::list_in(*value, "processes")) list.push_back(process);
+    }
+  }
+  co_return Impl::dump({{"processes", list}});
 }
 
 }  // namespace zpair::node

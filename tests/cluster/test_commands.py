@@ -177,9 +177,8 @@ def _commands(words=()):
     """{command: its help} of every command that zpair has, by asking for help."""
     text = run(BIN / "zpair", *words, "--help").stdout
     names = re.findall(r"^  ([a-z]+) ", text.split("\nSubcommands:\n")[1].split("\n\n")[0], re.MULTILINE) if "\nSubcommands:\n" in text else []
-    if not names:
-        return {" ".join(words): text}
-    return {command: help for name in names for command, help in _commands((*words, name)).items()}
+    # A command that has commands of its own may have options too.
+    return {" ".join(words): text} | {command: help for name in names for command, help in _commands((*words, name)).items()}
 
 
 def _manual_is_true():

@@ -124,8 +124,7 @@ const record::Leg* resumed_by(const record::Mirror& mirror, const LegOffered& ev
     if (leg.guid == *event.replaces) leaves = &leg;
     if (leg.drive == event.leg.drive) stays = &leg;
   }
-  const bool begun =
-      stays != nullptr && leaves != nullptr && (stays->replaces == leaves->drive || leaves->replaces == stays->drive);
+  const bool begun = stays != nullptr && leaves != nullptr && record::replacement_begun(*stays, *leaves);
   return begun ? stays : nullptr;
 }
 

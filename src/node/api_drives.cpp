@@ -126,7 +126,9 @@ Api::Answer Api::drive_replace(Asked asked) {
                                  json{{"pool", pool}, {"old", body["old"]}, {"new", attached}}.dump(), Impl::slow_ms);
   }
   if (!used_by.empty())
-    co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already", node, path, used_by);
+    co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already: name a drive that is free", node, path,
+                   used_by);
+  ZP_CO_CHECK(Impl::check_size(node, path, Impl::number_or(identity, "size_bytes")));
   Result<std::string> registered = fail(ErrorCode::internal, "not asked");
   if (here) {
     registered = co_await drive_register({api::Request{"POST", "", {}, order}, From::partner});

@@ -15,6 +15,13 @@ struct Api::Impl {
   static constexpr std::int64_t quick_ms = 1500;    // a question that a healthy node answers at once
   static constexpr std::int64_t slow_ms = 120'000;  // work that may take a while
 
+  static constexpr std::uint64_t smallest_drive_bytes = 64 << 20;  // OpenZFS's SPA_MINDEVSIZE
+  static Result<void> check_size(NodeId node, const std::string& path, std::uint64_t size_bytes) {
+    if (size_bytes >= smallest_drive_bytes) return {};
+    return fail(ErrorCode::invalid, "drive {}:{} is {} bytes, too small: a leg needs {} at least", node, path,
+                size_bytes, smallest_drive_bytes);
+  }
+
   static json place_json(const control::DrivePlace& place) {
     return {{"node", name_of(place.node)},
             {"durable_id", place.durable_id},

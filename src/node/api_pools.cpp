@@ -10,7 +10,6 @@ namespace zpair::node {
 
 namespace {
 
-constexpr std::uint64_t smallest_drive_bytes = 64 << 20;  // OpenZFS's SPA_MINDEVSIZE
 constexpr std::int64_t serve_limit_ms = 60'000;
 constexpr std::int64_t settle_limit_ms = 10'000;
 constexpr std::int64_t volume_known_ms = 2000;  // the partner hears of a new volume with the next heartbeat
@@ -117,12 +116,9 @@ struct Api::DriveWork {
     drive.size_bytes = Impl::number_or(answer, "size_bytes");
     std::string used_by = Impl::text_or(answer, "pool");
     if (!used_by.empty())
-      co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already", drive.node, drive.path, used_by);
-    if (drive.size_bytes < smallest_drive_bytes) {
-      co_return fail(ErrorCode::invalid, "drive {}:{} is {} bytes, a leg needs {} at least", drive.node, drive.path,
-                     drive.size_bytes, smallest_drive_bytes);
-    }
-    co_return Result<void>{};
+      co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already: name a drive that is free",
+                     drive.node, drive.path, used_by);
+    co_return Impl::check_size(drive.node, drive.path, drive.size_bytes);
   }
 
   block::Task<Result<void>> inspect_all(WantedMirrors& mirrors) {
@@ -284,14 +280,7 @@ Api::Answer Api::pool_add(Asked asked) {
 Api::Answer Api::pool_scrub(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(name, Impl::text_in(body, "name"));
-  ZP_CO_TRY(text, co_await to_owner(std::move(asked), name, Impl::slow_ms));
-  // Its process says so right before it exits; what comes next (an import, say) finds it gone.
-  const Deadline deadline = Deadline::in_ms(5000);
-  for (PoolAgent* agent = daemon_.find_pool(name); agent != nullptr && agent->has_process() && !deadline.passed();
-       agent = daemon_.find_pool(name)) {
-    co_await block::Reactor::current().after_ms(5);
-  }
-  co_return std::move(text);
+  co_return co_await to_owner(std::move(asked), name, Impl::slow_ms);
 }
 
 // A new volume's socket is there on either node before anybody is told of it; a partner that is away is not waited for.

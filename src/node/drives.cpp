@@ -129,7 +129,7 @@ block::Task<Result<RegisteredDrive>> Drives::add(std::string pool, std::string p
     co_await block::wait_for(changed_, deadline);
   }
   if (entry.state == DriveState::exported) co_return entry.drive;
-  Error cause{ErrorCode::refused, entry.why.empty() ? std::string("it does not open") : entry.why};
+  Error cause = entry.why.empty() ? Error{ErrorCode::timed_out, "it does not open"} : Error{entry.why_code, entry.why};
   auto removed = co_await remove(id);
   if (!removed) log_warning("{}", removed.error().message);
   co_return fail(cause, "drive {}", path);
@@ -242,6 +242,7 @@ block::Task<void> Drives::run_settle(Entry& entry) {
     if (entry.state == DriveState::exported) break;
     auto opened = co_await open_here(entry);
     if (opened) continue;
+    entry.why_code = opened.error().code;
     if (opened.error().message != entry.why) {
       entry.why = opened.error().message;
       changed(entry.why);

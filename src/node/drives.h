@@ -94,6 +94,7 @@ class Drives {
     bool settling = false;
     int users = 0;  // reads of ours under way on `device`
     std::string why;
+    ErrorCode why_code = ErrorCode::io;  // of `why`
     std::unique_ptr<block::BlockDevice> device;
     std::unique_ptr<fence::FenceFile> fence_file;
   };

@@ -18,6 +18,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::int64_t new_leg_deadline_ms = 5000;
+constexpr std::int64_t look_deadline_ms = 1000;  // an engine that holds does not answer
 constexpr std::int64_t command_deadline_ms = 60'000;
 
 // Runs `read` over the parsed body; whatever JSON throws is the caller's mistake.
@@ -139,7 +140,7 @@ block::Task<Result<std::string>> Process::await_command(std::uint64_t id) {
   const Command ended{commands_[id]->answered, commands_[id]->done, commands_[id]->text, {}};
   commands_.erase(id);
   if (!ended.answered) co_return fail(ErrorCode::timed_out, "no answer yet: look at the status");
-  if (!ended.done) co_return fail(ErrorCode::refused, "{}", ended.text);
+  if (!ended.done) co_return fail(ErrorCode::refused, "{}", legs_->readable(ended.text));
   co_return std::string("{}");
 }
 
@@ -214,6 +215,14 @@ block::Task<Result<std::string>> Process::post_scrub(std::string body) {
     done = co_await pool_->start_scrub();
   }
   if (!done) co_return std::unexpected(done.error());
+  // Whoever looks at the status next sees it begun, or ended.
+  const std::uint64_t wanted = ++looks_asked_;
+  const Deadline deadline = Deadline::in_ms(look_deadline_ms);
+  look_now_.set();
+  while (looks_done_ < wanted && !deadline.passed() && !closing_) {
+    looked_.reset();
+    co_await block::wait_for(looked_, deadline);
+  }
   co_return std::string("{}");
 }
 
@@ -233,7 +242,8 @@ block::Task<Result<std::string>> Process::post_end(owner::End end, std::string) 
 // Opens and fences a drive that the pool does not know yet, and looks at what is on it.
 block::Task<Result<LegId>> Process::prepare_new_leg(control::DrivePlace place, bool force) {
   if (legs_->find_drive(place.node, place.durable_id)) {
-    co_return fail(ErrorCode::exists, "drive {} of node {} is a leg of the pool already", place.path, place.node);
+    co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already: name a drive that is free", place.node,
+                   place.path, options_.pool);
   }
   const LegId leg = legs_->add_new(place);
   const Deadline deadline = Deadline::in_ms(new_leg_deadline_ms);
@@ -288,8 +298,18 @@ block::Task<Result<std::string>> Process::post_replace(std::string body) {
                    parsed.node);
   }
   if (parsed.place.node != parsed.node) {
-    co_return fail(ErrorCode::refused, "a drive of node {} is replaced by one of the same node", parsed.node);
+    co_return fail(ErrorCode::invalid, "drive {}:{} is not on node {}: a drive is replaced by one of its own node",
+                   parsed.place.node, parsed.place.path, parsed.node);
   }
+  // A leg of the pool takes another one's place only where that was begun before, or is taken back. The brain judges again.
+  const record::Record& record = driver_.state().stored.record;
+  const record::Leg* there = record::find_drive(record, parsed.place.durable_id);
+  if (there != nullptr && !record::replacement_begun(*there, *record::find_leg(record, *old_leg))) {
+    co_return fail(ErrorCode::exists,
+                   "drive {}:{} is a leg of pool {} already, and did not come to replace {}: name a drive that is free",
+                   parsed.place.node, parsed.place.path, options_.pool, parsed.old_drive);
+  }
+  const bool attached = there != nullptr;
   const MirrorId into = mirror->guid;
   // Told before anything is recorded: OpenZFS would say so after the swap. The drives of a mirror began with one size.
   std::uint64_t needed_bytes = std::numeric_limits<std::uint64_t>::max();
@@ -299,20 +319,13 @@ block::Task<Result<std::string>> Process::post_replace(std::string body) {
   }
   if (needed_bytes != std::numeric_limits<std::uint64_t>::max() && parsed.place.size_bytes != 0 &&
       parsed.place.size_bytes < needed_bytes) {
-    co_return fail(ErrorCode::invalid, "drive {} is {} bytes, its mirror needs {}: too small", parsed.place.path,
-                   parsed.place.size_bytes, needed_bytes);
+    co_return fail(ErrorCode::invalid, "drive {}:{} is {} bytes, too small: its mirror needs {}", parsed.place.node,
+                   parsed.place.path, parsed.place.size_bytes, needed_bytes);
   }
   record::Leg of_record;
   of_record.node = parsed.place.node;
   of_record.drive = parsed.place.durable_id;
-  // A drive that is attached already: this replacement was begun before, or is taken back. The brain judges.
-  const bool attached = std::any_of(mirror->legs.begin(), mirror->legs.end(),
-                                    [&](const record::Leg& one) { return one.drive == of_record.drive; });
   LegId leg;
-  if (!attached && legs_->find_drive(of_record.node, of_record.drive)) {
-    co_return fail(ErrorCode::exists, "drive {} of node {} is a leg of another mirror of the pool", parsed.place.path,
-                   of_record.node);
-  }
   if (!attached) {
     ZP_CO_TRY(prepared, co_await prepare_new_leg(parsed.place, parsed.force));
     leg = of_record.guid = prepared;

@@ -67,6 +67,8 @@ Result<void> Process::start() {
 block::Task<void> Process::close() {
   closing_ = true;
   closed_.set();
+  look_now_.set();
+  looked_.set();
   driver_.stop();
   if (beat_timer_ != 0) reactor_.cancel_timer(beat_timer_);
   events_.close();
@@ -310,14 +312,18 @@ block::Task<void> Process::probe_engine() {
 // May hang while a leg holds: nothing waits for it.
 block::Task<void> Process::look_around() {
   while (!closing_ && !finishing_) {
+    look_now_.reset();
+    const std::uint64_t asked = looks_asked_;
     if (pool_->is_open() && driver_.state().phase == owner::Phase::serving && !driver_.state().holding) {
       auto dropped = co_await pool_->legs_that_zfs_dropped();
       if (dropped && !dropped->empty()) monitor_->zfs_dropped(*dropped);
       auto status = co_await pool_->status();
       if (status) pool_status_ = std::move(*status);
     }
+    looks_done_ = asked;
+    looked_.set();
     const Deadline pause = Deadline::in_ms(look_around_ms);
-    co_await block::wait_for(closed_, pause);
+    co_await block::wait_for(look_now_, pause);
   }
 }
 

@@ -198,6 +198,10 @@ class Process final : private Hands {
   block::Signal kept_changed_;
 
   std::optional<zfs::PoolStatus> pool_status_;  // as last seen: a question to a pool that holds may hang
+  std::uint64_t looks_asked_ = 0;               // looks around that somebody waits for
+  std::uint64_t looks_done_ = 0;
+  block::Signal look_now_;
+  block::Signal looked_;
   std::uint64_t engine_moves_ = 0;
   Txg synced_txg_;
   bool engine_probe_open_ = false;

@@ -87,6 +87,19 @@ Leg* find_leg(Record& record, LegId guid) {
   return const_cast<Leg*>(find_leg(static_cast<const Record&>(record), guid));
 }
 
+const Leg* find_drive(const Record& record, std::string_view drive) {
+  for (const Mirror& mirror : record.mirrors) {
+    for (const Leg& leg : mirror.legs) {
+      if (leg.drive == drive) return &leg;
+    }
+  }
+  return nullptr;
+}
+
+bool replacement_begun(const Leg& one, const Leg& other) {
+  return one.node == other.node && (one.replaces == other.drive || other.replaces == one.drive);
+}
+
 const Mirror* mirror_of(const Record& record, LegId guid) {
   for (const Mirror& mirror : record.mirrors) {
     for (const Leg& leg : mirror.legs) {

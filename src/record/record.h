@@ -78,6 +78,9 @@ struct Floor {
 const Leg* find_leg(const Record& record, LegId leg);
 Leg* find_leg(Record& record, LegId leg);
 const Mirror* mirror_of(const Record& record, LegId leg);
+const Leg* find_drive(const Record& record, std::string_view drive);  // the leg that is this drive, on either node
+// One of the two came to take the other's place, and that replacement has not ended.
+bool replacement_begun(const Leg& one, const Leg& other);
 // In-sync legs of a mirror that live on `node`.
 int in_sync_count(const Mirror& mirror, NodeId node);
 // Rule 6: some mirror has in-sync legs on `node` only, so nobody else can take over.

@@ -54,7 +54,7 @@ def _create(owner, *mirrors, name="p2"):
 def test_wrong_drives(pair):
     """Too small, unequal, absent, twice, in use, of another pool, of the other node: one line each, nothing changed."""
     tiny = {node: _drive(pair, node, "tiny", 1) for node in "ab"}
-    half = _drive(pair, "b", "half", 128)
+    half, empty = _drive(pair, "b", "half", 128), _drive(pair, "b", "empty", 0)
     good = {node: _drive(pair, node, "good") for node in "ab"}
     used = {node: pair.dir / "drives" / node / "tank-a-00" for node in "ab"}
     foreign = pair.dir / "drives" / "a" / "foreign"
@@ -73,9 +73,12 @@ def test_wrong_drives(pair):
         (FAILED, "no drive nosuch", "drive", "replace", "tank-a", "b:nosuch", f"b:{good['b']}"),
         (FAILED, "there is no drive", "drive", "replace", "tank-a", "b:tank-a-00", f"b:{good['b']}x"),
         (FAILED, "different nodes", "drive", "replace", "tank-a", "b:tank-a-00", f"a:{good['a']}"),
-        (FAILED, "is a leg of pool tank-a", "drive", "replace", "tank-a", "b:tank-a-00", f"b:{pair.dir}/drives/b/tank-a-01"),
+        (FAILED, f"drive b:{pair.dir}/drives/b/tank-a-01 is a leg of pool tank-a already, and did not come to replace tank-a-00",
+         "drive", "replace", "tank-a", "b:tank-a-00", f"b:{pair.dir}/drives/b/tank-a-01"),
         (REFUSED, "carries pool tank-a", "drive", "replace", "tank-a", "a:tank-a-00", f"a:{foreign}"),
-        (FAILED, "too small", "drive", "replace", "tank-a", "b:tank-a-00", f"b:{half}"),
+        *((FAILED, f"drive b:{small} is {size_bytes} bytes, too small", "drive", "replace", "tank-a", "b:tank-a-00", f"b:{small}")
+          for small, size_bytes in ((half, 128 << 20), (tiny["b"], 1 << 20), (empty, 0))),
+        (FAILED, "0 bytes, too small", *_create("a", f"a:{good['a']},b:{empty}")),
     ])
     # --force is the way to take a drive that carries another pool, and what was refused before can still be used.
     pair.zpair(*_create("a", f"a:{foreign},b:{good['b']}"), "--force")
@@ -234,7 +237,7 @@ def test_drive_moved_to_the_other_node(pair):
     moved = pair.dir / "drives" / "b" / "moved"
     os.rename(home, moved)
     _each_refused_and_nothing_changed(pair, [
-        (FAILED, "is a leg of pool tank-a", "drive", "replace", "tank-a", "b:tank-a-00", f"b:{moved}"),
+        (FAILED, f"drive b:{moved} is a leg of pool tank-a already", "drive", "replace", "tank-a", "b:tank-a-00", f"b:{moved}"),
     ])
     os.rename(moved, home)
     pair.start("a")

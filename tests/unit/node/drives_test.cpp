@@ -100,7 +100,11 @@ TEST(Drives, a_drive_that_somebody_holds_is_not_registered) {
     EXPECT_TRUE(holder.has_value());
     auto refused = co_await node.drives->add("tank", path);
     EXPECT_FALSE(refused.has_value());
+    if (!refused) EXPECT_EQ(refused.error().code, ErrorCode::refused);
     EXPECT_TRUE(node.drives->status().empty());
+    auto empty = co_await node.drives->add("tank", node.scratch.drive("empty", 0));
+    EXPECT_FALSE(empty.has_value());
+    if (!empty) EXPECT_EQ(empty.error().code, ErrorCode::invalid) << "it cannot be used: no rule refuses it";
     if (holder) co_await (*holder)->close();
     auto taken = co_await node.drives->add("tank", path);
     EXPECT_TRUE(taken.has_value());

@@ -44,6 +44,24 @@ TEST(Record, a_leg_that_replaces_none_is_written_as_by_programs_that_knew_no_rep
   EXPECT_EQ(*parsed, record);
 }
 
+TEST(Record, a_replacement_has_begun_where_one_leg_came_for_the_others_drive) {
+  Record record = two_mirrors();
+  Leg& old = record.mirrors[0].legs[0];
+  Leg came = old;
+  came.drive = "file:new";
+  came.replaces = old.drive;
+  old.replaces.clear();
+  EXPECT_TRUE(replacement_begun(came, old));
+  EXPECT_TRUE(replacement_begun(old, came)) << "or it is taken back";
+  Leg sibling = old;
+  sibling.drive = "file:sibling";
+  EXPECT_FALSE(replacement_begun(sibling, old));
+  came.node = NodeId::b;
+  EXPECT_FALSE(replacement_begun(came, old)) << "of another node";
+  EXPECT_EQ(find_drive(record, "file:b"), &record.mirrors[0].legs[1]);
+  EXPECT_EQ(find_drive(record, "file:nosuch"), nullptr);
+}
+
 TEST(Record, a_newer_format_is_refused_with_the_mend) {
   Record record = two_mirrors();
   record.version = format_version + 1;

@@ -118,8 +118,22 @@ def test_replacement_whose_resync_failed(pair):
 test_replacement_whose_resync_failed.options = {"pools": 1, "mirrors": 1}
 
 
+def _tank_a(pair):
+    return next(pool for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a")
+
+
+def _counted(pair, leg, key):
+    return sum(one.get(key) or 0 for mirror in _tank_a(pair)["mirrors"] for one in mirror["legs"]
+               if (one["node"], one["drive"]) == (leg["node"], leg["drive"]))
+
+
+def _scrub(pair):
+    pair.zpair("pool", "scrub", "tank-a")   # the status shows it from here on
+    wait_for("the end of the scrub", lambda: _tank_a(pair)["scan"] is None, seconds=60)
+
+
 def test_flipped_byte_is_healed(pair):
-    """Bytes flipped on one leg: reads return good data, the leg is healed, status counts it."""
+    """Bytes flipped on one leg: reads return good data, status counts them, one scrub heals all: the next one finds none."""
     load = pair.load("a", ["tank-a"])
     load.goes_on(1500)
     load.finish()
@@ -131,17 +145,19 @@ def test_flipped_byte_is_healed(pair):
             if any(block):
                 file.seek(offset)
                 file.write(bytes(byte ^ 0x55 for byte in block))
-    pair.zpair("pool", "scrub", "tank-a")
-    wait_for("checksum errors counted", lambda: any(
-        leg.get("checksum_errors", 0) > 0 for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a"
-        for mirror in pool["mirrors"] for leg in mirror["legs"]), seconds=60)
+    _scrub(pair)
+    found = _counted(pair, leg, "checksum_errors")
+    check(found > 0, "no checksum error is counted")
     again = pair.load("a", ["tank-a"])
     again.goes_on()
     again.finish()
+    _scrub(pair)
+    more = _counted(pair, leg, "checksum_errors") - found
+    check(more == 0, f"{more} blocks were not healed")
 
 
 def test_leg_with_read_errors(pair):
-    """A leg with unreadable sectors: reads come from the other leg, the sectors are healed, counted, and nothing is shrunk."""
+    """A leg with unreadable sectors: reads come from the other leg, sectors are healed, counted, and nothing is shrunk."""
     load = pair.load("a", ["tank-a"], working_set="48M")
     load.goes_on(1500)
     load.finish()
@@ -149,22 +165,13 @@ def test_leg_with_read_errors(pair):
     ranges = ";".join(f"read-errors {offset}+65536" for offset in range(8 << 20, 200 << 20, 1 << 20))
     pair.sandbox("fault", f"a:{leg['drive']}", ranges)
     again = pair.load("a", ["tank-a"], working_set="48M")
-
-    def errors():
-        return sum(one.get("read_errors") or 0 for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a"
-                   for mirror in pool["mirrors"] for one in mirror["legs"] if one["drive"] == leg["drive"] and one["node"] == "a")
-
-    pair.zpair("pool", "scrub", "tank-a")
-    wait_for("read errors counted", lambda: errors() > 0, seconds=60)
-    wait_for("the end of the scrub", lambda: next(
-        pool for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a")["scan"] is None, seconds=60)
+    _scrub(pair)
     again.finish()
+    wait_for("read errors counted", lambda: _counted(pair, leg, "read_errors") > 0)
+    wait_for("something healed", lambda: _counted(pair, leg, "repaired_bytes") > 0)
     check(all(one["in_sync"] for one in pair.legs("tank-a")), "a leg was shrunk for unreadable sectors")
-    healed = errors()
-    pair.zpair("pool", "scrub", "tank-a")   # the fault ends where a sector is written: a healed one reads well
-    wait_for("the end of the second scrub", lambda: next(
-        pool for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a")["scan"] is None, seconds=60)
-    check(errors() == healed, f"{errors() - healed} sectors were not healed")
+    # That all of them are healed is test_flipped_byte_is_healed's to show: OpenZFS reads several blocks at once, with the free
+    # places between them, and an unreadable free place is an error of that read at every scrub, though no block is bad.
 
 
 def test_leg_with_unreadable_labels(pair):

@@ -35,7 +35,9 @@ def short(value):
 
 def columns(groups, unit, label):
     """groups: [{"name", "under", "value", "low", "high", "limit"}]: the pair's column beside its limit's, for each."""
-    most = max(max(group["value"], group["limit"] or 0, group["high"] or 0) for group in groups) or 1
+    # A figure of which nobody is sure must not squeeze the columns: its whisker is cut off at the top.
+    tallest = max(max(group["value"], group["limit"] or 0) for group in groups)
+    most = max(tallest, min(1.3 * tallest, max(group["high"] or 0 for group in groups))) or 1
     height_of = lambda value: PLOT_HEIGHT * value / most  # noqa: E731
     base, body, x = TOP + PLOT_HEIGHT, [], LEFT
     for group in groups:
@@ -46,7 +48,7 @@ def columns(groups, unit, label):
                 body.append(_rect(at, base - height_of(value), BAR_WIDTH, height_of(value), css, f"{group['name']}, {what}: {value:.0f} {unit}"))
                 lift = 8
                 if css == "pair" and group["low"] is not None:
-                    low, high = base - height_of(max(group["low"], 0)), base - height_of(group["high"])
+                    low, high = base - height_of(max(group["low"], 0)), base - height_of(min(group["high"], most))
                     center = at + BAR_WIDTH / 2
                     body.append(f'<path d="M{center:.1f} {low:.1f}V{high:.1f}M{center - 5:.1f} {high:.1f}h10M{center - 5:.1f} {low:.1f}h10" class="whisker"/>')
                     lift += max(0, (base - height_of(value)) - high)

@@ -7,7 +7,7 @@ import subprocess
 
 from harness import BIN, check, run, wait_for
 
-RUN = ["bench", "tank-a", "--cells", "randwrite-4k-j2,seqread-1m-j1", "--seconds", "1", "--repeats", "2", "--size", "64M"]
+RUN = ["bench", "tank-a", "--cells", "randwrite-4k-j2,seqread-1m-j1", "--seconds", "0.5", "--repeats", "2", "--size", "64M"]
 
 
 def _volumes(pair):
@@ -30,6 +30,16 @@ def _processes(pair):
 def _left_behind(pair):
     """Volumes, files and processes of the benchmark."""
     return [name for _, name in _volumes(pair) if name.startswith("bench-")] + [str(path) for path in pair.dir.glob("zpair-bench-*")] + _processes(pair)
+
+
+def _interrupt(pair, before, moment, word):
+    """Signals a run while its fio with this word is at work: it ends, and leaves nothing."""
+    bench = subprocess.Popen([str(part) for part in (BIN / "zpair", "--sandbox", pair.dir, *RUN)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(f"fio with {word}", lambda: any(line.startswith("fio ") and word in line for line in _processes(pair)) or bench.poll() is not None)
+    bench.send_signal(moment)
+    _, said = bench.communicate(timeout=60)
+    check(bench.returncode == 1 and "interrupted" in said, f"{moment.name}: exit {bench.returncode}: {said}")
+    check(not _left_behind(pair) and _volumes(pair) == before, f"{moment.name}: left behind: {_left_behind(pair)}")
 
 
 def test_zpair_bench(pair):
@@ -56,13 +66,7 @@ def test_zpair_bench(pair):
         refused = pair.zpair(*command, ok=(code,)).stderr
         check(word in refused and len(refused.splitlines()) == 1, f"{command}: {refused}")
 
-    for moment, word in ((signal.SIGINT, "--name=fill"), (signal.SIGTERM, "--name=cell")):
-        bench = subprocess.Popen([str(part) for part in (BIN / "zpair", "--sandbox", pair.dir, *RUN)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        wait_for(f"fio with {word}", lambda: any(line.startswith("fio ") and word in line for line in _processes(pair)) or bench.poll() is not None)
-        bench.send_signal(moment)
-        _, said = bench.communicate(timeout=60)
-        check(bench.returncode == 1 and "interrupted" in said, f"{moment.name}: exit {bench.returncode}: {said}")
-        check(not _left_behind(pair) and _volumes(pair) == before, f"{moment.name}: left behind: {_left_behind(pair)}")
+    _interrupt(pair, before, signal.SIGINT, "--name=cell")
 
     # Without fio, or its engine for NBD, it refuses before it makes anything, and names the package.
     empty, lame = pair.folder / "empty", pair.folder / "lame"
@@ -78,3 +82,14 @@ def test_zpair_bench(pair):
 
 
 test_zpair_bench.options = {"pools": 1}
+
+
+def test_zpair_bench_is_interrupted(pair):
+    """SIGTERM and SIGHUP too end a run at once and leave nothing, while the volume is filled and while a cell is measured."""
+    before = _volumes(pair)
+    for moment, word in ((signal.SIGTERM, "--name=fill"), (signal.SIGHUP, "--name=cell"), (signal.SIGINT, "--name=fill")):
+        _interrupt(pair, before, moment, word)
+
+
+test_zpair_bench_is_interrupted.options = {"pools": 1}
+test_zpair_bench_is_interrupted.slow = True

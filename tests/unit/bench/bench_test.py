@@ -105,8 +105,8 @@ class Comparison(unittest.TestCase):
         self.assertTrue(result["sentence"].startswith("No gain and no loss"), result["sentence"])
 
     def test_equal_runs_with_noise_claim_nothing_in_19_of_20(self):
-        claims = sum(not compare.of(self.noisy(seed), self.noisy(seed + 1000))["sentence"].startswith("No gain") for seed in range(60))
-        self.assertLessEqual(claims, 3)
+        claims = sum(not compare.of(self.noisy(seed), self.noisy(seed + 1000))["sentence"].startswith("No gain") for seed in range(40))
+        self.assertLessEqual(claims, 2)
 
     def test_a_planted_gain_and_a_planted_loss_are_claimed_with_their_intervals(self):
         for factor, word in ((1.4, "faster"), (0.7, "slower")):

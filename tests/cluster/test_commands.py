@@ -212,3 +212,17 @@ def test_status_keys_are_the_documented_ones(pair):
     sandbox = json.loads(pair.sandbox("status", "--json").stdout)
     check({"dir", "nodes", "links", "pools"} <= sandbox.keys(), f"{sandbox.keys()}")
     check({node["name"] for node in sandbox["nodes"]} == {"a", "b", "witness"}, "not three nodes")
+
+
+def test_sandbox_up_imports_what_is_imported_already(pair):
+    """`sandbox up` whose import was done, but not noted as done: it does not mind, and the pool serves on."""
+    layout = pair.dir / "sandbox.json"
+    noted = json.loads(layout.read_text())
+    layout.write_text(json.dumps({**noted, "exported_by_down": ["tank-a"]}))
+    done = pair.sandbox("up", *pair.options, timeout=180)
+    check("cannot import" not in done.stderr, done.stderr)
+    check(json.loads(layout.read_text())["exported_by_down"] == [], "it is still to be imported")
+    check(pair.pool("tank-a")["state"] == "online", f"{pair.pool('tank-a')['state']}")
+
+
+test_sandbox_up_imports_what_is_imported_already.options = {"pools": 1}

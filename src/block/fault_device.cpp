@@ -397,7 +397,8 @@ Task<IoStatus> FaultDevice::cached(Request& request) {
     case Operation::write: {
       put_in_cache(request);
       if (!request.durable) co_return IoStatus::ok;
-      co_return co_await write_out();
+      co_return co_await write_out(request.offset_bytes / shape.block_size_bytes,
+                                   (request.offset_bytes + request.size_bytes) / shape.block_size_bytes);
     }
     case Operation::trim:
     case Operation::write_zeroes: co_return co_await cached_zeroes(request);
@@ -456,7 +457,7 @@ Task<IoStatus> FaultDevice::cached_zeroes(Request& request) {
   IoStatus status = outcome.status;
   if (status == IoStatus::ok) drop_from_cache(request, sequence);
   unlock_write_out();
-  if (status == IoStatus::ok && request.durable) status = co_await write_out();
+  if (status == IoStatus::ok && request.durable) status = (co_await flush(*inner_)).status;
   co_return status;
 }
 
@@ -473,12 +474,12 @@ void FaultDevice::unlock_write_out() {
   write_out_free_.set();
 }
 
-// Everything that is in the cache now, then the inner device's own flush.
-Task<IoStatus> FaultDevice::write_out() {
+// What the cache holds of these blocks now, then the inner device's own flush.
+Task<IoStatus> FaultDevice::write_out(std::uint64_t first_block, std::uint64_t end_block) {
   std::uint64_t power_cuts = power_cuts_;
   co_await lock_write_out();
   std::size_t block = geometry().block_size_bytes;
-  Cache taken = cache_;  // shares the bytes
+  Cache taken(cache_.lower_bound(first_block), cache_.lower_bound(end_block));  // shares the bytes
   IoStatus status = IoStatus::ok;
   for (auto it = taken.begin(); it != taken.end() && status == IoStatus::ok;) {
     std::uint64_t first = it->first;

@@ -97,7 +97,7 @@ class FaultDevice final : public BlockDevice {
   Task<IoStatus> cached_zeroes(Request& request);
   void put_in_cache(const Request& request);
   void drop_from_cache(const Request& request, std::uint64_t before_sequence);
-  Task<IoStatus> write_out();
+  Task<IoStatus> write_out(std::uint64_t first_block = 0, std::uint64_t end_block = UINT64_MAX);
   Task<void> tear_cache(Cache cache);
   Task<void> lock_write_out();
   void unlock_write_out();

@@ -151,6 +151,7 @@ zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 	spa_asize_inflation = 6;		/* worst size of a write in the pool: 24 counts in raidz, which a pool here never has */
 	zfs_abd_scatter_enabled = 0;		/* in user space pages are no cheaper than pieces, and every driver copies once */
 	zfs_txg_timeout = 1;			/* bounds the replay */
+	zfs_vdev_direct_write_verify = 0;	/* nobody else can change a buffer of ours meanwhile */
 	zfs_multihost_fail_intervals = 0;	/* a pause must not suspend the pool: the fence guards it */
 	zp_gate_install();
 	kernel_init(SPA_MODE_READ | SPA_MODE_WRITE);

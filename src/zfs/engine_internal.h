@@ -170,8 +170,9 @@ int zp_property_set(const char* name, const char* property, const char* value, s
 int zp_volume_open(zp_pool* pool, const char* name, uint64_t floor_sequence, zp_volume** volume,
                    uint64_t* replayed_count, struct zp_why* why);
 void zp_volume_close(zp_volume* volume);
-uint64_t zp_volume_size(const zp_volume* volume);      // any thread
-uint64_t zp_volume_sequence(const zp_volume* volume);  // any thread
+uint64_t zp_volume_size(const zp_volume* volume);          // any thread
+uint64_t zp_volume_sequence(const zp_volume* volume);      // any thread
+uint64_t zp_volume_direct_bytes(const zp_volume* volume);  // any thread; what went past the cache since it was opened
 // Calls `done` once, from this or another thread, which it must not hold up: the bytes are there, or `error` says why not.
 typedef void zp_read_done(void* context, void* request, int error);
 void zp_volume_read(zp_volume* volume, const struct iovec* iov, uint64_t offset_bytes, uint64_t size_bytes,

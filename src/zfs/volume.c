@@ -16,6 +16,7 @@
 #define	DIRECT_LEAST_FREE	16		/* direct writes while 1 / 16 of the pool is free */
 
 struct zp_volume {
+	zp_pool *pool;
 	char name[ZP_NAME_SIZE];
 	objset_t *os;
 	zilog_t *zilog;
@@ -23,6 +24,7 @@ struct zp_volume {
 	zfs_rangelock_t ranges;
 	uint64_t size;
 	uint32_t block_size;
+	uint64_t direct_bytes;		/* written past the cache */
 	uint64_t sequence;		/* newest committed: txg << 32 | low half of the log's own sequence */
 	uint64_t replayed_count;
 	uint64_t failed_replay_seq;
@@ -322,10 +324,29 @@ zp_volumes_each(zp_pool *pool, int (*found)(void *context, const char *name), vo
 
 /* ---- the log: what a commit asks for, and its replay */
 
+/*
+ * OpenZFS 2.3.2 flushes the mirrors that a block pointer names.  Of a block in pieces (a gang) these are the header's only, and
+ * the pieces may lie on any.
+ */
+static void
+flush_every_mirror(struct lwb *lwb, spa_t *spa)
+{
+	uint64_t mirrors = spa->spa_root_vdev->vdev_children;
+
+	for (uint64_t id = 0; id < mirrors; id++) {
+		blkptr_t on_it;
+		BP_ZERO(&on_it);
+		DVA_SET_VDEV(&on_it.blk_dva[0], id);
+		DVA_SET_ASIZE(&on_it.blk_dva[0], SPA_MINBLOCKSIZE);
+		zil_lwb_add_block(lwb, &on_it);
+	}
+}
+
 static void
 get_done(zgd_t *zgd, int error)
 {
-	(void) error;
+	if (error == 0 && zgd->zgd_bp != NULL && BP_IS_GANG(zgd->zgd_bp))
+		flush_every_mirror(zgd->zgd_lwb, ((dmu_buf_impl_t *)zgd->zgd_db)->db_objset->os_spa);
 	if (zgd->zgd_db != NULL)
 		dmu_buf_rele(zgd->zgd_db, zgd);
 	zfs_rangelock_exit(zgd->zgd_lr);
@@ -385,6 +406,12 @@ get_data(void *context, uint64_t generation, lr_write_t *lr, char *buffer, struc
 			error = dmu_sync(zio, lr->lr_common.lrc_txg, get_done, zgd);
 			if (error == 0)
 				return (0);
+			/*
+			 * Freed meanwhile, by a trim whose own record may not be committed yet: a log without either would
+			 * bring back what was there before.  EIO makes the log wait for the txg instead.
+			 */
+			if (error == ENOENT)
+				error = EIO;
 		}
 	}
 	get_done(zgd, error);
@@ -485,6 +512,7 @@ zp_volume_open(zp_pool *pool, const char *name, uint64_t floor_sequence, zp_volu
 	zp_volume *volume = calloc(1, sizeof (*volume));
 	int error;
 
+	volume->pool = pool;
 	(void) snprintf(volume->name, sizeof (volume->name), "%s", name);
 	error = dmu_objset_own(name, DMU_OST_ZVOL, B_FALSE, B_FALSE, volume, &volume->os);
 	if (error != 0) {
@@ -552,6 +580,12 @@ uint64_t
 zp_volume_size(const zp_volume *volume)
 {
 	return (__atomic_load_n(&volume->size, __ATOMIC_ACQUIRE));
+}
+
+uint64_t
+zp_volume_direct_bytes(const zp_volume *volume)
+{
+	return (__atomic_load_n(&volume->direct_bytes, __ATOMIC_RELAXED));
 }
 
 uint64_t
@@ -745,17 +779,40 @@ zp_volume_prefetch(zp_volume *volume, uint64_t offset, uint64_t size)
 int zp_direct_writes = 1;
 
 /*
- * Whole blocks, handed to the legs from the client's buffer in this transaction: no copy into the cache, and the record has the
- * place to refer to.  Not when space is short: OpenZFS 2.3.2 uses freed memory when it finds no place for such a write.
+ * Direct writes take space at once and give none back before their txg has synced: what is not synced yet counts.  OpenZFS 2.3.2
+ * uses freed memory when it finds no place for such a write, so space must not get short.
  */
 static boolean_t
-may_write_past_cache(const zp_volume *volume, uint64_t part)
+has_space_for_direct(zp_volume *volume, uint64_t size, uint64_t txg)
 {
-	metaslab_class_t *class = spa_normal_class(dmu_objset_spa(volume->os));
-	uint64_t space = metaslab_class_get_space(class);
+	zp_pool *pool = volume->pool;
+	metaslab_class_t *class = spa_normal_class(pool->spa);
+	uint64_t space = metaslab_class_get_space(class), taken = metaslab_class_get_alloc(class);
+	uint64_t synced = spa_last_synced_txg(pool->spa), slot = txg & TXG_MASK, former = pool->direct_txg[slot];
 
-	return (zp_direct_writes != 0 && by_reference(volume, part) &&
-	    space - metaslab_class_get_alloc(class) >= space / DIRECT_LEAST_FREE);
+	if (former != txg && atomic_cas_64(&pool->direct_txg[slot], former, txg) == former)
+		(void) atomic_swap_64(&pool->direct_bytes[slot], 0);
+	taken += atomic_add_64_nv(&pool->direct_bytes[slot], size);
+	for (int i = 0; i < TXG_SIZE; i++) {
+		if (i != (int)slot && pool->direct_txg[i] > synced)
+			taken += pool->direct_bytes[i];
+	}
+	return (taken + space / DIRECT_LEAST_FREE <= space);
+}
+
+/*
+ * Whole blocks, handed to the legs from the client's buffer in this transaction: no copy into the cache, and the record has the
+ * place to refer to.  Not blocks that were freed in a txg that has not synced: OpenZFS 2.3.2 would read them as zeroes until it
+ * has (mended upstream by 1644e2ffd2).  The caller holds the range: nobody frees them meanwhile.
+ */
+static boolean_t
+may_write_past_cache(zp_volume *volume, uint64_t offset, uint64_t size, dmu_tx_t *tx)
+{
+	for (uint64_t at = offset; at < offset + size; at += volume->block_size) {
+		if (dnode_block_freed(volume->data, at / volume->block_size))
+			return (B_FALSE);
+	}
+	return (has_space_for_direct(volume, size, dmu_tx_get_txg(tx)));
 }
 
 static int
@@ -764,6 +821,8 @@ write_past_cache(zp_volume *volume, uint64_t offset, uint64_t size, void *piece,
 	abd_t *data = abd_get_from_buf(piece, size);
 	int error = dmu_write_abd(volume->data, offset, size, data, DMU_DIRECTIO, tx);
 	abd_free(data);
+	if (error == 0)
+		(void) atomic_add_64_nv(&volume->direct_bytes, size);
 	return (error);
 }
 
@@ -775,7 +834,8 @@ write_piece(zp_volume *volume, uint64_t offset, uint64_t size, char *piece, bool
 	uint64_t end = P2ALIGN_TYPED(offset + size, volume->block_size, uint64_t);
 	int error = 0;
 
-	if (!direct || end <= first || write_past_cache(volume, first, end - first, piece + (first - offset), tx) != 0)
+	if (!direct || end <= first || !may_write_past_cache(volume, first, end - first, tx) ||
+	    write_past_cache(volume, first, end - first, piece + (first - offset), tx) != 0)
 		return (dmu_write_by_dnode(volume->data, offset, size, piece, tx));
 	if (first > offset)
 		error = dmu_write_by_dnode(volume->data, offset, first - offset, piece, tx);
@@ -812,7 +872,7 @@ zp_volume_write(zp_volume *volume, struct zp_batch *batch, const struct iovec *i
 		}
 		retries = MIN(retries, 1);
 		struct cursor from = cursor;
-		boolean_t direct = may_write_past_cache(volume, part);
+		boolean_t direct = zp_direct_writes != 0 && by_reference(volume, part);
 		for (uint64_t at = offset, left = part; left > 0 && error == 0; ) {
 			uint64_t piece_size;
 			char *piece = next_piece(&cursor, left, &piece_size);

@@ -211,6 +211,10 @@ const VolumeInfo& Volume::info() const {
 
 VolumeLog Volume::log() const { return VolumeLog{state_->info.guid, state_->sequence()}; }
 
+std::uint64_t Volume::direct_bytes() const {
+  return state_->handle != nullptr ? zp_volume_direct_bytes(state_->handle) : 0;
+}
+
 block::Task<void> Volume::close() {
   if (state_->handle == nullptr) co_return;
   state_->closing = true;

@@ -57,6 +57,7 @@ class Volume : public block::BlockDevice {
 
   const VolumeInfo& info() const;
   VolumeLog log() const;
+  std::uint64_t direct_bytes() const;  // whole blocks of large writes that went past the cache since it was opened
 
   struct State;
 

@@ -45,6 +45,7 @@ struct zp_pool {
 	char name[ZP_NAME_SIZE];
 	uint64_t import_txg;	/* uberblock at import; 0: created here */
 	uint64_t attach_txg;	/* of the newest attach */
+	uint64_t direct_txg[TXG_SIZE], direct_bytes[TXG_SIZE];	/* what volumes wrote past the cache, by txg; atomics */
 };
 
 int zp_explain(struct zp_why *why, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));

@@ -407,7 +407,7 @@ Task<void> check_against_model(FaultDevice& device, std::uint64_t seed) {
         }
         EXPECT_EQ(status, IoStatus::ok);
         now[number] = step;
-        if (durable) flushed = now;
+        if (durable) flushed[number] = step;  // itself, and nothing written before it
       }
     }
   }

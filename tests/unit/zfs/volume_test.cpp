@@ -362,7 +362,8 @@ Task<void> write_past_the_cache(World& world) {
     REQUIRE(wrong == 0);
   }
   REQUIRE(world.pool->last_synced_txg().value <= txg.value + 3);  // else this tests something else
-  volume.release();                                               // the kill takes it
+  REQUIRE(volume->direct_bytes() >= region_count * (32 + 16 + 24 + 16) * block_bytes);
+  volume.release();  // the kill takes it
   kill(getpid(), SIGKILL);
 }
 Task<void> check_what_went_past_the_cache(World& world) {

@@ -281,8 +281,11 @@ std::string NodeConfig::pool_socket(std::string_view pool) const {
   return fmt::format("{}/pool-{}.sock", run_dir, pool);
 }
 
+// The first dot ends the pool's name: else pool a.b's volume c and pool a's volume b.c would share a socket. ~ is in no name.
 std::string NodeConfig::volume_socket(std::string_view pool, std::string_view volume) const {
-  return fmt::format("{}/{}.{}.nbd", run_dir, pool, volume);
+  std::string pool_part(pool);
+  std::replace(pool_part.begin(), pool_part.end(), '.', '~');
+  return fmt::format("{}/{}.{}.nbd", run_dir, pool_part, volume);
 }
 
 Result<void> NodeConfig::check_pool_socket(std::string_view pool) const {

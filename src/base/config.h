@@ -48,8 +48,9 @@ struct NodeConfig {
   FaultConfig fault;                  // [fault]
 
   std::string api_socket() const { return run_dir + "/zpaird.sock"; }
-  std::string pool_socket(std::string_view pool) const;                             // RUN_DIR/pool-NAME.sock
-  std::string volume_socket(std::string_view pool, std::string_view volume) const;  // RUN_DIR/POOL.VOLUME.nbd
+  std::string pool_socket(std::string_view pool) const;  // RUN_DIR/pool-NAME.sock
+  std::string volume_socket(std::string_view pool,
+                            std::string_view volume) const;  // RUN_DIR/POOL.VOLUME.nbd, in POOL ~ for .
   // invalid when a socket of this pool, or of this volume of it, would have a longer path than a socket may have.
   Result<void> check_pool_socket(std::string_view pool) const;
   Result<void> check_volume_socket(std::string_view pool, std::string_view volume) const;

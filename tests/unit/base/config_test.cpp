@@ -118,6 +118,14 @@ TEST(Config, a_name_that_no_socket_can_have_is_refused) {
   EXPECT_THAT(config->check_volume_socket("tank-a", std::string(51, 'v')).error().message, HasSubstr("108 bytes"));
 }
 
+TEST(Config, no_two_volumes_share_a_socket) {
+  auto config = parse_config(with("/run/zpair", "/run/zpair"), "b.toml");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_EQ(config->volume_socket("tank", "mail.example.org"), "/run/zpair/tank.mail.example.org.nbd");
+  EXPECT_EQ(config->volume_socket("a.b", "c"), "/run/zpair/a~b.c.nbd");
+  EXPECT_NE(config->volume_socket("a.b", "c"), config->volume_socket("a", "b.c"));
+}
+
 TEST(Config, an_address_is_one_that_others_can_read) {
   auto config = parse_config(with("/run/zpair", "/run/two words,&%"), "b.toml");
   ASSERT_TRUE(config);

@@ -222,6 +222,11 @@ struct LegDetached {
   Nanoseconds now_ns;
   LegId leg;
 };
+struct LegDetachFailed {
+  Nanoseconds now_ns;
+  LegId leg;
+  std::string why;
+};  // it is in the pool still
 
 enum class End : std::uint8_t {
   yield,
@@ -244,13 +249,13 @@ struct ExportFailed {
   std::string why;
 };
 
-using Event =
-    std::variant<Started, Ticked, LegFenced, LegFenceFailed, LegCannotFence, FencedOut, Imported, ImportFailed,
-                 Replayed, PromiseReleased, LegErred, LegMended, LegsFailed, LegQuiesced, LegQuiesceFailed,
-                 LegsInspected, LegsInspectFailed, ResyncProgressed, ResyncEnded, ResyncFailed, AckSetStands,
-                 PromiseGranted, PromiseRefused, PartnerAnswered, MirrorOffered, MirrorAdded, MirrorAddFailed,
-                 LegOffered, LegAttached, LegAttachFailed, LegDetached, EndOrdered, Drained, Exported, ExportFailed,
-                 SwapApplied, SwapOther, SwapUnknown, RecordRead, RecordReadFailed, RecordSeen, RecordKept>;
+using Event = std::variant<Started, Ticked, LegFenced, LegFenceFailed, LegCannotFence, FencedOut, Imported,
+                           ImportFailed, Replayed, PromiseReleased, LegErred, LegMended, LegsFailed, LegQuiesced,
+                           LegQuiesceFailed, LegsInspected, LegsInspectFailed, ResyncProgressed, ResyncEnded,
+                           ResyncFailed, AckSetStands, PromiseGranted, PromiseRefused, PartnerAnswered, MirrorOffered,
+                           MirrorAdded, MirrorAddFailed, LegOffered, LegAttached, LegAttachFailed, LegDetached,
+                           LegDetachFailed, EndOrdered, Drained, Exported, ExportFailed, SwapApplied, SwapOther,
+                           SwapUnknown, RecordRead, RecordReadFailed, RecordSeen, RecordKept>;
 
 // ---------------------------------------------------------------- orders
 // Each order is answered exactly once by the facts named beside it, unless the process exits first.
@@ -325,7 +330,7 @@ struct AttachLeg {
 struct DetachLeg {
   LegId leg;
   bool operator==(const DetachLeg&) const = default;
-};  // LegDetached
+};  // LegDetached, LegDetachFailed
 struct StopAccepting {
   bool operator==(const StopAccepting&) const = default;
 };  // finish what was accepted. Drained

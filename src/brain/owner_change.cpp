@@ -4,8 +4,8 @@
 //   attach   recording (named as not in sync, resyncing) -> building (AttachLeg) -> [renaming] -> resyncing -> done
 //   replace  ... attach ... -> detaching (the old leg: off the record, failed, detached) -> forgetting -> done
 //   resumed  `replace` by a drive that is a leg of the mirror already, as the record says in place of the other one: the resync
-//            failed once and its retry succeeded, or the process died meanwhile; or the old one is kept after all, and the new
-//            one leaves. Begins at detaching. The two legs of a nested mirror are no replacement of each other
+//            failed once and its retry succeeded, or the engine refused to detach the old one, or the process died meanwhile;
+//            or the old one is kept after all, and the new one leaves. Begins at detaching. The two legs of a nested mirror are no replacement of each other
 //   remake   a diverged leg: the same as attach, on the same drive, under a new guid (rule 8)
 //
 // Joining, the record comes first; leaving, the pool comes first. `renaming`: the engine chose other guids.
@@ -354,6 +354,18 @@ void on(Turn& turn, const LegDetached& event) {
   State& state = turn.state;
   state.order_open = false;
   if (state.change && state.change->replaces == event.leg) state.change->phase = Change::Phase::forgetting;
+}
+
+// What the pool has, the record has: the old leg comes back like any other, until the same command is repeated.
+void on(Turn& turn, const LegDetachFailed& event) {
+  State& state = turn.state;
+  state.order_open = false;
+  if (!state.change || state.change->replaces != event.leg) return;
+  view_of(state, event.leg).retry_at_ns = turn.now_ns + state.limits.back_off_ns;
+  answer(turn, false,
+         fmt::format("{} stays in the pool: {}. Repeat the replacement to try again", label_of(state, event.leg),
+                     event.why));
+  state.change.reset();
 }
 
 void mirrors_forgotten(Turn& turn) {

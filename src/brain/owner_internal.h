@@ -109,6 +109,7 @@ void on(Turn&, const LegOffered&);
 void on(Turn&, const LegAttached&);
 void on(Turn&, const LegAttachFailed&);
 void on(Turn&, const LegDetached&);
+void on(Turn&, const LegDetachFailed&);
 void on(Turn&, const EndOrdered&);
 void on(Turn&, const Drained&);
 void on(Turn&, const Exported&);

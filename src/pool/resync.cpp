@@ -262,7 +262,11 @@ void Process::carry_out(const owner::DetachLeg& order) { tasks_.spawn(run_detach
 
 block::Task<void> Process::run_detach(LegId leg) {
   auto detached = co_await pool_->detach_leg(legs_->engine_guid(leg));
-  if (!detached) log_warning("{} cannot be detached: {}", legs_->name(leg), detached.error().message);
+  // Not found: a former process detached it, and died before the record forgot it.
+  if (!detached && detached.error().code != ErrorCode::not_found) {
+    feed(owner::LegDetachFailed{boot_time_ns(), leg, detached.error().message});
+    co_return;
+  }
   co_await legs_->release(leg);
   feed(owner::LegDetached{boot_time_ns(), leg});
 }

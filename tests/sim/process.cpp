@@ -192,6 +192,12 @@ void World::carry_out(Process& at, owner::Action action) {
           },
           [&](const owner::AttachLeg& order) { attach_leg(at, order); },
           [&](const owner::DetachLeg& order) {
+            if (random_.one_in(6)) {
+              reply(ns_per_ms, 20 * ns_per_ms, [this, order](Process& now) {
+                return owner::LegDetachFailed{clock(now.node), order.leg, "the engine refuses"};
+              });
+              return;
+            }
             fail_legs(at, {order.leg});
             reply(ns_per_ms, 20 * ns_per_ms,
                   [this, order](Process& now) { return owner::LegDetached{clock(now.node), order.leg}; });

@@ -189,6 +189,7 @@ class OwnerBench : public Bench<OwnerMachine, owner::Event, owner::Action> {
   owner::ScanReport scan{true, 0, Txg{0}, true, true, true};
   std::uint32_t foreign_txg_count = 0;
   bool promises = true;
+  bool detaches = true;  // false: the engine refuses
 
   // Up to serving, with the promise already released.
   void serve(Record record, NodeId node = node_a) {
@@ -251,7 +252,9 @@ class OwnerBench : public Bench<OwnerMachine, owner::Event, owner::Action> {
     if (auto* order = std::get_if<AddMirror>(&action)) feed(MirrorAdded{now_ns, order->mirror.guid, order->mirror});
     if (auto* order = std::get_if<AttachLeg>(&action))
       feed(LegAttached{now_ns, order->leg.guid, LegId{order->leg.guid.value + 1000}});
-    if (auto* order = std::get_if<DetachLeg>(&action)) feed(LegDetached{now_ns, order->leg});
+    if (auto* order = std::get_if<DetachLeg>(&action); order && detaches) feed(LegDetached{now_ns, order->leg});
+    if (auto* order = std::get_if<DetachLeg>(&action); order && !detaches)
+      feed(LegDetachFailed{now_ns, order->leg, "it holds the last good copy of something"});
     if (std::get_if<StopAccepting>(&action)) feed(Drained{now_ns});
     if (std::get_if<ExportPool>(&action)) feed(Exported{now_ns});
     if (auto* order = std::get_if<SwapRecord>(&action)) answer_swap(*order);

@@ -116,6 +116,28 @@ TEST_F(Rule1, replace_the_old_leg_leaves_only_when_the_new_one_is_in_sync) {
   EXPECT_FALSE(owner.state.change.has_value());
 }
 
+TEST_F(Rule1, a_leg_that_the_engine_does_not_detach_stays_in_the_record_and_the_replacement_can_be_repeated) {
+  const LegId old = leg_id(0, node_b);
+  owner.serve(make_record(1));
+  owner.detaches = false;
+  owner.feed(LegOffered{owner.now_ns, 1, MirrorId{1}, new_leg(), old});
+  owner.pass_ms(500);
+  EXPECT_EQ(owner.count<DetachLeg>(), 1u) << "not again by itself";
+  ASSERT_NE(record::find_leg(store.record(), old), nullptr) << "the pool has it still";
+  EXPECT_TRUE(in_sync(store.record(), LegId{1500}));
+  EXPECT_FALSE(owner.state.change.has_value());
+  EXPECT_NE(owner.last<Report>().text.find("stays in the pool: it holds the last good copy"), std::string::npos)
+      << owner.last<Report>().text;
+  owner.pass_ms(15'000);
+  EXPECT_TRUE(in_sync(store.record(), old)) << "a leg like any other";
+
+  owner.detaches = true;
+  owner.feed(LegOffered{owner.now_ns, 2, MirrorId{1}, new_leg(), old});
+  owner.pass_ms(500);
+  EXPECT_EQ(record::find_leg(store.record(), old), nullptr);
+  EXPECT_TRUE(in_sync(store.record(), LegId{1500}));
+}
+
 TEST_F(Rule1, a_dead_drive_is_replaced_too) {
   Record record = make_record(1);
   take_off(record, leg_id(0, node_b), Txg{9});

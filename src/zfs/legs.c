@@ -698,10 +698,18 @@ zp_mirrors_add(zp_pool *pool, const struct zp_mirror_spec *mirrors, int count, s
 	return (0);
 }
 
+/*
+ * Not by spa_scan(): it opens every leg again first, as one step, and no log block is written meanwhile, so that every client
+ * waits for the labels of all legs.  A leg that does not answer is the owner's business, at any time.  (A scrub that a stock
+ * `zpool` paused goes on its way.)
+ */
 int
 zp_scrub_start(zp_pool *pool, struct zp_why *why)
 {
-	int error = spa_scan(pool->spa, POOL_SCAN_SCRUB);
+	spa_t *spa = pool->spa;
+	setup_sync_arg_t scrub = { .func = POOL_SCAN_SCRUB };
+	int error = dsl_scan_is_paused_scrub(spa_get_dsl(spa)->dp_scan) ? spa_scan(spa, POOL_SCAN_SCRUB) :
+	    dsl_sync_task(spa_name(spa), dsl_scan_setup_check, dsl_scan_setup_sync, &scrub, 0, ZFS_SPACE_CHECK_EXTRA_RESERVED);
 	if (error != 0)
 		return (zp_explain(why, error, "OpenZFS cannot start a scrub of pool %s: %s", pool->name,
 		    error == EBUSY ? "a scrub or resync is running" : strerror(error)));

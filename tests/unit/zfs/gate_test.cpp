@@ -3,6 +3,11 @@
 
 #include "scenario.h"
 
+// libzpool's
+extern "C" int spa_open(const char* pool, void** spa, const void* tag);
+extern "C" int spa_scan(void* spa, int function);
+extern "C" void spa_close(void* spa, const void* tag);
+
 namespace zpair::zfs::test {
 namespace {
 
@@ -491,6 +496,15 @@ Task<void> bad_labels(World& world) {
   co_await group.close();
   co_await end_well(world, std::move(*volume));
 }
+// As OpenZFS itself begins a scrub.
+bool open_every_leg_again() {
+  constexpr int scrub = 1;  // POOL_SCAN_SCRUB
+  void* spa = nullptr;
+  REQUIRE(spa_open("tank", &spa, "test") == 0);
+  REQUIRE(spa_scan(spa, scrub) == 0);
+  spa_close(spa, "test");
+  return true;
+}
 // The last leg of a mirror has one bad label of four: a bad place like any other, for the owner has nobody to go on with.
 Task<void> a_bad_label_of_the_last_leg(World& world) {
   co_await world.open_drives(one_mirror);
@@ -503,8 +517,7 @@ Task<void> a_bad_label_of_the_last_leg(World& world) {
   REQUIRE_OK(failed);
   const std::uint64_t third_label = (world.drive("a0").geometry().size_bytes & ~((256ULL << 10) - 1)) - (512 << 10);
   REQUIRE_OK(world.drive("a0").apply(fmt::format("read-errors {}+{}", third_label, 256 << 10)));
-  auto scrub = co_await world.pool->start_scrub();  // opens every mirror again
-  REQUIRE_OK(scrub);
+  co_await world.engine->blocking(open_every_leg_again);
   REQUIRE(std::ranges::any_of(world.events,
                               [](const LegEvent& event) { return event.kind == LegEvent::Kind::media_error; }));
   for (const LegEvent& event : world.events) REQUIRE(event.kind == LegEvent::Kind::media_error && !event.held);
@@ -518,6 +531,28 @@ TEST(Driver, a_bad_label_of_the_last_leg_is_a_bad_place) {
   make_files(folder.path, one_mirror);
   EXPECT_WELL(in_child(folder, make_and_export));
   EXPECT_WELL(in_child(folder, a_bad_label_of_the_last_leg));
+}
+
+// No leg is opened again, which would read its labels: clients wait for it.
+Task<void> scrub_without_opening(World& world) {
+  auto volume = co_await pool_with_volume(world);
+  for (const char* name : {"a0", "b0"}) REQUIRE_OK(world.drive(name).apply("read-errors 0+524288"));
+  auto scrub = co_await world.pool->start_scrub();
+  REQUIRE_OK(scrub);
+  for (bool scrubbed = false; !scrubbed;) {
+    co_await world.reactor->after_ms(5);
+    auto status = co_await world.pool->status();
+    REQUIRE_OK(status);
+    scrubbed = status->scan.kind == ScanStatus::Kind::scrub && status->scan.state == ScanStatus::State::finished;
+  }
+  REQUIRE(world.drive("a0").error_count() == 0 && world.drive("b0").error_count() == 0);
+  for (const char* name : {"a0", "b0"}) REQUIRE_OK(world.drive(name).apply("clear"));
+  co_await end_well(world, std::move(volume));
+}
+TEST(Scrub, begins_without_opening_the_legs_again) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, scrub_without_opening));
 }
 
 TEST(Driver, a_probe_that_would_close_a_leg_of_the_ack_set_is_held_and_every_write_is_flushed_on_both) {

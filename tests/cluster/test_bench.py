@@ -82,6 +82,7 @@ def test_zpair_bench(pair):
 
 
 test_zpair_bench.options = {"pools": 1}
+test_zpair_bench.slow = True   # a minute: `./dev test` is to stay below 25
 
 
 def test_zpair_bench_is_interrupted(pair):

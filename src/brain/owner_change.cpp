@@ -5,7 +5,8 @@
 //   replace  ... attach ... -> detaching (the old leg: off the record, failed, detached) -> forgetting -> done
 //   resumed  `replace` by a drive that is a leg of the mirror already, as the record says in place of the other one: the resync
 //            failed once and its retry succeeded, or the engine refused to detach the old one, or the process died meanwhile;
-//            or the old one is kept after all, and the new one leaves. Begins at detaching. The two legs of a nested mirror are no replacement of each other
+//            or the old one is kept after all, and the new one leaves. Begins at detaching. The two legs of a nested mirror are
+//            no replacement of each other
 //   remake   a diverged leg: the same as attach, on the same drive, under a new guid (rule 8)
 //
 // Joining, the record comes first; leaving, the pool comes first. `renaming`: the engine chose other guids.

@@ -318,7 +318,9 @@ Result<void> volume_list(const Context& context) {
       context, volumes, "volumes", {"VOLUME", "SIZE", "USED", "CLIENTS", "ADDRESS"},
       [](const json& volume) -> std::vector<std::string> {
         std::string address;
-        if (volume.contains("nbd") && volume["nbd"].is_object()) {
+        if (volume.contains("problem") && volume["problem"].is_string()) {
+          address = "not served: " + volume["problem"].get<std::string>();
+        } else if (volume.contains("nbd") && volume["nbd"].is_object()) {
           for (const auto& [node, uri] : volume["nbd"].items()) {
             if (uri.is_string()) address += (address.empty() ? "" : " ") + uri.get<std::string>();
           }

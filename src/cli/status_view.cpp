@@ -134,7 +134,12 @@ std::string volumes_of(const json& pool) {
     rows.push_back({text_of(pool, "name") + "/" + text_of(volume, "name"), format_size(number_of(volume, "size_bytes")),
                     text_of(volume, "clients")});
   }
-  return rows.size() == 1 ? "" : render_table(rows);
+  std::string out = rows.size() == 1 ? "" : render_table(rows);
+  for (const json& volume : list_of(pool, "volumes")) {
+    const std::string problem = text_of(volume, "problem", "");
+    if (!problem.empty()) out += fmt::format("{} is not served: {}\n", text_of(volume, "name"), problem);
+  }
+  return out;
 }
 
 std::string heard(const json& thing) {

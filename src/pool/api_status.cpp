@@ -236,8 +236,10 @@ std::string Process::pool_json() const {
   json volumes = json::array();
   if (exports_) {
     for (const Exports::Known& volume : exports_->known()) {
-      volumes.push_back(
-          {{"name", volume.name}, {"size_bytes", volume.size_bytes}, {"clients", exports_->client_count(volume.name)}});
+      volumes.push_back({{"name", volume.name},
+                         {"size_bytes", volume.size_bytes},
+                         {"clients", exports_->client_count(volume.name)},
+                         {"problem", or_null(volume.problem)}});
     }
   }
   json value = {
@@ -291,6 +293,7 @@ block::Task<Result<std::string>> Process::get_volumes() {
                        {"compression", view.info.compression},
                        {"snapshots", view.info.snapshots},
                        {"clients", view.client_count},
+                       {"problem", or_null(view.problem)},
                        {"nbd", nbd}});
   }
   co_return json{{"volumes", volumes}}.dump();

@@ -35,7 +35,9 @@ block::Task<Result<std::vector<std::string>>> Exports::open_all() {
 }
 
 // From now on it is one of the pool's volumes, whether it opens or not.
-void Exports::know(const zfs::VolumeInfo& info) { entries_[info.name].known = {info.name, info.size_bytes, info.guid}; }
+void Exports::know(const zfs::VolumeInfo& info) {
+  entries_[info.name].known = {info.name, info.size_bytes, info.guid, info.unreadable};
+}
 
 Result<void> Exports::check_free(const std::string& name) const {
   if (closed_) return fail(ErrorCode::unreachable, "pool {} is no longer served here: try again", options_.pool_name);
@@ -72,14 +74,18 @@ Result<void> Exports::check_no_client(const std::string& name) const {
 
 block::Task<Result<void>> Exports::open(std::string name) {
   if (closed_) co_return fail(ErrorCode::cancelled, "pool {} is no longer served here", options_.pool_name);
-  ZP_CO_TRY(volume, co_await pool_.open_volume(name));
+  auto volume = co_await pool_.open_volume(name);
+  if (!volume) {
+    entries_[name].known.problem = volume.error().message;
+    co_return std::unexpected(volume.error());
+  }
   if (closed_) {
-    co_await volume->close();
+    co_await (*volume)->close();
     co_return fail(ErrorCode::cancelled, "pool {} is no longer served here", options_.pool_name);
   }
   Entry& entry = entries_[name];
-  entry.volume = std::move(volume);
-  entry.known = {name, entry.volume->geometry().size_bytes, entry.volume->info().guid};
+  entry.volume = std::move(*volume);
+  entry.known = {name, entry.volume->geometry().size_bytes, entry.volume->info().guid, ""};
   auto added =
       server_.add_export({.name = export_name(name), .device = entry.volume.get(), .identity = entry.known.guid});
   ZP_ASSERT(added.has_value(), "a volume is exported once");
@@ -256,7 +262,8 @@ block::Task<Result<std::vector<VolumeView>>> Exports::list() {
     const std::string name = info.name;
     auto found = entries_.find(name);
     const bool open = found != entries_.end() && found->second.volume != nullptr;
-    views.push_back({std::move(info), open, client_count(name)});
+    std::string problem = found != entries_.end() ? found->second.known.problem : info.unreadable;
+    views.push_back({std::move(info), open, client_count(name), std::move(problem)});
   }
   co_return views;
 }

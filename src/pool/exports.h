@@ -29,6 +29,7 @@ struct VolumeView {
   zfs::VolumeInfo info;
   bool open = false;
   std::uint32_t client_count = 0;
+  std::string problem{};  // why it is not served; else empty
 };
 
 class Exports {
@@ -70,6 +71,7 @@ class Exports {
     std::string name;
     std::uint64_t size_bytes = 0;
     std::uint64_t guid = 0;
+    std::string problem{};  // as in VolumeView
   };
   std::vector<Known> known() const;  // from memory: what wants a socket
   std::uint32_t client_count(const std::string& volume) const;

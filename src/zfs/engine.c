@@ -406,8 +406,9 @@ zp_pool_look(zp_pool *pool, struct zp_pool_stats *stats)
 	stats->last_synced_txg = spa_last_synced_txg(spa);
 	stats->size_bytes = metaslab_class_get_dspace(spa_normal_class(spa));
 	stats->allocated_bytes = metaslab_class_get_alloc(spa_normal_class(spa));
-	spa_config_enter(spa, SCL_VDEV, FTAG, RW_READER);
+	/* It may read from disk, whose lock stands behind whoever waits to write the config: never under a config lock. */
 	stats->data_errors = spa_approx_errlog_size(spa);
+	spa_config_enter(spa, SCL_VDEV, FTAG, RW_READER);
 	if (spa_scan_get_stats(spa, &scan) == 0 && scan.pss_func != POOL_SCAN_NONE) {
 		stats->scan_kind = scan.pss_func == POOL_SCAN_RESILVER ? 1 : 2;
 		stats->scan_state = scan.pss_state == DSS_SCANNING ? 1 : scan.pss_state == DSS_FINISHED ? 2 :
@@ -632,21 +633,67 @@ out:
 	return (config);
 }
 
+/* ---- logs that cannot be read: of one import at a time */
+
+static enum zp_unreadable_log at_unreadable_log = ZP_REFUSE;
+static pthread_mutex_t unreadable_mutex = PTHREAD_MUTEX_INITIALIZER;
+static char first_unreadable[ZP_NAME_SIZE];
+
+static void
+note_unreadable(dsl_dataset_t *ds)
+{
+	char name[ZFS_MAX_DATASET_NAME_LEN];
+
+	dsl_dataset_name(ds, name);
+	(void) pthread_mutex_lock(&unreadable_mutex);
+	if (first_unreadable[0] == '\0')
+		(void) snprintf(first_unreadable, sizeof (first_unreadable), "%s", name);
+	(void) pthread_mutex_unlock(&unreadable_mutex);
+}
+
+/*
+ * OpenZFS asks this for each dataset before an import writes anything; ours stands before its own, which calls a log good whose
+ * dataset cannot be read.  Such a log is then not claimed: its blocks count as free, silently (rule 7: no dropped log).
+ */
 int
-zp_pool_import(const char *name, struct zp_label *const *labels, int count, zp_pool **pool, uint64_t *uberblock_txg,
-    struct zp_why *why)
+zil_check_log_chain(dsl_pool_t *dp, dsl_dataset_t *ds, void *tx)
+{
+	static int (*real)(dsl_pool_t *, dsl_dataset_t *, void *);
+	objset_t *os;
+	int error = dmu_objset_from_ds(ds, &os);
+
+	if (error != 0) {
+		note_unreadable(ds);
+		return (at_unreadable_log == ZP_REFUSE ? error : 0);
+	}
+	if (real == NULL)
+		real = (int (*)(dsl_pool_t *, dsl_dataset_t *, void *))dlsym(RTLD_NEXT, "zil_check_log_chain");
+	VERIFY3P(real, !=, NULL);
+	return (real(dp, ds, tx));
+}
+
+int
+zp_pool_import(const char *name, struct zp_label *const *labels, int count, enum zp_unreadable_log unreadable_log,
+    zp_pool **pool, uint64_t *uberblock_txg, struct zp_why *why)
 {
 	nvlist_t *config = config_from_labels(labels, count, why);
 	if (config == NULL)
 		return (ENXIO);
 	nvlist_t *props = fnvlist_alloc();
 	fnvlist_add_string(props, zpool_prop_to_name(ZPOOL_PROP_CACHEFILE), "none");
+	at_unreadable_log = unreadable_log;
+	first_unreadable[0] = '\0';
 	/* The fence has proven that nobody else uses the pool; the multihost check would only cost 20 s. */
 	int error = spa_import((char *)(uintptr_t)name, config, props, ZFS_IMPORT_SKIP_MMP);
 	fnvlist_free(props);
 	fnvlist_free(config);
+	if (error != 0 && first_unreadable[0] != '\0' && unreadable_log == ZP_REFUSE)
+		return (zp_explain(why, EPERM, "rule 7: volume %s cannot be read, and its log would be dropped: nothing is imported without an "
+		    "operator's word (zpair pool import --accept-data-loss)", first_unreadable));
 	if (error != 0)
 		return (zp_explain(why, error, "OpenZFS cannot import pool %s: %s", name, strerror(error)));
+	if (first_unreadable[0] != '\0')
+		(void) zp_explain(why, 0, "volume %s cannot be read: its log is dropped", first_unreadable);
 	error = pool_hold(name, pool, why);
 	if (error != 0)
 		return (error);

@@ -119,8 +119,10 @@ enum { ZP_LABEL_SIZE = 256 << 10 };
 // The four labels of a device of this size, ZP_LABEL_SIZE each (NULL: unreadable). Any thread. ENOENT: no label.
 int zp_label_parse(const void* const labels[4], uint64_t device_size_bytes, struct zp_label* label);
 void zp_label_free(struct zp_label* label);
-int zp_pool_import(const char* name, struct zp_label* const* labels, int count, zp_pool** pool, uint64_t* uberblock_txg,
-                   struct zp_why* why);
+// A dataset that cannot be read hides whether it has a log. Dropped: an operator's override only; then `why` names the first.
+enum zp_unreadable_log { ZP_REFUSE, ZP_DROP };
+int zp_pool_import(const char* name, struct zp_label* const* labels, int count, enum zp_unreadable_log unreadable_log,
+                   zp_pool** pool, uint64_t* uberblock_txg, struct zp_why* why);
 
 // ---- a leg's life (legs.c)
 int zp_legs_offline(zp_pool* pool, const uint64_t* guids, int count, struct zp_why* why);
@@ -161,6 +163,7 @@ int zp_snapshot_destroy(const char* name, const char* snapshot, struct zp_why* w
 int zp_volume_clone(const char* snapshot, const char* name, int thick, struct zp_why* why);
 // The volume becomes its newest snapshot again; nothing may have it open. A newer snapshot: EPERM.
 int zp_volume_rollback(const char* name, const char* snapshot, struct zp_why* why);
+// ENOTBLK: no volume. Any other error: `info` has what could be read, the name at least; a guid of 0 is not known.
 int zp_volume_look(const char* name, struct zp_volume_info* info, struct zp_why* why);
 // Calls back for each volume and each snapshot (name with @) below the pool, until it returns other than 0.
 int zp_volumes_each(zp_pool* pool, int (*found)(void* context, const char* name), void* context);

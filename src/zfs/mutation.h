@@ -19,6 +19,7 @@ enum zp_mutation {
   ZP_FLOOR_IGNORED,        // an import is not compared with what the partner knows
   ZP_READS_NOT_HELD,       // during an import too a read error goes up, and a log ends there
   ZP_COMMIT_SKIPPED,       // as with sync=disabled
+  ZP_DIRECT_OVER_FREED,    // a large write goes past the cache where a free has not synced
 };
 
 #ifdef ZPAIR_MUTATIONS

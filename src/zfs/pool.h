@@ -101,7 +101,8 @@ class Pool {
   block::Task<Result<PoolLayout>> create_pool(CreateSpec spec);
   // The legs named are the ack set from the start. Reads its config from their labels, skips the multihost check (the
   // fence has proven more), never rewinds, replays every log, then takes absent legs persistently offline in one step.
-  // refused: below the floor, foreign host id, a missing mirror, a leg whose label says something else.
+  // refused: below the floor, foreign host id, a missing mirror, a leg whose label says something else, a volume that cannot
+  // be read and has, or may have, a log.
   block::Task<Result<ImportReport>> import_pool(ImportSpec spec);
   block::Task<Result<void>> export_pool();  // volumes closed; clean: no log is left
   block::Task<Result<void>> destroy_pool();
@@ -156,7 +157,7 @@ class Pool {
   // Closed volumes only, to the newest snapshot only; else refused. What was written since is gone, log and all.
   block::Task<Result<VolumeInfo>> roll_back_volume(std::string name, std::string snapshot);
   block::Task<Result<void>> destroy_snapshot(std::string name, std::string snapshot);
-  block::Task<Result<std::vector<VolumeInfo>>> list_volumes();
+  block::Task<Result<std::vector<VolumeInfo>>> list_volumes();  // those that cannot be read too
   // Replays its log when import_pool did not, refuses anything but sync=always.
   block::Task<Result<std::unique_ptr<Volume>>> open_volume(std::string name);
   // close() is the volume's own.
@@ -173,7 +174,7 @@ class Pool {
   block::Task<Result<void>> end(End how);
   block::Task<void> close_replayed();
   block::Task<Result<void>> learn_layout();
-  block::Task<void> learn_log_floors(const std::vector<VolumeLog>& floor_logs);
+  block::Task<Result<void>> learn_log_floors(const std::vector<VolumeLog>& floor_logs, Txg imported_txg);
   block::Task<Result<void>> replay_logs(ImportReport& report);
   block::Task<void> take_absent_legs_offline(ImportReport& report);
   block::Task<Result<void>> take_offline(const std::vector<LegId>& legs);

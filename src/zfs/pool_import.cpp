@@ -16,6 +16,8 @@ using block::Task;
 
 namespace {
 
+Txg txg_of(const VolumeLog& log) { return Txg{log.sequence >> 32}; }
+
 double seconds_since(Nanoseconds begin_ns) { return static_cast<double>(boot_time_ns() - begin_ns) / ns_per_s; }
 
 // The labels of one device: what they say, and the C form for an import.
@@ -130,19 +132,19 @@ Result<Txg> check_labels(const std::string& pool_name, const ImportSpec& spec, c
   return Txg{best_txg};
 }
 
-// Volumes whose logs have records to replay: whole names. May wait.
-std::vector<std::string> volumes_with_live_logs(zp_pool* pool) {
-  std::vector<std::string> names;
+// Volumes whose logs have records to replay, readable or not: whole names. May wait.
+int volumes_with_live_logs(zp_pool* pool, std::vector<std::string>& names, zp_why* why) {
   auto found = [](void* context, const char* name) {
     zp_volume_info info;
-    zp_why why;
-    if (std::strchr(name, '@') == nullptr && zp_volume_look(name, &info, &why) == 0 && info.log_is_live) {
-      static_cast<std::vector<std::string>*>(context)->push_back(name);
-    }
+    zp_why no_layout;
+    if (std::strchr(name, '@') != nullptr) return 0;
+    static_cast<void>(zp_volume_look(name, &info, &no_layout));
+    if (info.log_is_live) static_cast<std::vector<std::string>*>(context)->push_back(name);
     return 0;
   };
-  zp_volumes_each(pool, found, &names);
-  return names;
+  const int error = zp_volumes_each(pool, found, &names);
+  if (error != 0) std::snprintf(why->text, sizeof why->text, "cannot list the volumes: %s", std::strerror(error));
+  return error;
 }
 
 }  // namespace
@@ -178,9 +180,13 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   driver_->set_importing(true);
   zp_pool* pool = nullptr;
   std::uint64_t uberblock_txg = 0;
+  const bool enforce = spec.floor == ImportSpec::Floor::enforce;
+  std::string dropped;
   auto import = [&](zp_why* why) {
-    return zp_pool_import(options_.name.c_str(), plain.data(), static_cast<int>(plain.size()), &pool, &uberblock_txg,
-                          why);
+    const int error = zp_pool_import(options_.name.c_str(), plain.data(), static_cast<int>(plain.size()),
+                                     enforce ? ZP_REFUSE : ZP_DROP, &pool, &uberblock_txg, why);
+    if (error == 0) dropped = why->text;
+    return error;
   };
   Result<void> imported = co_await ask(engine_, import);
   if (!imported) {
@@ -189,6 +195,7 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
     for (LegId leg : named) driver_->forget(leg);
     co_return std::unexpected(imported.error());
   }
+  if (!dropped.empty()) log_warning("pool {}: {}, as an operator asked", options_.name, dropped);
   handle_->pool = pool;
   driver_->set_pool(pool);
   report.uberblock_txg = Txg{uberblock_txg};
@@ -202,8 +209,9 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   ZP_CO_CHECK(co_await learn_layout());
   lap(report.import_seconds);
 
-  if (spec.floor == ImportSpec::Floor::enforce) co_await learn_log_floors(spec.floor_logs);
-  Result<void> replayed = co_await replay_logs(report);
+  Result<void> replayed;
+  if (enforce) replayed = co_await learn_log_floors(spec.floor_logs, report.uberblock_txg);
+  if (replayed) replayed = co_await replay_logs(report);
   if (!replayed) {
     co_await close_replayed();
     driver_->set_importing(false);
@@ -221,22 +229,32 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   co_return report;
 }
 
-Task<void> Pool::learn_log_floors(const std::vector<VolumeLog>& floor_logs) {
-  auto volumes = co_await list_volumes();
-  if (!volumes) co_return;
-  for (const VolumeInfo& volume : *volumes) {
-    for (const VolumeLog& log : floor_logs) {
-      if (log.volume_guid == volume.guid) handle_->floor_sequences[volume.name] = log.sequence;
+// A floor whose volume is not found is kept: the import is refused. A destroyed volume's is not meant: its records are older
+// than its end, which is in a txg of the pool (volumes are closed first, and an end waits for its txg), and that txg was imported.
+Task<Result<void>> Pool::learn_log_floors(const std::vector<VolumeLog>& floor_logs, Txg imported_txg) {
+  ZP_CO_TRY(volumes, co_await list_volumes());
+  for (const VolumeInfo& volume : volumes) {
+    if (volume.guid == 0) co_return fail(ErrorCode::refused, "rule 7: {}: it may have a log", volume.unreadable);
+  }
+  for (const VolumeLog& log : floor_logs) {
+    auto found = std::ranges::find(volumes, log.volume_guid, &VolumeInfo::guid);
+    if (found != volumes.end()) {
+      handle_->floor_sequences[found->name] = log.sequence;
+    } else if (txg_of(log) > imported_txg) {
+      co_return fail(ErrorCode::refused,
+                     "rule 7: txg {} was committed to the log of the volume of guid {}, which is not in the pool",
+                     txg_of(log), log.volume_guid);
     }
   }
+  co_return Result<void>{};
 }
 
 // Every log, side by side, that has records to replay or that the floor says something about: an import without it would
 // lose what was acknowledged (rule 7), or let legs return before it (rule 8). The volumes stay open for whoever asks for them.
 Task<Result<void>> Pool::replay_logs(ImportReport& report) {
   std::vector<std::string> live;
-  auto find_live = [&live, pool = handle_->pool] { live = volumes_with_live_logs(pool); };
-  co_await apart(engine_, find_live);
+  auto find_live = [&live, pool = handle_->pool](zp_why* why) { return volumes_with_live_logs(pool, live, why); };
+  ZP_CO_CHECK(co_await ask(engine_, find_live));
   for (const auto& [name, sequence] : handle_->floor_sequences) {
     if (std::ranges::find(live, full_name(name)) == live.end()) live.push_back(full_name(name));
   }

@@ -1,5 +1,7 @@
 // A pool's volumes and their snapshots.
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 
 #include "base/assert.h"
 #include "zfs/pool_internal.h"
@@ -136,29 +138,30 @@ Task<Result<void>> Pool::destroy_snapshot(std::string name, std::string snapshot
 
 Task<Result<std::vector<VolumeInfo>>> Pool::list_volumes() {
   std::vector<std::string> names;
-  std::vector<zp_volume_info> infos;
+  std::vector<VolumeInfo> volumes;
   auto look = [&, pool = handle_->pool](zp_why* why) {
     auto found = [](void* context, const char* name) {
       static_cast<std::vector<std::string>*>(context)->push_back(name);
       return 0;
     };
     int error = zp_volumes_each(pool, found, &names);
-    if (error != 0) std::snprintf(why->text, sizeof why->text, "cannot list the volumes");
+    if (error != 0) std::snprintf(why->text, sizeof why->text, "cannot list the volumes: %s", std::strerror(error));
     for (const std::string& name : names) {
+      if (name.find('@') != std::string::npos) continue;
       zp_volume_info info;
-      zp_why no_volume;
-      if (name.find('@') == std::string::npos && zp_volume_look(name.c_str(), &info, &no_volume) == 0)
-        infos.push_back(info);
+      zp_why unreadable;
+      const int unread = zp_volume_look(name.c_str(), &info, &unreadable);
+      if (unread == ENOTBLK || (unread == ENOENT && info.guid == 0)) continue;  // a file system; destroyed meanwhile
+      volumes.push_back(info_of(info));
+      if (unread != 0) volumes.back().unreadable = unreadable.text;
     }
     return error;
   };
   ZP_CO_CHECK(co_await ask(engine_, look));
-  std::vector<VolumeInfo> volumes;
-  for (const zp_volume_info& plain : infos) {
-    VolumeInfo& info = volumes.emplace_back(info_of(plain));
-    std::string prefix = std::string(plain.name) + "@";
+  for (VolumeInfo& volume : volumes) {
+    std::string prefix = full_name(volume.name) + "@";
     for (const std::string& name : names) {
-      if (name.starts_with(prefix)) info.snapshots.push_back(name.substr(prefix.size()));
+      if (name.starts_with(prefix)) volume.snapshots.push_back(name.substr(prefix.size()));
     }
   }
   std::ranges::sort(volumes, {}, &VolumeInfo::name);

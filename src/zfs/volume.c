@@ -262,39 +262,46 @@ zp_volume_resize(const char *name, zp_volume *volume, uint64_t size, struct zp_w
 	return (0);
 }
 
+static int
+look_at_layout(objset_t *os, struct zp_volume_info *info, struct zp_why *why)
+{
+	dsl_dataset_t *ds = dmu_objset_ds(os);
+	dmu_object_info_t data;
+	uint64_t number;
+	int error = zap_lookup(os, PROPERTY_OBJECT, "size", 8, 1, &info->size_bytes);
+
+	if (error == 0)
+		error = dmu_object_info(os, DATA_OBJECT, &data);
+	if (error != 0)
+		return (zp_explain(why, error, "cannot read the layout of volume %s: %s", info->name, strerror(error)));
+	info->block_size_bytes = data.doi_data_block_size;
+	info->reserved_bytes = ds->ds_reserved;
+	info->used_bytes = dsl_dir_phys(ds->ds_dir)->dd_used_bytes;
+	info->referenced_bytes = dsl_dataset_phys(ds)->ds_referenced_bytes;
+	const char *compression = "?";
+	if (dsl_prop_get_int_ds(ds, zfs_prop_to_name(ZFS_PROP_COMPRESSION), &number) == 0)
+		(void) zfs_prop_index_to_string(ZFS_PROP_COMPRESSION, number, &compression);
+	(void) snprintf(info->compression, sizeof (info->compression), "%s", compression);
+	return (0);
+}
+
 int
 zp_volume_look(const char *name, struct zp_volume_info *info, struct zp_why *why)
 {
 	objset_t *os;
-	dmu_object_info_t data;
-	uint64_t number;
-	int error = dmu_objset_hold(name, FTAG, &os);
 
-	if (error != 0)
-		return (zp_explain(why, error, "cannot look at volume %s: %s", name, strerror(error)));
 	memset(info, 0, sizeof (*info));
 	(void) snprintf(info->name, sizeof (info->name), "%s", name);
+	int error = dmu_objset_hold(name, FTAG, &os);
+	if (error != 0)
+		return (zp_explain(why, error, "cannot look at volume %s: %s", name, strerror(error)));
 	if (dmu_objset_type(os) != DMU_OST_ZVOL) {
 		error = zp_explain(why, ENOTBLK, "%s is no volume", name);
 	} else {
 		dsl_dataset_t *ds = dmu_objset_ds(os);
 		info->guid = dsl_dataset_phys(ds)->ds_guid;
-		error = zap_lookup(os, PROPERTY_OBJECT, "size", 8, 1, &info->size_bytes);
-		if (error == 0)
-			error = dmu_object_info(os, DATA_OBJECT, &data);
-		if (error == 0) {
-			info->block_size_bytes = data.doi_data_block_size;
-			info->reserved_bytes = ds->ds_reserved;
-			info->used_bytes = dsl_dir_phys(ds->ds_dir)->dd_used_bytes;
-			info->referenced_bytes = dsl_dataset_phys(ds)->ds_referenced_bytes;
-			info->log_is_live = !ds->ds_is_snapshot && !BP_IS_HOLE(&dmu_objset_zil(os)->zl_header->zh_log);
-			const char *compression = "?";
-			if (dsl_prop_get_int_ds(ds, zfs_prop_to_name(ZFS_PROP_COMPRESSION), &number) == 0)
-				(void) zfs_prop_index_to_string(ZFS_PROP_COMPRESSION, number, &compression);
-			(void) snprintf(info->compression, sizeof (info->compression), "%s", compression);
-		} else {
-			zp_explain(why, error, "cannot read the layout of volume %s: %s", name, strerror(error));
-		}
+		info->log_is_live = !ds->ds_is_snapshot && !BP_IS_HOLE(&dmu_objset_zil(os)->zl_header->zh_log);
+		error = look_at_layout(os, info, why);
 	}
 	dmu_objset_rele(os, FTAG);
 	return (error);
@@ -536,9 +543,11 @@ zp_volume_open(zp_pool *pool, const char *name, uint64_t floor_sequence, zp_volu
 	uint64_t claimed_seq = header->zh_flags & ZIL_CLAIM_LR_SEQ_VALID ? header->zh_claim_lr_seq : 0;
 	boolean_t must_replay = (header->zh_flags & ZIL_REPLAY_NEEDED) != 0;
 	/*
-	 * The floor's record is in a txg that was imported whole, or among the claimed ones; else the log was cut short.
+	 * The floor's record is in a txg that was imported whole, or among the claimed ones; else the log was cut short.  A log
+	 * that an earlier import claimed and did not replay, because it was refused, begins at that import.
 	 */
-	if (floor_sequence >> 32 > pool->import_txg && pool->import_txg != 0 && !zp_mutated(ZP_FLOOR_IGNORED) &&
+	uint64_t whole_txg = header->zh_claim_txg != 0 ? MIN(pool->import_txg, header->zh_claim_txg - 1) : pool->import_txg;
+	if (floor_sequence >> 32 > whole_txg && pool->import_txg != 0 && !zp_mutated(ZP_FLOOR_IGNORED) &&
 	    (int32_t)((uint32_t)claimed_seq - (uint32_t)floor_sequence) < 0) {
 		error = zp_explain(why, EPERM, "rule 7: the log of volume %s ends at record %llu, but record %llu of txg %llu was "
 		    "committed", name, (u_longlong_t)(uint32_t)claimed_seq, (u_longlong_t)(uint32_t)floor_sequence,
@@ -809,7 +818,7 @@ static boolean_t
 may_write_past_cache(zp_volume *volume, uint64_t offset, uint64_t size, dmu_tx_t *tx)
 {
 	for (uint64_t at = offset; at < offset + size; at += volume->block_size) {
-		if (dnode_block_freed(volume->data, at / volume->block_size))
+		if (dnode_block_freed(volume->data, at / volume->block_size) && !zp_mutated(ZP_DIRECT_OVER_FREED))
 			return (B_FALSE);
 	}
 	return (has_space_for_direct(volume, size, dmu_tx_get_txg(tx)));

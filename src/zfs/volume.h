@@ -44,6 +44,7 @@ struct VolumeInfo {
   std::uint64_t referenced_bytes = 0;
   std::string compression;
   std::vector<std::string> snapshots;
+  std::string unreadable;  // why; then only the name is sure, and the guid unless it is 0
 };
 
 class Volume : public block::BlockDevice {

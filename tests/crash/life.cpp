@@ -71,6 +71,7 @@ class Life {
   Task<void> load();
   Task<void> write_for_ever(std::uint64_t seed);
   Task<void> write_once(Random& random);
+  Task<void> put(Random& random, unsigned v, std::uint64_t first, std::uint64_t count, bool zeroes);
   Task<void> keep_syncing();
   Task<void> keep_floor();
   void note_floor();
@@ -338,8 +339,19 @@ Task<void> Life::write_once(Random& random) {
     co_return;
   }
   std::fill(begin, end, true);
-  ++operations_;
+  co_await put(random, v, first, count, zeroes);
+  if (zeroes && random.one_in(2)) {  // new blocks where a free may not have synced, then a part of one of them
+    co_await reactor_->after_ms(static_cast<std::int64_t>(random.below(plan_.sync_ms)));
+    co_await put(random, v, first, count, false);
+    const std::uint64_t part = 1 + random.below(8);
+    co_await put(random, v, first + random.below(count - part + 1), part, false);
+  }
+  std::fill(begin, end, false);
+}
 
+// One write, or zeroes, of sectors that the caller has claimed.
+Task<void> Life::put(Random& random, unsigned v, std::uint64_t first, std::uint64_t count, bool zeroes) {
+  ++operations_;
   Event event{.kind = Event::Kind::issued,
               .leg = static_cast<std::uint8_t>(v),
               .flag = zeroes,
@@ -366,7 +378,6 @@ Task<void> Life::write_once(Random& random) {
   tape_.add(event);
   history_.note(event);
   ++options_.outcome.answers;
-  std::fill(begin, end, false);
 }
 
 // Snapshots and larger volumes: each makes a txg sync.

@@ -7,6 +7,7 @@ namespace {
 using enum Trouble;
 constexpr bool rare = true;
 constexpr Aim old_log_blocks = {power, true};
+constexpr Aim frees = {none, false, true};
 
 constexpr Mutation all[] = {
     {"short-writes-pass", "a partial mirror write counts as success", ZP_SHORT_WRITES_PASS, {write_errors}, rare},
@@ -20,6 +21,7 @@ constexpr Mutation all[] = {
     {"floor-ignored", "the best readable uberblock, the log as far as it reads", ZP_FLOOR_IGNORED, {none}},
     {"reads-not-held", "a bad log block silently ends the log", ZP_READS_NOT_HELD, {none}, rare},
     {"commit-skipped", "sync=disabled", ZP_COMMIT_SKIPPED, {none}},
+    {"direct-over-freed", "a large write past the cache over a free not synced", ZP_DIRECT_OVER_FREED, frees, rare},
     {"failed-before-swap", "rule 3: the record first", ZP_MUTATION_NONE, {power}, rare, Play::fail_before_swap},
     {"record-ignored", "rule 7: the named legs only", ZP_MUTATION_NONE, {power}, !rare, Play::record_ignored},
 };

@@ -52,6 +52,11 @@ Plan plan_of(std::uint64_t seed, const std::optional<Aim>& aim) {
     plan.operations = 400;
     plan.pause_ms_most = 4;
   }
+  if (aim && aim->frees) {
+    for (Plan::Volume& volume : plan.volumes) volume.block_size_bytes = 16384U << random.below(4);
+    plan.zeroes_percent = 50;
+    plan.sync_ms = 10;
+  }
   return plan;
 }
 

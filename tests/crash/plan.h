@@ -49,6 +49,7 @@ struct Plan {
 struct Aim {
   Trouble trouble = Trouble::none;
   bool old_log_blocks = false;  // the side stays away, and a volume that was quiet before is written meanwhile
+  bool frees = false;           // many, of blocks that are written again before the free has synced
 };
 Plan plan_of(std::uint64_t seed, const std::optional<Aim>& aim = std::nullopt);
 

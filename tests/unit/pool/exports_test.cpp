@@ -159,6 +159,7 @@ Task<void> open_all_but_one(World& world) {
   exports->serve();
   auto views = co_await exports->list();
   REQUIRE(views && views->size() == 2 && !(*views)[0].open && (*views)[1].open);
+  REQUIRE((*views)[0].problem.find("rule 2") == 0 && (*views)[1].problem.empty());
   co_await set_sync(world, sync_always);
   auto waiting = co_await exports->roll_back("vm1", "monday");  // clients of the former process may be on their way
   REQUIRE(!waiting && waiting.error().code == ErrorCode::refused);

@@ -253,4 +253,21 @@ inline std::string zdb_said(const Folder& folder) {
   return std::string(std::istreambuf_iterator<char>(file), {});
 }
 
+// Overwrites the blocks that zdb named (`DVA[0]=<mirror:offset:size>`, or `L0 mirror:offset:size`) on both legs; the data of a leg begins after 4 MiB.
+inline int spoil_blocks(const Folder& folder, const std::string& said) {
+  int spoiled = 0;
+  for (std::size_t at = 0; (at = said.find_first_of("< ", at)) != std::string::npos; ++at) {
+    unsigned mirror = 0;
+    unsigned long long offset = 0, size = 0;
+    if (std::sscanf(said.c_str() + at + 1, "%u:%llx:%llx", &mirror, &offset, &size) != 3 || mirror > 9) continue;
+    for (const char* side : {"/a", "/b"}) {
+      std::fstream file(folder.path + side + std::to_string(mirror), std::ios::in | std::ios::out | std::ios::binary);
+      file.seekp(static_cast<std::streamoff>((4ULL << 20) + offset));
+      file << std::string(size, 'x');
+      ++spoiled;
+    }
+  }
+  return spoiled;
+}
+
 }  // namespace zpair::zfs::test

@@ -452,22 +452,140 @@ Task<void> import_many(World& world) {
   }
   co_await export_and_close(world);
 }
-Task<void> import_below_a_log_floor(World& world) {
+Task<void> import_below_a_log_floor(World& world, std::uint64_t add_txgs) {
   co_await world.open_drives(one_mirror);
-  auto spec = co_await spec_with_floor(world, 1000);
+  auto spec = co_await spec_with_floor(world, add_txgs);
   world.make_pool();
   auto report = co_await world.pool->import_pool(spec);
   REQUIRE(!report && report.error().code == ErrorCode::refused);
   std::fprintf(stderr, "%s\n", report.error().message.c_str());
   co_await world.close_drives();
 }
+Task<void> import_far_below_a_log_floor(World& world) { co_await import_below_a_log_floor(world, 1000); }
+Task<void> import_just_below_a_log_floor(World& world) { co_await import_below_a_log_floor(world, 1); }
 TEST(Volume, many_dirty_logs_are_replayed_by_the_import_down_to_their_floor) {
   Folder folder;
   make_files(folder.path, one_mirror);
   End first = in_child(folder, dirty_many_and_die);
   ASSERT_TRUE(first.killed()) << first.said;
-  EXPECT_WELL(in_child(folder, import_below_a_log_floor));  // refused, and the log is kept
+  EXPECT_WELL(in_child(folder, import_far_below_a_log_floor));  // refused, and the log is kept
+  // A refused import has written txgs, beyond the floor's: that makes the log no longer.
+  for (int i = 0; i < 3; ++i) EXPECT_WELL(in_child(folder, import_just_below_a_log_floor));
   EXPECT_WELL(in_child(folder, import_many));
+}
+
+// ---- volumes that cannot be read
+
+Task<void> write_two_and_die(World& world) {
+  co_await make_pool(world);
+  for (const char* name : {"vm0", "vm1"}) {
+    auto made = co_await world.pool->create_volume({.name = name, .size_bytes = 4 << 20});
+    REQUIRE_OK(made);
+  }
+  auto volume = co_await open(world, "vm1");
+  auto status = co_await write_blocks(*volume, 0, 20, 9);
+  REQUIRE(status == block::IoStatus::ok);
+  volume.release();
+  kill(getpid(), SIGKILL);
+}
+// What zdb tells of vm0, from `begin` on, or of one object of it.
+std::string told_of_vm0(const Folder& folder, const std::string& begin, const std::string& object = "") {
+  EXPECT_EQ(zdb(folder, "-dddddd", "tank/vm0" + object), 0) << zdb_said(folder);
+  const std::string said = zdb_said(folder);
+  const std::size_t at = said.find(begin);
+  EXPECT_NE(at, std::string::npos) << said;
+  return at == std::string::npos ? "" : said.substr(at);
+}
+Task<void> refuse_to_drop_its_log(World& world) {
+  co_await world.open_drives(one_mirror);
+  auto spec = co_await world.import_spec(one_mirror);
+  const Txg best = (co_await survey_labels(world.drive("a0"))).value()->best_uberblock_txg;
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE(!report && report.error().code == ErrorCode::refused);
+  std::fprintf(stderr, "%s\n", report.error().message.c_str());
+  REQUIRE(report.error().message.find("volume tank/vm0 cannot be read") != std::string::npos);
+  const Txg now = (co_await survey_labels(world.drive("a0"))).value()->best_uberblock_txg;
+  REQUIRE(now == best);  // nothing was written
+  co_await world.close_drives();
+}
+Task<void> drop_it_at_an_operators_word(World& world) {
+  co_await world.open_drives(one_mirror);
+  auto spec = co_await world.import_spec(one_mirror);
+  spec.floor = ImportSpec::Floor::skip_and_say_so;
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  auto list = co_await world.pool->list_volumes();
+  REQUIRE(list && list->size() == 2 && !(*list)[0].unreadable.empty() && (*list)[1].unreadable.empty());
+  auto volume = co_await open(world, "vm1");
+  auto wrong = co_await wrong_blocks(*volume, 0, 20, 9);
+  REQUIRE(wrong == 0);
+  co_await volume->close();
+  kill(getpid(), SIGKILL);
+}
+TEST(Unreadable, a_volume_that_cannot_be_read_does_not_lose_its_log_silently) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  ASSERT_TRUE(in_child(folder, write_two_and_die).killed());
+  const std::string root = told_of_vm0(folder, "rootbp DVA");
+  ASSERT_GE(spoil_blocks(folder, root.substr(0, root.find('\n'))), 4) << root;
+  EXPECT_WELL(in_child(folder, refuse_to_drop_its_log));
+  End end = in_child(folder, drop_it_at_an_operators_word);
+  EXPECT_TRUE(end.killed()) << end.said;
+  EXPECT_NE(end.said.find("volume tank/vm0 cannot be read: its log is dropped, as an operator asked"),
+            std::string::npos)
+      << end.said;
+}
+
+Task<void> import_but_for_one_layout(World& world) {
+  co_await world.open_drives(one_mirror);
+  auto spec = co_await world.import_spec(one_mirror);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  auto list = co_await world.pool->list_volumes();
+  REQUIRE(list && list->size() == 2);
+  const VolumeInfo& spoiled = list->front();
+  REQUIRE(spoiled.name == "vm0" && spoiled.guid != 0 && !spoiled.unreadable.empty());
+  std::ofstream(world.folder + "/floor") << spoiled.guid;
+  kill(getpid(), SIGKILL);
+}
+Task<void> refuse_for_its_floor(World& world) {
+  co_await world.open_drives(one_mirror);
+  auto spec = co_await world.import_spec(one_mirror);
+  VolumeLog log;
+  std::ifstream(world.folder + "/floor") >> log.volume_guid;
+  log.sequence = (1000000ULL << 32) + 1000;
+  spec.floor_logs = {log};
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE(!report);
+  std::fprintf(stderr, "%s\n", report.error().message.c_str());
+  REQUIRE(report.error().message.find("cannot read the layout of volume tank/vm0") != std::string::npos);
+
+  ++spec.floor_logs[0].volume_guid;
+  world.make_pool();
+  report = co_await world.pool->import_pool(spec);
+  REQUIRE(!report && report.error().code == ErrorCode::refused);
+  REQUIRE(report.error().message.find("which is not in the pool") != std::string::npos);
+  spec.floor_logs[0].sequence = 1ULL << 32;  // older than what was imported: a volume that was destroyed since
+  world.make_pool();
+  report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  co_await export_and_close(world);
+}
+TEST(Unreadable, a_volume_that_cannot_be_read_is_listed_and_keeps_its_floor) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  ASSERT_TRUE(in_child(folder, write_two_and_die).killed());
+  const std::string layout = told_of_vm0(folder, "Indirect blocks:", " 0");
+  const std::size_t leaf = layout.find(" L0 ");  // where the numbers of the objects lead, the lowest level alone
+  ASSERT_NE(leaf, std::string::npos) << layout;
+  ASSERT_GE(spoil_blocks(folder, layout.substr(leaf, layout.find('\n', leaf) - leaf)), 2) << layout;
+  End first = in_child(folder, import_but_for_one_layout);
+  ASSERT_TRUE(first.killed()) << first.said;
+  EXPECT_WELL(in_child(folder, refuse_for_its_floor));
 }
 
 // ---- clone and rollback

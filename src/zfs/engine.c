@@ -12,6 +12,7 @@
 #include <dlfcn.h>
 #include <link.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 
 extern uint64_t zfs_arc_max, zfs_arc_min;
 extern uint64_t zfs_dirty_data_max, zfs_dirty_data_max_max, zfs_wrlog_data_max;
@@ -22,7 +23,7 @@ extern uint_t zfs_vdev_max_active, zfs_vdev_async_read_max_active, zfs_vdev_asyn
 extern uint_t zfs_vdev_async_write_active_min_dirty_percent, zfs_vdev_async_write_active_max_dirty_percent;
 extern uint_t zfs_delay_min_dirty_percent;
 extern uint64_t zfs_delay_scale;
-extern int zfs_flags, zfs_nocacheflush, zfs_scan_suspend_progress, zfs_abd_scatter_enabled;
+extern int zfs_flags, zfs_nocacheflush, zfs_scan_suspend_progress;
 extern uint_t spa_slop_shift;
 extern uint_t spa_asize_inflation;
 extern char *spa_config_path;
@@ -70,6 +71,38 @@ int64_t
 arc_available_memory(void)
 {
 	return (INT64_MAX);
+}
+
+/* In the library each draw reads /dev/urandom, once for every block that leaves a cache. */
+int
+random_get_pseudo_bytes(uint8_t *bytes, size_t count)
+{
+	static __thread uint8_t stock[256];
+	static __thread size_t left;
+
+	while (count > 0) {
+		if (left == 0) {
+			VERIFY3S(getrandom(stock, sizeof (stock), 0), ==, sizeof (stock));	/* whole, up to 256 bytes */
+			left = sizeof (stock);
+		}
+		size_t part = MIN(left, count);
+		memcpy(bytes, stock + sizeof (stock) - left, part);
+		left -= part;
+		bytes += part;
+		count -= part;
+	}
+	return (0);
+}
+
+/*
+ * Every buffer in one piece.  The library cuts them into pages, as a kernel must, and then copies a whole block for each reader and
+ * writer instead of sharing the cache's own.
+ */
+boolean_t
+abd_size_alloc_linear(size_t size)
+{
+	(void) size;
+	return (B_TRUE);
 }
 
 struct library {
@@ -149,7 +182,6 @@ zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 	 */
 	zfs_wrlog_data_max = MAX(options->log_bytes * 2, 16ULL << 20);
 	spa_asize_inflation = 6;		/* worst size of a write in the pool: 24 counts in raidz, which a pool here never has */
-	zfs_abd_scatter_enabled = 0;		/* in user space pages are no cheaper than pieces, and every driver copies once */
 	zfs_txg_timeout = 1;			/* bounds the replay */
 	zfs_vdev_direct_write_verify = 0;	/* nobody else can change a buffer of ours meanwhile */
 	zfs_multihost_fail_intervals = 0;	/* a pause must not suspend the pool: the fence guards it */
@@ -190,7 +222,6 @@ static const struct {
 	T(zfs_scan_suspend_progress, "switch", 0, 1, "1 holds scrub and resync (for tests)"),
 	T(zp_direct_writes, "switch", 0, 1, "1: whole blocks of large writes go to the legs past the cache"),
 	T(zp_durable_log_writes, "switch", 0, 1, "1: a log write is durable by itself (FUA) where it can be, instead of written, then flushed"),
-	T(zfs_abd_scatter_enabled, "switch", 0, 1, "0 keeps every buffer in one piece"),
 };
 #undef T
 

@@ -680,6 +680,7 @@ zp_volume_read(zp_volume *volume, const struct iovec *iov, uint64_t offset, uint
 	*read = (struct reading) { .done = done, .context = context, .request = request, .into = { iov, 0 }, .offset = offset, .size = size };
 	read->range = zfs_rangelock_enter(&volume->ranges, offset, size, RL_READER);
 	zio_t *arrival = zio_root(volume->os->os_spa, read_arrived, read, ZIO_FLAG_CANFAIL);
+	arrival->io_type = ZIO_TYPE_READ;	/* so the last block's thread goes on with it, instead of waking another */
 	rw_enter(&data->dn_struct_rwlock, RW_READER);
 	zstream_t *stream = dmu_zfetch_prepare(&data->dn_zfetch, first, count, B_TRUE, B_TRUE);
 	for (; read->count < count; read->count++) {

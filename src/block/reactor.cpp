@@ -1,6 +1,7 @@
 #include "block/reactor.h"
 
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -23,10 +24,19 @@ bool Reactor::has_current() { return current_reactor != nullptr; }
 
 Result<std::unique_ptr<Reactor>> Reactor::create(unsigned queue_depth) {
   std::unique_ptr<Reactor> reactor(new Reactor);
-  io_uring_params params{};
-  params.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE;
-  params.cq_entries = queue_depth * 8;
-  int result = io_uring_queue_init_params(queue_depth, &reactor->ring_, &params);
+  // Completions are worked off where we ask for them, all at once, instead of interrupting this thread one by one (Linux 6.1).
+  // Such a ring belongs to the thread that enables it.
+  constexpr unsigned bare = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE;
+  int result = -EINVAL;
+  constexpr unsigned deferred = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+  for (unsigned flags : {bare | deferred | IORING_SETUP_R_DISABLED, bare}) {
+    io_uring_params params{};
+    params.flags = flags;
+    params.cq_entries = queue_depth * 8;
+    result = io_uring_queue_init_params(queue_depth, &reactor->ring_, &params);
+    reactor->ring_enabled_ = (flags & IORING_SETUP_R_DISABLED) == 0;
+    if (result != -EINVAL) break;
+  }
   if (result < 0) {
     return fail(ErrorCode::unsupported,
                 "io_uring is not available here ({}): allow it with `sysctl kernel.io_uring_disabled=0` "
@@ -103,6 +113,12 @@ void Reactor::run() {
     self.wake_up_sent_.store(false, std::memory_order_release);
     self.arm_wake_up();
   };
+  if (!ring_enabled_) {
+    // io_uring_enable_rings() is not exported by Debian's liburing 2.3.
+    const long result = syscall(SYS_io_uring_register, ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
+    ZP_ASSERT(result == 0, "a ring of ours can be enabled");
+    ring_enabled_ = true;
+  }
   if (wake_up_count_ == 0) {  // armed once in a reactor's life; the read stays pending between runs
     wake_up_count_ = 1;
     arm_wake_up();
@@ -127,17 +143,18 @@ void Reactor::turn(bool may_wait) {
 
   Nanoseconds next = next_timer_ns();
   bool idle = may_wait && ready_.empty() && !stop_.load(std::memory_order_acquire);
-  if (!idle) {
-    io_uring_submit(&ring_);
+  const Nanoseconds wait_ns = next == INT64_MAX ? next : next - boot_time_ns();
+  int result;
+  if (!idle || wait_ns <= 0) {
+    result = io_uring_submit(&ring_);
   } else if (next == INT64_MAX) {
-    io_uring_submit_and_wait(&ring_, 1);
-  } else if (Nanoseconds wait_ns = next - boot_time_ns(); wait_ns > 0) {
+    result = io_uring_submit_and_wait(&ring_, 1);
+  } else {
     __kernel_timespec timeout{wait_ns / ns_per_s, wait_ns % ns_per_s};
     io_uring_cqe* first = nullptr;
-    io_uring_submit_and_wait_timeout(&ring_, &first, 1, &timeout, nullptr);
-  } else {
-    io_uring_submit(&ring_);
+    result = io_uring_submit_and_wait_timeout(&ring_, &first, 1, &timeout, nullptr);
   }
+  ZP_ASSERT(result != -EEXIST, "a reactor always runs on the same thread");
 
   unsigned head = 0;
   unsigned seen = 0;

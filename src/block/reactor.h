@@ -90,7 +90,7 @@ class Reactor {
   };
 
   io_uring ring_{};
-  bool ring_open_ = false;
+  bool ring_open_ = false, ring_enabled_ = false;
   std::deque<std::coroutine_handle<>> ready_;
   std::multimap<Nanoseconds, std::coroutine_handle<>> timers_;
   std::map<TimerId, Timer> calls_;

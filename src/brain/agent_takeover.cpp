@@ -169,7 +169,8 @@ void start_pool(Turn& turn) {
   start.promise_released = state.promise_released || mutated(Mutation::promise_released_without_handover);
   start.newest_txg = takeover.newest_txg;
   start.skip_floor = takeover.skip_floor;
-  if (!takeover.skip_floor) start.floor = state.floor;
+  if (takeover.skip_floor) state.floor = {};  // what the lost owner told is given up for good
+  start.floor = state.floor;
   turn.order(std::move(start));
 }
 

@@ -398,6 +398,24 @@ TEST_F(Rule11, only_an_operator_overrides_and_the_losers_become_new_legs) {
   EXPECT_EQ(store.record().epoch, Epoch{6});
 }
 
+TEST_F(Rule11, the_floor_that_an_override_skips_refuses_no_later_start) {
+  Record record = make_record(1);
+  take_off(record, leg_id(0, node_b), Txg{812});
+  agent.watch_owner(node_b, record);
+  agent.feed(PromiseAsked{agent.now_ns, PathIndex{0}, Epoch{5}, 1, record::Floor{.txg = Txg{900}}});
+  agent.owner_asks = false;
+  agent.pass_ms(2000);
+  agent.feed(ImportOrdered{agent.now_ns, 6, true, false});
+  agent.pass_ms(200);
+  ASSERT_TRUE(agent.last<StartPool>().skip_floor);
+  EXPECT_EQ(agent.last<StartPool>().floor.txg, Txg{});
+  agent.feed(PoolExited{agent.now_ns, Epoch{6}, std::nullopt, "SIGKILL"});  // restart in place
+  agent.pass_ms(2000);
+  ASSERT_EQ(agent.count<StartPool>(), 2u);
+  EXPECT_FALSE(agent.last<StartPool>().skip_floor);
+  EXPECT_EQ(agent.last<StartPool>().floor.txg, Txg{});
+}
+
 TEST_F(Rule11, a_leg_in_mid_resync_wants_a_second_flag) {
   Record record = make_record(1);
   take_off(record, leg_id(0, node_b), Txg{812});

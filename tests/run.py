@@ -121,10 +121,15 @@ def run_python_unit(counts, names):
             counts.add(int(ran[1]), 0, 0)
 
 
-def run_program(counts, what, command):
-    """One program that is one test: passes when it ends with 0."""
+def run_program(counts, what, command, watched=False):
+    """One program that is one test: passes when it ends with 0. `watched`: what it prints is shown as it comes."""
     began = time.monotonic()
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, errors="replace")
+    words = [str(part) for part in command]
+    if watched:
+        done = subprocess.run(words, stdout=None, stderr=subprocess.STDOUT)
+        done.stdout = done.stderr = ""
+    else:
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace")
     took = f"({time.monotonic() - began:.0f} s)"
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     if done.returncode == 0:
@@ -212,7 +217,7 @@ def soak(counts, arguments):
     what = arguments.names[0] if arguments.names else ""
     seconds = int(arguments.names[1]) if len(arguments.names) > 1 else SOAK_SECONDS
     sim = ROOT / "build" / "release" / "tests" / "zpair_sim"
-    if arguments.seed:
+    if arguments.seed and not what:
         command = [sim, "--seed", arguments.seed, "--story"] + (["--mutation", arguments.mutation] if arguments.mutation else [])
         if build("release", "zpair_sim"):
             sys.exit(subprocess.run([str(part) for part in command]).returncode)
@@ -227,11 +232,16 @@ def soak(counts, arguments):
     elif what == "sanitizers":
         for preset in ("asan", "tsan"):
             with_sanitizer(counts, preset, [], seconds // 2)
+    elif what == "cluster":
+        if build("release"):
+            seed = ["--seed", arguments.seed] if arguments.seed else []
+            run_program(counts, "random faults against real processes", [sys.executable, ROOT / "tests" / "cluster" / "soak.py",
+                                                                        "--minutes", arguments.minutes or seconds / 60, *seed], watched=True)
     elif what == "kills":
         if build("release"):
             run_cluster(counts, "--slow")
     else:
-        print("dev: soak what? ./dev soak sim|crash|sanitizers|kills [SECONDS], or ./dev soak --seed N", file=sys.stderr)
+        print("dev: soak what? ./dev soak sim|crash|sanitizers|kills|cluster [SECONDS], or ./dev soak --seed N", file=sys.stderr)
         sys.exit(2)
 
 
@@ -242,6 +252,7 @@ def main():
     parser.add_argument("--soak", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--seed")
     parser.add_argument("--mutation")
+    parser.add_argument("--minutes", type=float, help=argparse.SUPPRESS)   # soak cluster
     parser.add_argument("names", nargs="*", help="parts of names: only these programs or tests")
     arguments = parser.parse_args()
     if arguments.update_golden:

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "api/http_client.h"
+#include "base/clock.h"
 #include "cli/sizes.h"
 
 extern char** environ;
@@ -161,16 +162,30 @@ Result<void> wait_answer(const SandboxLayout& layout, std::string_view node, std
   return {};
 }
 
-Result<void> signal_all(const SandboxLayout& layout, const std::function<bool(const SandboxProcess&)>& matches,
-                        int signal_number) {
+// Handles of those that got the signal.
+Result<std::vector<UniqueFd>> signal_all(const SandboxLayout& layout,
+                                         const std::function<bool(const SandboxProcess&)>& matches, int signal_number) {
+  std::vector<UniqueFd> handles;
   auto processes = find_processes(layout.dir);
   // zpaird first: it must not see its pool processes die before it.
   std::partition(processes.begin(), processes.end(), [](const auto& process) { return process.name == "zpaird"; });
   for (const auto& process : processes) {
     if (!matches(process)) continue;
-    if (UniqueFd handle = open_process(process, layout.dir)) ZP_CHECK(send_signal(handle, signal_number));
+    UniqueFd handle = open_process(process, layout.dir);
+    if (!handle) continue;
+    ZP_CHECK(send_signal(handle, signal_number));
+    handles.push_back(std::move(handle));
   }
-  return {};
+  return handles;
+}
+
+// To their last threads: a process that dies under load may hold its files long after its memory is gone.
+bool all_gone(const std::vector<UniqueFd>& handles, std::int64_t timeout_ms) {
+  const Deadline deadline = Deadline::in_ms(timeout_ms);
+  return std::all_of(handles.begin(), handles.end(), [&](const UniqueFd& handle) {
+    const std::int64_t left_ms = (deadline.at_ns - boot_time_ns()) / ns_per_ms;
+    return wait_gone(handle, static_cast<int>(std::max<std::int64_t>(left_ms, 0)));
+  });
 }
 
 bool any_left(const SandboxLayout& layout, const std::function<bool(const SandboxProcess&)>& matches) {
@@ -303,25 +318,15 @@ Result<void> start_target(const SandboxLayout& layout, const std::string& target
 
 Result<void> kill_target(const SandboxLayout& layout, const std::string& target) {
   ZP_TRY(matches, matcher_of(target));
-  if (target.starts_with("pool:")) {
-    // Its zpaird starts another at once: only those that are there now.
-    std::vector<UniqueFd> handles;
-    for (const auto& process : find_processes(layout.dir)) {
-      if (!matches(process)) continue;
-      if (UniqueFd handle = open_process(process, layout.dir)) handles.push_back(std::move(handle));
-    }
-    if (handles.empty()) return nothing_runs(target);
-    for (const auto& handle : handles) ZP_CHECK(send_signal(handle, SIGKILL));
-    for (const auto& handle : handles) wait_gone(handle, gone_timeout_ms);
-    return {};
+  const bool only_those = target.starts_with("pool:");  // its zpaird starts another at once
+  for (;;) {                                            // again: what was started in between
+    ZP_TRY(handles, signal_all(layout, matches, SIGKILL));
+    if (handles.empty()) break;
+    if (!all_gone(handles, gone_timeout_ms))
+      return fail(ErrorCode::timed_out, "some process of {} does not die", target);
+    if (only_those) return {};
   }
-  ZP_CHECK(signal_all(layout, matches, SIGKILL));
-  const bool gone = wait_until(gone_timeout_ms, [&] {
-    if (!any_left(layout, matches)) return true;
-    (void)signal_all(layout, matches, SIGKILL);  // what was started in between
-    return false;
-  });
-  if (!gone) return fail(ErrorCode::timed_out, "some process of {} does not die", target);
+  if (only_those) return nothing_runs(target);
   return {};
 }
 
@@ -339,15 +344,15 @@ Result<void> pause_target(const SandboxLayout& layout, const std::string& target
 Result<void> resume_target(const SandboxLayout& layout, const std::string& target) {
   ZP_TRY(matches, matcher_of(target));
   if (!any_left(layout, matches)) return nothing_runs(target);
-  return signal_all(layout, matches, SIGCONT);
+  ZP_CHECK(signal_all(layout, matches, SIGCONT));
+  return {};
 }
 
 Result<void> end_target(const SandboxLayout& layout, const std::string& target, std::int64_t grace_ms) {
   ZP_TRY(matches, matcher_of(target));
-  if (!any_left(layout, matches)) return {};
-  ZP_CHECK(signal_all(layout, matches, SIGTERM));
+  ZP_TRY(handles, signal_all(layout, matches, SIGTERM));
   (void)signal_all(layout, matches, SIGCONT);  // a paused process cannot end
-  if (wait_until(grace_ms, [&] { return !any_left(layout, matches); })) return {};
+  if (all_gone(handles, grace_ms) && !any_left(layout, matches)) return {};
   return kill_target(layout, target);
 }
 

@@ -257,7 +257,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.update_golden:
         os.environ["ZPAIR_UPDATE_GOLDEN"] = "1"
-        arguments.only = "unit"
+        arguments.only = arguments.only or "unit"
     counts = Counts()
     (soak if arguments.soak else test)(counts, arguments)
     if counts.passed + counts.failed + counts.skipped == 0:

@@ -72,8 +72,8 @@ std::string place_of(const std::string& path) {
   return gone ? path : absolute.lexically_normal().string();
 }
 
-std::string plan_of(const json& answer) {
-  std::string out = fmt::format("would make {} with:\n", text_of(answer, "name"));
+std::string plan_of(const json& answer, const std::string& what) {
+  std::string out = what + ":\n";
   if (!answer.contains("mirrors")) return out;
   for (const json& mirror : answer["mirrors"]) {
     out += fmt::format("  {} {}\n", text_of(mirror, "name"), size_of(mirror, "size_bytes"));
@@ -85,7 +85,7 @@ std::string plan_of(const json& answer) {
 }
 
 Result<void> make_or_add(const Context& context, const std::string& target, const PoolCreate& options, json body,
-                         const std::string& done) {
+                         const std::string& would, const std::string& done) {
   ZP_TRY(mirrors, parse_mirrors(options.mirrors));
   body["name"] = options.name;
   body["mirrors"] = mirrors;
@@ -95,7 +95,7 @@ Result<void> make_or_add(const Context& context, const std::string& target, cons
   if (context.format == Format::json) {
     print_json(answer);
   } else {
-    print(options.dry_run ? plan_of(answer) : done + "\n");
+    print(options.dry_run ? plan_of(answer, would) : done + "\n");
   }
   return {};
 }
@@ -217,12 +217,12 @@ Result<void> show_status(const Context& context, const std::string& pool) {
 
 Result<void> pool_create(const Context& context, const PoolCreate& options) {
   return make_or_add(
-      context, "/v1/pool/create", options, {{"owner", options.owner}},
+      context, "/v1/pool/create", options, {{"owner", options.owner}}, fmt::format("would make {} with", options.name),
       fmt::format("{} serves on node {}: {}", options.name, options.owner, count_of(options.mirrors.size(), "mirror")));
 }
 
 Result<void> pool_add(const Context& context, const PoolCreate& options) {
-  return make_or_add(context, "/v1/pool/add", options, json::object(),
+  return make_or_add(context, "/v1/pool/add", options, json::object(), fmt::format("would add to {}", options.name),
                      fmt::format("{} has {} more", options.name, count_of(options.mirrors.size(), "mirror")));
 }
 
@@ -451,9 +451,10 @@ Result<void> store_status(const Context& context) {
   }
   print(fmt::format("store: {}\n\n", text_of(answer, "state")));
   std::vector<std::vector<std::string>> rows = {{"MEMBER", "STATE", "LEADER", "URL"}};
+  const std::string leader = text_of(answer, "leader");
   for (const json& member : answer.value("members", json::array())) {
     rows.push_back({text_of(member, "name"), text_of(member, "state"),
-                    text_of(member, "name") == text_of(answer, "leader") ? "yes" : "", text_of(member, "url")});
+                    leader != "-" && text_of(member, "name") == leader ? "yes" : "", text_of(member, "url")});
   }
   print(render_table(rows));
   rows = {{"POOL", "EPOCH", "REV", "OWNER", "WHY"}};

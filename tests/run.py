@@ -217,7 +217,7 @@ def soak(counts, arguments):
     what = arguments.names[0] if arguments.names else ""
     seconds = int(arguments.names[1]) if len(arguments.names) > 1 else SOAK_SECONDS
     sim = ROOT / "build" / "release" / "tests" / "zpair_sim"
-    if arguments.seed and not what:
+    if arguments.seed and what != "cluster":
         command = [sim, "--seed", arguments.seed, "--story"] + (["--mutation", arguments.mutation] if arguments.mutation else [])
         if build("release", "zpair_sim"):
             sys.exit(subprocess.run([str(part) for part in command]).returncode)

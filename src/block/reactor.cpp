@@ -57,7 +57,9 @@ Reactor::~Reactor() {
 io_uring_sqe& Reactor::next_entry(Completion& completion) {
   io_uring_sqe* entry = io_uring_get_sqe(&ring_);
   while (entry == nullptr) {
-    io_uring_submit(&ring_);
+    const int submitted = io_uring_submit(&ring_);
+    ZP_ASSERT(submitted != -EBADFD && submitted != -EEXIST,
+              "a full queue is submitted by the thread that runs the reactor");
     entry = io_uring_get_sqe(&ring_);
   }
   io_uring_sqe_set_data(entry, &completion);

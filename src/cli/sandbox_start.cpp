@@ -180,8 +180,7 @@ Result<std::vector<UniqueFd>> signal_all(const SandboxLayout& layout,
 }
 
 // To their last threads: a process that dies under load may hold its files long after its memory is gone.
-bool all_gone(const std::vector<UniqueFd>& handles, std::int64_t timeout_ms) {
-  const Deadline deadline = Deadline::in_ms(timeout_ms);
+bool all_gone(const std::vector<UniqueFd>& handles, Deadline deadline) {
   return std::all_of(handles.begin(), handles.end(), [&](const UniqueFd& handle) {
     const std::int64_t left_ms = (deadline.at_ns - boot_time_ns()) / ns_per_ms;
     return wait_gone(handle, static_cast<int>(std::max<std::int64_t>(left_ms, 0)));
@@ -318,12 +317,12 @@ Result<void> start_target(const SandboxLayout& layout, const std::string& target
 
 Result<void> kill_target(const SandboxLayout& layout, const std::string& target) {
   ZP_TRY(matches, matcher_of(target));
+  const Deadline deadline = Deadline::in_ms(gone_timeout_ms);
   const bool only_those = target.starts_with("pool:");  // its zpaird starts another at once
   for (;;) {                                            // again: what was started in between
     ZP_TRY(handles, signal_all(layout, matches, SIGKILL));
     if (handles.empty()) break;
-    if (!all_gone(handles, gone_timeout_ms))
-      return fail(ErrorCode::timed_out, "some process of {} does not die", target);
+    if (!all_gone(handles, deadline)) return fail(ErrorCode::timed_out, "some process of {} does not die", target);
     if (only_those) return {};
   }
   if (only_those) return nothing_runs(target);
@@ -352,7 +351,7 @@ Result<void> end_target(const SandboxLayout& layout, const std::string& target, 
   ZP_TRY(matches, matcher_of(target));
   ZP_TRY(handles, signal_all(layout, matches, SIGTERM));
   (void)signal_all(layout, matches, SIGCONT);  // a paused process cannot end
-  if (all_gone(handles, grace_ms) && !any_left(layout, matches)) return {};
+  if (all_gone(handles, Deadline::in_ms(grace_ms)) && !any_left(layout, matches)) return {};
   return kill_target(layout, target);
 }
 

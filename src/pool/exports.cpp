@@ -271,7 +271,7 @@ block::Task<Result<std::vector<VolumeView>>> Exports::list() {
 std::vector<Exports::Known> Exports::known() const {
   std::vector<Known> volumes;
   for (const auto& [name, entry] : entries_) {
-    if (entry.known.guid == 0) continue;
+    if (entry.known.name.empty()) continue;
     volumes.push_back(entry.known);
     if (entry.volume) volumes.back().size_bytes = entry.volume->geometry().size_bytes;
   }

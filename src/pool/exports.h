@@ -73,7 +73,7 @@ class Exports {
     std::uint64_t guid = 0;
     std::string problem{};  // as in VolumeView
   };
-  std::vector<Known> known() const;  // from memory: what wants a socket
+  std::vector<Known> known() const;  // from memory; guid 0: it cannot be read, and has no socket
   std::uint32_t client_count(const std::string& volume) const;
   std::uint32_t client_count() const;    // of all volumes
   std::uint64_t answered_count() const;  // requests of all clients ever answered with success

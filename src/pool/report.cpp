@@ -65,8 +65,9 @@ control::State Process::state_message() const {
   message.stored = driver_.started() ? state.stored : document_.stored;
   message.serving = state.phase == owner::Phase::serving;
   if (exports_) {
-    for (const Exports::Known& volume : exports_->known())
-      message.volumes.push_back({volume.name, volume.size_bytes, volume.guid});
+    for (const Exports::Known& volume : exports_->known()) {
+      if (volume.guid != 0) message.volumes.push_back({volume.name, volume.size_bytes, volume.guid});
+    }
   }
   message.pid = ::getpid();
   return message;

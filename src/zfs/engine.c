@@ -664,67 +664,144 @@ out:
 	return (config);
 }
 
-/* ---- logs that cannot be read: of one import at a time */
+/*
+ * ---- what an import must not drop (rule 7), of one import at a time
+ *
+ * It is looked for before OpenZFS writes anything: whoever is refused later has moved the pool's txg, and the next try would find
+ * the floor's txg among those that were imported whole.
+ */
 
-static enum zp_unreadable_log at_unreadable_log = ZP_REFUSE;
-static pthread_mutex_t unreadable_mutex = PTHREAD_MUTEX_INITIALIZER;
-static char first_unreadable[ZP_NAME_SIZE];
+static struct {
+	const struct zp_log_floor *floors;
+	int count;
+	boolean_t *found;	/* whose volume is there */
+	boolean_t enforce;
+	pthread_mutex_t mutex;
+	struct zp_why wrong;	/* the first thing */
+} import_check = { .mutex = PTHREAD_MUTEX_INITIALIZER };
 
-static void
-note_unreadable(dsl_dataset_t *ds)
+__attribute__((format(printf, 1, 2))) static int
+note_wrong(const char *format, ...)
 {
-	char name[ZFS_MAX_DATASET_NAME_LEN];
+	va_list arguments;
 
-	dsl_dataset_name(ds, name);
-	(void) pthread_mutex_lock(&unreadable_mutex);
-	if (first_unreadable[0] == '\0')
-		(void) snprintf(first_unreadable, sizeof (first_unreadable), "%s", name);
-	(void) pthread_mutex_unlock(&unreadable_mutex);
+	(void) pthread_mutex_lock(&import_check.mutex);
+	if (import_check.wrong.text[0] == '\0') {
+		va_start(arguments, format);
+		(void) vsnprintf(import_check.wrong.text, sizeof (import_check.wrong.text), format, arguments);
+		va_end(arguments);
+	}
+	(void) pthread_mutex_unlock(&import_check.mutex);
+	return (import_check.enforce ? EPERM : 0);
+}
+
+/* Whoever walks the volumes takes an error for the end of the list. */
+static int
+check_list_below(dsl_pool_t *dp, dsl_dataset_t *ds, const char *name)
+{
+	zap_cursor_t cursor;
+	zap_attribute_t *entry = zap_attribute_alloc();
+	int error;
+
+	zap_cursor_init(&cursor, dp->dp_meta_objset, dsl_dir_phys(ds->ds_dir)->dd_child_dir_zapobj);
+	while ((error = zap_cursor_retrieve(&cursor, entry)) == 0)
+		zap_cursor_advance(&cursor);
+	zap_cursor_fini(&cursor);
+	zap_attribute_free(entry);
+	return (error == ENOENT ? 0 : note_wrong("what lies below %s cannot be listed: logs there are lost without it", name));
+}
+
+static int
+check_floors(objset_t *os, dsl_dataset_t *ds, const char *name)
+{
+	int error = 0;
+
+	for (int i = 0; i < import_check.count; i++) {
+		const struct zp_log_floor *floor = &import_check.floors[i];
+		if (floor->volume_guid != dsl_dataset_phys(ds)->ds_guid)
+			continue;
+		import_check.found[i] = B_TRUE;
+		if (floor->sequence >> 32 > os->os_spa->spa_uberblock.ub_txg && BP_IS_HOLE(&dmu_objset_zil(os)->zl_header->zh_log))
+			error = note_wrong("volume %s has no log, but record %llu of txg %llu was committed", name,
+			    (u_longlong_t)(uint32_t)floor->sequence, (u_longlong_t)(floor->sequence >> 32));
+	}
+	return (error);
 }
 
 /*
- * OpenZFS asks this for each dataset before an import writes anything; ours stands before its own, which calls a log good whose
- * dataset cannot be read.  Such a log is then not claimed: its blocks count as free, silently (rule 7: no dropped log).
+ * OpenZFS asks this for each dataset; ours stands before its own, which calls a log good whose dataset cannot be read.  Such a log
+ * is then not claimed: its blocks count as free, silently.  On several threads at once.
  */
 int
 zil_check_log_chain(dsl_pool_t *dp, dsl_dataset_t *ds, void *tx)
 {
 	static int (*real)(dsl_pool_t *, dsl_dataset_t *, void *);
+	char name[ZFS_MAX_DATASET_NAME_LEN];
 	objset_t *os;
-	int error = dmu_objset_from_ds(ds, &os);
 
-	if (error != 0) {
-		note_unreadable(ds);
-		return (at_unreadable_log == ZP_REFUSE ? error : 0);
-	}
+	dsl_dataset_name(ds, name);
+	int error = check_list_below(dp, ds, name);
+	if (error != 0)
+		return (error);
+	if (dmu_objset_from_ds(ds, &os) != 0)
+		return (note_wrong("volume %s cannot be read: its log is lost without it", name));
+	error = check_floors(os, ds, name);
+	if (error != 0)
+		return (error);
 	if (real == NULL)
 		real = (int (*)(dsl_pool_t *, dsl_dataset_t *, void *))dlsym(RTLD_NEXT, "zil_check_log_chain");
 	VERIFY3P(real, !=, NULL);
 	return (real(dp, ds, tx));
 }
 
+/*
+ * The walk that asks it.  A floor whose volume is nowhere refuses.  One of a volume that was destroyed is not meant: its records are
+ * older than its end, which is in a txg of the pool (volumes are closed first, and an end waits for its txg).
+ */
 int
-zp_pool_import(const char *name, struct zp_label *const *labels, int count, enum zp_unreadable_log unreadable_log,
-    zp_pool **pool, uint64_t *uberblock_txg, struct zp_why *why)
+dmu_objset_find_dp(dsl_pool_t *dp, uint64_t dir, int func(dsl_pool_t *, dsl_dataset_t *, void *), void *arg, int flags)
+{
+	static int (*real)(dsl_pool_t *, uint64_t, int (*)(dsl_pool_t *, dsl_dataset_t *, void *), void *, int);
+
+	if (real == NULL)
+		real = (__typeof__(real))dlsym(RTLD_NEXT, "dmu_objset_find_dp");
+	VERIFY3P(real, !=, NULL);
+	int error = real(dp, dir, func, arg, flags);
+	for (int i = 0; i < import_check.count && error == 0 && func == zil_check_log_chain; i++) {
+		uint64_t txg = import_check.floors[i].sequence >> 32;
+		if (!import_check.found[i] && txg > dp->dp_spa->spa_uberblock.ub_txg)
+			error = note_wrong("txg %llu was committed to the log of the volume of guid %llu, which is not in the pool",
+			    (u_longlong_t)txg, (u_longlong_t)import_check.floors[i].volume_guid);
+	}
+	return (error);
+}
+
+int
+zp_pool_import(const char *name, struct zp_label *const *labels, int count, const struct zp_import_check *check, zp_pool **pool,
+    uint64_t *uberblock_txg, struct zp_why *why)
 {
 	nvlist_t *config = config_from_labels(labels, count, why);
 	if (config == NULL)
 		return (ENXIO);
 	nvlist_t *props = fnvlist_alloc();
 	fnvlist_add_string(props, zpool_prop_to_name(ZPOOL_PROP_CACHEFILE), "none");
-	at_unreadable_log = unreadable_log;
-	first_unreadable[0] = '\0';
+	import_check.enforce = check->enforce != 0;
+	import_check.floors = check->floors;
+	import_check.count = zp_mutated(ZP_FLOOR_IGNORED) ? 0 : check->floor_count;
+	import_check.found = calloc(MAX(check->floor_count, 1), sizeof (boolean_t));
+	import_check.wrong.text[0] = '\0';
 	/* The fence has proven that nobody else uses the pool; the multihost check would only cost 20 s. */
 	int error = spa_import((char *)(uintptr_t)name, config, props, ZFS_IMPORT_SKIP_MMP);
+	import_check.count = 0;
+	free(import_check.found);
 	fnvlist_free(props);
 	fnvlist_free(config);
-	if (error != 0 && first_unreadable[0] != '\0' && unreadable_log == ZP_REFUSE)
-		return (zp_explain(why, EPERM, "rule 7: volume %s cannot be read, and its log would be dropped: nothing is imported without an "
-		    "operator's word (zpair pool import --accept-data-loss)", first_unreadable));
+	if (error != 0 && import_check.wrong.text[0] != '\0')
+		return (zp_explain(why, EPERM, "rule 7: %s: nothing is imported without an operator's word (zpair pool import "
+		    "--accept-data-loss)", import_check.wrong.text));
 	if (error != 0)
 		return (zp_explain(why, error, "OpenZFS cannot import pool %s: %s", name, strerror(error)));
-	if (first_unreadable[0] != '\0')
-		(void) zp_explain(why, 0, "volume %s cannot be read: its log is dropped", first_unreadable);
+	(void) zp_explain(why, 0, "%s", import_check.wrong.text);
 	error = pool_hold(name, pool, why);
 	if (error != 0)
 		return (error);

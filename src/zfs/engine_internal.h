@@ -119,9 +119,17 @@ enum { ZP_LABEL_SIZE = 256 << 10 };
 // The four labels of a device of this size, ZP_LABEL_SIZE each (NULL: unreadable). Any thread. ENOENT: no label.
 int zp_label_parse(const void* const labels[4], uint64_t device_size_bytes, struct zp_label* label);
 void zp_label_free(struct zp_label* label);
-// A dataset that cannot be read hides whether it has a log. Dropped: an operator's override only; then `why` names the first.
-enum zp_unreadable_log { ZP_REFUSE, ZP_DROP };
-int zp_pool_import(const char* name, struct zp_label* const* labels, int count, enum zp_unreadable_log unreadable_log,
+struct zp_log_floor {
+  uint64_t volume_guid;
+  uint64_t sequence;  // txg << 32 | record, as zp_volume_sequence()
+};
+// What must be there before anything is written. Not enforced: an operator's override only; then `why` has the first that is not.
+struct zp_import_check {
+  int enforce;
+  const struct zp_log_floor* floors;
+  int floor_count;
+};
+int zp_pool_import(const char* name, struct zp_label* const* labels, int count, const struct zp_import_check* check,
                    zp_pool** pool, uint64_t* uberblock_txg, struct zp_why* why);
 
 // ---- a leg's life (legs.c)

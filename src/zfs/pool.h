@@ -174,8 +174,8 @@ class Pool {
   block::Task<Result<void>> end(End how);
   block::Task<void> close_replayed();
   block::Task<Result<void>> learn_layout();
-  block::Task<Result<void>> learn_log_floors(const std::vector<VolumeLog>& floor_logs, Txg imported_txg);
-  block::Task<Result<void>> replay_logs(ImportReport& report);
+  block::Task<Result<void>> learn_log_floors(const std::vector<VolumeLog>& floor_logs);
+  block::Task<Result<void>> replay_logs(ImportReport& report, bool enforce);
   block::Task<void> take_absent_legs_offline(ImportReport& report);
   block::Task<Result<void>> take_offline(const std::vector<LegId>& legs);
   block::Task<Result<ResyncOutcome>> resync(std::vector<LegId> legs, Txg since, bool seed);

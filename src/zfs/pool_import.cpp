@@ -16,8 +16,6 @@ using block::Task;
 
 namespace {
 
-Txg txg_of(const VolumeLog& log) { return Txg{log.sequence >> 32}; }
-
 double seconds_since(Nanoseconds begin_ns) { return static_cast<double>(boot_time_ns() - begin_ns) / ns_per_s; }
 
 // The labels of one device: what they say, and the C form for an import.
@@ -182,9 +180,12 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   std::uint64_t uberblock_txg = 0;
   const bool enforce = spec.floor == ImportSpec::Floor::enforce;
   std::string dropped;
+  std::vector<zp_log_floor> floors;
+  for (const VolumeLog& log : spec.floor_logs) floors.push_back({log.volume_guid, log.sequence});
+  const zp_import_check check = {enforce, floors.data(), enforce ? static_cast<int>(floors.size()) : 0};
   auto import = [&](zp_why* why) {
-    const int error = zp_pool_import(options_.name.c_str(), plain.data(), static_cast<int>(plain.size()),
-                                     enforce ? ZP_REFUSE : ZP_DROP, &pool, &uberblock_txg, why);
+    const int error = zp_pool_import(options_.name.c_str(), plain.data(), static_cast<int>(plain.size()), &check, &pool,
+                                     &uberblock_txg, why);
     if (error == 0) dropped = why->text;
     return error;
   };
@@ -210,8 +211,8 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   lap(report.import_seconds);
 
   Result<void> replayed;
-  if (enforce) replayed = co_await learn_log_floors(spec.floor_logs, report.uberblock_txg);
-  if (replayed) replayed = co_await replay_logs(report);
+  if (enforce) replayed = co_await learn_log_floors(spec.floor_logs);
+  if (replayed) replayed = co_await replay_logs(report, enforce);
   if (!replayed) {
     co_await close_replayed();
     driver_->set_importing(false);
@@ -229,21 +230,11 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   co_return report;
 }
 
-// A floor whose volume is not found is kept: the import is refused. A destroyed volume's is not meant: its records are older
-// than its end, which is in a txg of the pool (volumes are closed first, and an end waits for its txg), and that txg was imported.
-Task<Result<void>> Pool::learn_log_floors(const std::vector<VolumeLog>& floor_logs, Txg imported_txg) {
+Task<Result<void>> Pool::learn_log_floors(const std::vector<VolumeLog>& floor_logs) {
   ZP_CO_TRY(volumes, co_await list_volumes());
   for (const VolumeInfo& volume : volumes) {
-    if (volume.guid == 0) co_return fail(ErrorCode::refused, "rule 7: {}: it may have a log", volume.unreadable);
-  }
-  for (const VolumeLog& log : floor_logs) {
-    auto found = std::ranges::find(volumes, log.volume_guid, &VolumeInfo::guid);
-    if (found != volumes.end()) {
-      handle_->floor_sequences[found->name] = log.sequence;
-    } else if (txg_of(log) > imported_txg) {
-      co_return fail(ErrorCode::refused,
-                     "rule 7: txg {} was committed to the log of the volume of guid {}, which is not in the pool",
-                     txg_of(log), log.volume_guid);
+    for (const VolumeLog& log : floor_logs) {
+      if (log.volume_guid == volume.guid) handle_->floor_sequences[volume.name] = log.sequence;
     }
   }
   co_return Result<void>{};
@@ -251,7 +242,8 @@ Task<Result<void>> Pool::learn_log_floors(const std::vector<VolumeLog>& floor_lo
 
 // Every log, side by side, that has records to replay or that the floor says something about: an import without it would
 // lose what was acknowledged (rule 7), or let legs return before it (rule 8). The volumes stay open for whoever asks for them.
-Task<Result<void>> Pool::replay_logs(ImportReport& report) {
+// Not enforced: a volume that does not open is left closed.
+Task<Result<void>> Pool::replay_logs(ImportReport& report, bool enforce) {
   std::vector<std::string> live;
   auto find_live = [&live, pool = handle_->pool](zp_why* why) { return volumes_with_live_logs(pool, live, why); };
   ZP_CO_CHECK(co_await ask(engine_, find_live));
@@ -281,7 +273,8 @@ Task<Result<void>> Pool::replay_logs(ImportReport& report) {
   };
   for (const std::string& name : live) replays.spawn(replay_one(*this, name, report, refused));
   co_await replays.close();
-  if (refused) co_return std::unexpected(*refused);
+  if (refused && enforce) co_return std::unexpected(*refused);
+  if (refused) log_warning("pool {}: {}: not replayed, as an operator asked", options_.name, refused->message);
   co_return Result<void>{};
 }
 

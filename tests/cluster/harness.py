@@ -6,6 +6,7 @@ promise that it shows. No sleeps for luck: wait_for() waits for a fact and says 
 import json
 import os
 import pathlib
+import select
 import shutil
 import signal
 import subprocess
@@ -77,6 +78,7 @@ class Load:
         """How many operations each volume has answered at least; 0 until all of them are connected."""
         self.process.stdin.write("operations\n")
         self.process.stdin.flush()
+        check(select.select([self.process.stdout], [], [], 30)[0], f"the load does not answer, see {self.log.name}")
         line = self.process.stdout.readline()
         check(line, f"the load ended by itself, see {self.log.name}")
         return int(line)

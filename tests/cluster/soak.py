@@ -12,8 +12,7 @@ import collections
 import os
 import pathlib
 import random
-import re
-import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +22,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 os.environ.setdefault("ZPAIR_BIN", str(HERE.parent.parent / "build" / "release" / "bin"))
 
-from harness import BIN, Failed, Pair, check, run, wait_for  # noqa: E402
+from harness import BIN, Pair, check, run, wait_for  # noqa: E402
 
 POOLS = ("tank-a", "tank-b")
 NODES = ("a", "b")
@@ -44,9 +43,10 @@ class World:
         self.pair, self.chance = pair, random.Random(seed)
         self.story_file = open(pair.folder / "story.log", "a", buffering=1)
         self.began = time.monotonic()
-        self.counts = collections.Counter()
-        self.spares = 0
-        self.snapshots = 0
+        self.tried, self.applied = collections.Counter(), collections.Counter()
+        self.drives = {f"{leg['node']}:{leg['drive']}" for pool in POOLS for leg in pair.legs(pool)}
+        self.spares = self.snapshots = 0
+        self.did = False
 
     def tell(self, text):
         self.story_file.write(f"{time.strftime('%H:%M:%S')} {time.monotonic() - self.began:8.2f} {text}\n")
@@ -60,6 +60,7 @@ class World:
             return False
         answer = "done" if done.returncode == 0 else (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         self.tell(f"{' '.join(map(str, arguments))}: {answer}")
+        self.did |= done.returncode == 0
         return done.returncode == 0
 
     def sandbox(self, *arguments):
@@ -67,6 +68,14 @@ class World:
 
     def zpair(self, *arguments):
         return self.attempt(self.pair.zpair, *arguments)
+
+    def begin(self, fault):
+        """What ends it, if anything does. It counts as applied when one of its commands was done."""
+        self.tried[fault.__name__] += 1
+        self.did = False
+        end = fault(self)
+        self.applied[fault.__name__] += self.did
+        return end
 
     def a_leg(self):
         pool = self.chance.choice(POOLS)
@@ -209,21 +218,42 @@ def replace_drive(world):
         return
     wait_for("the old drive's leave", lambda: leg["file"] not in {one["file"] for one in world.pair.legs(pool)}, 120)
     os.unlink(leg["file"])
+    world.drives = {f"{one['node']}:{one['drive']}" for name in POOLS for one in world.pair.legs(name)}
+
+
+def _pool(world, name):
+    return next(pool for pool in world.pair.zpair_json("status")["pools"] if pool["name"] == name)
+
+
+def _checksum_errors(world, pool, leg):
+    time.sleep(2.5)   # the counters of the status are older than its scan
+    return sum(one["checksum_errors"] or 0 for mirror in _pool(world, pool)["mirrors"] for one in mirror["legs"]
+               if (one["node"], one["drive"]) == (leg["node"], leg["drive"]))
+
+
+def _scrub(world, pool):
+    check(world.zpair("pool", "scrub", pool), "a scrub was refused with every leg in sync")
+    wait_for("the end of the scrub", lambda: _pool(world, pool)["scan"] is None, 120)
 
 
 def corruption(world):
     pool = world.chance.choice(POOLS)
     leg = world.chance.choice(world.pair.legs(pool))
+    before = _checksum_errors(world, pool, leg)
     world.tell(f"bytes of {leg['file']} are flipped")
     with open(leg["file"], "r+b") as file:
-        for offset in range(8 << 20, DRIVE_SIZE - (8 << 20), 3 << 20):
+        for offset in range(8 << 20, DRIVE_SIZE - (8 << 20), 1 << 20):
             file.seek(offset)
-            block = bytearray(file.read(16 << 10))
+            block = bytearray(file.read(64 << 10))
             if any(block):
                 file.seek(offset)
                 file.write(bytes(byte ^ 0x55 for byte in block))
-    check(world.zpair("pool", "scrub", pool), "a scrub was refused with every leg in sync")
-    wait_for("the end of the scrub", lambda: next(one for one in world.pair.zpair_json("status")["pools"] if one["name"] == pool)["scan"] is None, 120)
+    _scrub(world, pool)
+    found = _checksum_errors(world, pool, leg)
+    check(found > before, f"nothing was found wrong with {leg['file']}")
+    _scrub(world, pool)
+    left = _checksum_errors(world, pool, leg) - found
+    check(left == 0, f"{left} blocks of {leg['file']} were not healed by the first scrub")
 
 
 ALONE = (replace_drive, corruption)
@@ -237,8 +267,7 @@ def disturb(world):
     world.tell(f"--- round: {', '.join(fault.__name__ for fault in chosen)}")
     ends = []
     for fault in chosen:
-        world.counts[fault.__name__] += 1
-        end = fault(world)
+        end = world.begin(fault)
         if end:
             ends.append(end)
         time.sleep(world.chance.choice((0, 0.1, 0.7, world.chance.uniform(0, 6))))
@@ -256,9 +285,8 @@ def mend(world):
         world.sandbox("start", target)
     for link in (*PATHS, "store:a", "store:b"):
         world.sandbox("heal", link)
-    for pool in POOLS:
-        for leg in world.pair.legs(pool):
-            world.pair.sandbox("fault", f"{leg['node']}:{leg['drive']}", "clear", ok=None)
+    for drive in sorted(world.drives):
+        world.pair.sandbox("fault", drive, "clear", ok=None)
 
 
 def serves(world, loads):
@@ -296,6 +324,7 @@ class Watch:
                 self.most[name] = (max(before[0], resident), max(before[1], descriptors))
 
     def judge(self):
+        check({"zpaird", "zpair-pool", "etcd"} <= set(self.most), f"only {sorted(self.most)} were found to watch")
         for name, (resident, descriptors) in self.most.items():
             check(resident <= MOST_RESIDENT_BYTES, f"{name} has grown to {resident >> 20} MiB")
             check(descriptors <= MOST_DESCRIPTORS, f"{name} has {descriptors} descriptors open")
@@ -331,9 +360,8 @@ def soak(pair, minutes, seed, say=print):
             rounds += 1
             if world.chance.random() < 0.12:
                 fault = world.chance.choice(ALONE)
-                world.counts[fault.__name__] += 1
                 world.tell(f"--- round: {fault.__name__}")
-                fault(world)
+                world.begin(fault)
             else:
                 disturb(world)
                 mend(world)
@@ -341,6 +369,8 @@ def soak(pair, minutes, seed, say=print):
             watch.judge()
             if rounds % 10 == 0:
                 say(f"{rounds} rounds, {(end - time.monotonic()) / 60:.0f} minutes left")
+        never = [name for name, count in world.tried.items() if count >= 10 and world.applied[name] == 0]
+        check(not never, f"never applied: {never}")
         results = [load.finish(300) for load in loads]
         check_with_zdb(pair)
     except Exception as error:
@@ -349,8 +379,8 @@ def soak(pair, minutes, seed, say=print):
     finally:
         usage = watch.end()
         world.tell(f"most: {usage}")
-    told = ", ".join(f"{name} {count}" for name, count in sorted(world.counts.items()))
-    return (f"{rounds} rounds ({told}), {sum(result['acknowledged'] for result in results)} acknowledged writes, lost 0, went back 0; "
+    told = ", ".join(f"{name} {world.applied[name]} of {count}" for name, count in sorted(world.tried.items()))
+    return (f"{rounds} rounds (faults applied: {told}), {sum(result['acknowledged'] for result in results)} acknowledged writes, lost 0, went back 0; "
             f"most: {'; '.join(f'{name} {what}' for name, what in usage.items())}")
 
 
@@ -364,6 +394,7 @@ def main():
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 32)
     pair = Pair(**OPTIONS)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"seed {seed}, {arguments.minutes:g} minutes, in {pair.folder}", flush=True)
     try:
         pair.up()

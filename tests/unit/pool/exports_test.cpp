@@ -160,6 +160,7 @@ Task<void> open_all_but_one(World& world) {
   auto views = co_await exports->list();
   REQUIRE(views && views->size() == 2 && !(*views)[0].open && (*views)[1].open);
   REQUIRE((*views)[0].problem.find("rule 2") == 0 && (*views)[1].problem.empty());
+  REQUIRE(exports->known().size() == 2 && exports->known()[0].problem == (*views)[0].problem);
   co_await set_sync(world, sync_always);
   auto waiting = co_await exports->roll_back("vm1", "monday");  // clients of the former process may be on their way
   REQUIRE(!waiting && waiting.error().code == ErrorCode::refused);

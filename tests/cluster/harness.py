@@ -210,6 +210,25 @@ class Pair:
     def in_sync(self, pool, node):
         return sum(leg["in_sync"] for leg in self.legs(pool, node))
 
+    def told(self, pool):
+        """The pool as `zpair status --json` has it."""
+        return next(one for one in self.zpair_json("status")["pools"] if one["name"] == pool)
+
+    def scrub(self, pool, seconds=120):
+        self.zpair("pool", "scrub", pool)   # the status shows it from here on
+        wait_for("the end of the scrub", lambda: self.told(pool)["scan"] is None, seconds)
+
+    def counted(self, pool, leg, key):
+        """A leg's counter, when it stands still: the counters of the status are seconds older than its scan, more under load."""
+        def now():
+            return sum(one.get(key) or 0 for mirror in self.told(pool)["mirrors"] for one in mirror["legs"]
+                       if (one["node"], one["drive"]) == (leg["node"], leg["drive"]))
+        before, count = None, now()
+        while count != before:
+            time.sleep(3)
+            before, count = count, now()
+        return count
+
     def events(self):
         return self.zpair_json("events")["events"]
 
@@ -224,6 +243,17 @@ class Pair:
         run(BIN / "zpair", "sandbox", "down", self.dir, "--delete", ok=None, timeout=120)
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def flip_bytes(leg, drive_bytes=256 << 20):
+    """Spoils a part of what lies on a leg's file, past the labels and before the back labels."""
+    with open(leg["file"], "r+b") as file:
+        for offset in range(8 << 20, drive_bytes - (8 << 20), 1 << 20):
+            file.seek(offset)
+            block = bytearray(file.read(64 << 10))
+            if any(block):
+                file.seek(offset)
+                file.write(bytes(byte ^ 0x55 for byte in block))
 
 
 def stalls(result):

@@ -22,7 +22,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 os.environ.setdefault("ZPAIR_BIN", str(HERE.parent.parent / "build" / "release" / "bin"))
 
-from harness import BIN, Pair, check, run, wait_for  # noqa: E402
+from harness import BIN, Pair, check, flip_bytes, run, wait_for  # noqa: E402
 
 POOLS = ("tank-a", "tank-b")
 NODES = ("a", "b")
@@ -221,38 +221,18 @@ def replace_drive(world):
     world.drives = {f"{one['node']}:{one['drive']}" for name in POOLS for one in world.pair.legs(name)}
 
 
-def _pool(world, name):
-    return next(pool for pool in world.pair.zpair_json("status")["pools"] if pool["name"] == name)
-
-
-def _checksum_errors(world, pool, leg):
-    time.sleep(2.5)   # the counters of the status are older than its scan
-    return sum(one["checksum_errors"] or 0 for mirror in _pool(world, pool)["mirrors"] for one in mirror["legs"]
-               if (one["node"], one["drive"]) == (leg["node"], leg["drive"]))
-
-
-def _scrub(world, pool):
-    check(world.zpair("pool", "scrub", pool), "a scrub was refused with every leg in sync")
-    wait_for("the end of the scrub", lambda: _pool(world, pool)["scan"] is None, 120)
-
-
 def corruption(world):
     pool = world.chance.choice(POOLS)
     leg = world.chance.choice(world.pair.legs(pool))
-    before = _checksum_errors(world, pool, leg)
+    before = world.pair.counted(pool, leg, "checksum_errors")
     world.tell(f"bytes of {leg['file']} are flipped")
-    with open(leg["file"], "r+b") as file:
-        for offset in range(8 << 20, DRIVE_SIZE - (8 << 20), 1 << 20):
-            file.seek(offset)
-            block = bytearray(file.read(64 << 10))
-            if any(block):
-                file.seek(offset)
-                file.write(bytes(byte ^ 0x55 for byte in block))
-    _scrub(world, pool)
-    found = _checksum_errors(world, pool, leg)
+    flip_bytes(leg, DRIVE_SIZE)
+    world.did = True
+    world.pair.scrub(pool)
+    found = world.pair.counted(pool, leg, "checksum_errors")
     check(found > before, f"nothing was found wrong with {leg['file']}")
-    _scrub(world, pool)
-    left = _checksum_errors(world, pool, leg) - found
+    world.pair.scrub(pool)
+    left = world.pair.counted(pool, leg, "checksum_errors") - found
     check(left == 0, f"{left} blocks of {leg['file']} were not healed by the first scrub")
 
 

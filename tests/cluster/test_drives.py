@@ -1,7 +1,5 @@
 """Drives that err, lie dead, answer slowly, lose their cache, or are replaced."""
-import time
-
-from harness import check, wait_for
+from harness import check, flip_bytes, wait_for
 
 
 def _one_leg(pair, pool, node):
@@ -120,42 +118,21 @@ def test_replacement_whose_resync_failed(pair):
 test_replacement_whose_resync_failed.options = {"pools": 1, "mirrors": 1}
 
 
-def _tank_a(pair):
-    return next(pool for pool in pair.zpair_json("status")["pools"] if pool["name"] == "tank-a")
-
-
-def _counted(pair, leg, key):
-    return sum(one.get(key) or 0 for mirror in _tank_a(pair)["mirrors"] for one in mirror["legs"]
-               if (one["node"], one["drive"]) == (leg["node"], leg["drive"]))
-
-
-def _scrub(pair):
-    pair.zpair("pool", "scrub", "tank-a")   # the status shows it from here on
-    wait_for("the end of the scrub", lambda: _tank_a(pair)["scan"] is None, seconds=60)
-    time.sleep(2)   # the counters of the status are older than its scan
-
-
 def test_flipped_byte_is_healed(pair):
     """Bytes flipped on one leg: reads return good data, status counts them, one scrub heals all: the next one finds none."""
     load = pair.load("a", ["tank-a"])
     load.goes_on(1500)
     load.finish()
     leg = _one_leg(pair, "tank-a", "a")
-    with open(leg["file"], "r+b") as file:     # past the labels, before the back labels
-        for offset in range(8 << 20, 200 << 20, 1 << 20):
-            file.seek(offset)
-            block = bytearray(file.read(64 << 10))
-            if any(block):
-                file.seek(offset)
-                file.write(bytes(byte ^ 0x55 for byte in block))
-    _scrub(pair)
-    found = _counted(pair, leg, "checksum_errors")
+    flip_bytes(leg)
+    pair.scrub("tank-a")
+    found = pair.counted("tank-a", leg, "checksum_errors")
     check(found > 0, "no checksum error is counted")
     again = pair.load("a", ["tank-a"])
     again.goes_on()
     again.finish()
-    _scrub(pair)
-    more = _counted(pair, leg, "checksum_errors") - found
+    pair.scrub("tank-a")
+    more = pair.counted("tank-a", leg, "checksum_errors") - found
     check(more == 0, f"{more} blocks were not healed")
 
 
@@ -168,10 +145,10 @@ def test_leg_with_read_errors(pair):
     ranges = ";".join(f"read-errors {offset}+65536" for offset in range(8 << 20, 200 << 20, 1 << 20))
     pair.sandbox("fault", f"a:{leg['drive']}", ranges)
     again = pair.load("a", ["tank-a"], working_set="48M")
-    _scrub(pair)
+    pair.scrub("tank-a")
     again.finish()
-    wait_for("read errors counted", lambda: _counted(pair, leg, "read_errors") > 0)
-    wait_for("something healed", lambda: _counted(pair, leg, "repaired_bytes") > 0)
+    wait_for("read errors counted", lambda: pair.counted("tank-a", leg, "read_errors") > 0)
+    wait_for("something healed", lambda: pair.counted("tank-a", leg, "repaired_bytes") > 0)
     check(all(one["in_sync"] for one in pair.legs("tank-a")), "a leg was shrunk for unreadable sectors")
     # That all are healed is test_flipped_byte_is_healed's to show. A further scrub here finds an error more at times: probably of a
     # free place between two blocks that OpenZFS read together.

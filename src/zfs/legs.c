@@ -531,8 +531,9 @@ legs_are_well(spa_t *spa, const uint64_t *guids, int count, struct zp_why *why)
 }
 
 /*
- * The scan's own record: a finished resilver, without an error, that began below `since` and reached the newest txg that the
- * legs were known to miss.  Only writeable legs count at its set-up, so it was set up after they came online.
+ * The scan's own record: a finished resilver, without an error, that began below `since` and went past the newest txg that the
+ * legs were known to miss (a scan leaves its first and its last txg out).  Only writeable legs count at its set-up, so it was
+ * set up after they came online.
  */
 static int
 scan_covers(spa_t *spa, uint64_t since, uint64_t newest_txg, struct zp_why *why)
@@ -546,7 +547,7 @@ scan_covers(spa_t *spa, uint64_t since, uint64_t newest_txg, struct zp_why *why)
 	if (scan->scn_min_txg >= since)
 		return (zp_explain(why, EAGAIN, "the resync began at txg %llu, not below %llu", (u_longlong_t)scan->scn_min_txg,
 		    (u_longlong_t)since));
-	if (scan->scn_max_txg < newest_txg)
+	if (scan->scn_max_txg <= newest_txg)
 		return (zp_explain(why, EAGAIN, "the resync ended at txg %llu, but txg %llu was missed too",
 		    (u_longlong_t)scan->scn_max_txg, (u_longlong_t)newest_txg));
 	return (0);
@@ -643,7 +644,7 @@ zp_leg_finish_attach(zp_pool *pool, uint64_t guid, struct zp_resync *resync, str
 	/* The attach has asked for a resilver; until its record reaches the attach it has not been set up. */
 	hrtime_t give_up = gethrtime() + SEC2NSEC(20);
 	for (;;) {
-		boolean_t begun = dp->dp_scan->scn_phys.scn_max_txg >= pool->attach_txg;
+		boolean_t begun = dp->dp_scan->scn_phys.scn_max_txg > pool->attach_txg;
 		boolean_t busy = dsl_scan_resilvering(dp) || dsl_scan_resilver_scheduled(dp);
 		if (begun && !busy)
 			break;
@@ -708,6 +709,8 @@ zp_scrub_start(zp_pool *pool, struct zp_why *why)
 {
 	spa_t *spa = pool->spa;
 	setup_sync_arg_t scrub = { .func = POOL_SCAN_SCRUB };
+
+	txg_wait_synced(spa_get_dsl(spa), 0);	/* a scrub leaves out what its first txg wrote: nothing from before the command */
 	int error = dsl_scan_is_paused_scrub(spa_get_dsl(spa)->dp_scan) ? spa_scan(spa, POOL_SCAN_SCRUB) :
 	    dsl_sync_task(spa_name(spa), dsl_scan_setup_check, dsl_scan_setup_sync, &scrub, 0, ZFS_SPACE_CHECK_EXTRA_RESERVED);
 	if (error != 0)

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -33,6 +34,11 @@ std::atomic<bool> interrupted{false};
 std::string text_of(const json& object, const char* key) {
   const auto found = object.find(key);
   return found != object.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+std::int64_t wall_clock_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 struct PoolNow {
@@ -92,6 +98,7 @@ class Demo {
   Result<void> ask_node(const std::string& target, const json& body);
   Result<std::vector<DemoLoad::Volume>> volumes();
   json look();
+  std::vector<TimePart> parts_of_import(const std::string& pool, std::int64_t since_ms, Nanoseconds stall_ended_ns);
 
   std::string dir_;
   DemoOptions options_;
@@ -131,11 +138,31 @@ Result<void> Demo::calm(std::int64_t ms) {
   return interrupted ? Result<void>(fail(ErrorCode::cancelled, "interrupted")) : Result<void>{};
 }
 
+// What the node that imported the pool says of its time, and how much later the client went on.
+std::vector<TimePart> Demo::parts_of_import(const std::string& pool, std::int64_t since_ms,
+                                            Nanoseconds stall_ended_ns) {
+  auto nodes = Nodes::of_sandbox(dir_);
+  if (!nodes) return {};
+  auto answer = nodes->get("/v1/events?since=0&wait_ms=0");
+  if (!answer) return {};
+  std::vector<TimePart> parts;
+  for (const json& event : answer->value("events", json::array())) {
+    const auto time_ms = event.value("time_ms", std::int64_t{0});
+    if (text_of(event, "kind") != "serving" || text_of(event, "pool") != pool || time_ms < since_ms) continue;
+    parts = event.value("parts", std::vector<TimePart>{});
+    const Nanoseconds stall_ended_ms = wall_clock_ms() - (boot_time_ns() - stall_ended_ns) / ns_per_ms;
+    if (stall_ended_ns != 0)
+      parts.push_back({"reconnect", std::max<Nanoseconds>(0, stall_ended_ms - time_ms) * ns_per_ms});
+  }
+  return parts;
+}
+
 // Does something to the pair, waits until the fact holds and the pool's client goes on, and tells how long it had waited.
 Result<void> Demo::measure(const std::string& name, const std::string& what, const std::string& pool,
                            std::uint64_t goal_ms, const Act& act, const Fact& until) {
   view_.step(what);
   DemoEvent event{name, what, std::nullopt, goal_ms, false};
+  const std::int64_t began_ms = wall_clock_ms();
   load_->begin_event(pool, name);
   ZP_CHECK(act());
   ZP_CHECK(wait_for(what, until));
@@ -145,7 +172,9 @@ Result<void> Demo::measure(const std::string& name, const std::string& what, con
     }
     return false;
   }));
-  event.stall_ms = load_->end_event(pool);
+  const DemoLoad::Stall stall = load_->end_event(pool);
+  event.stall_ms = stall.ms;
+  event.parts = parts_of_import(pool, began_ms, stall.ended_ns);
   event.done = true;
   view_.show_event(event, ordinary_ms_);
   events_.push_back(std::move(event));
@@ -192,7 +221,7 @@ Result<void> Demo::start() {
   view_.step("a client writes to each volume and checks what it reads");
   load_->begin_event("tank-a", "ordinary");
   ZP_CHECK(calm(2 * calm_ms));
-  ordinary_ms_ = load_->end_event("tank-a");
+  ordinary_ms_ = load_->end_event("tank-a").ms;
   return {};
 }
 
@@ -316,6 +345,7 @@ int Demo::verdict(const Result<void>& carried_through) {
     list.push_back({{"name", event.name},
                     {"stall_ms", event.stall_ms ? json(*event.stall_ms) : json()},
                     {"goal_ms", event.goal_ms ? json(*event.goal_ms) : json()}});
+    if (!event.parts.empty()) list.back()["parts"] = event.parts;
   }
   bool written = true;
   if (!options_.json_file.empty()) {

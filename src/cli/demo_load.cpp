@@ -120,12 +120,12 @@ void DemoLoad::begin_event(const std::string& pool, const std::string& name) {
   });
 }
 
-std::uint64_t DemoLoad::end_event(const std::string& pool) {
+DemoLoad::Stall DemoLoad::end_event(const std::string& pool) {
   return impl_->ask([&] {
     Load& load = impl_->load_of(pool);
     const auto event = impl_->events.at(pool);
     load.end_event(event);
-    return load.stall_ms(event);
+    return Stall{load.stall_ms(event), load.stall_ended_ns(event)};
   });
 }
 

@@ -32,7 +32,11 @@ class DemoLoad {
 
   // The longest wait of the pool's client between begin and end counts as the event's stall.
   void begin_event(const std::string& pool, const std::string& name);
-  std::uint64_t end_event(const std::string& pool);  // its stall, in ms
+  struct Stall {
+    std::uint64_t ms = 0;
+    Nanoseconds ended_ns = 0;  // CLOCK_BOOTTIME; 0: it goes on
+  };
+  Stall end_event(const std::string& pool);
   std::vector<Now> now();
 
   // No new operations, waits for those under way, reads everything back. Call once.

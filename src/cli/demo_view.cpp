@@ -38,6 +38,15 @@ std::string fit(const std::string& line) {
   return width == 0 ? line : line.substr(0, width);
 }
 
+// Those that took a millisecond or more.
+std::string parts_line(const std::vector<TimePart>& parts) {
+  std::string line = "    ms:";
+  for (const TimePart& part : parts) {
+    if (part.took_ns >= ns_per_ms) line += fmt::format(" {} {}", part.name, part.took_ns / ns_per_ms);
+  }
+  return line;
+}
+
 }  // namespace
 
 DemoView::DemoView() : terminal_(::isatty(STDOUT_FILENO) == 1), began_ns_(boot_time_ns()) {}
@@ -67,6 +76,7 @@ void DemoView::show_event(const DemoEvent& event, std::uint64_t ordinary_ms) {
   }
   clear();
   std::printf("%s\n", line.c_str());
+  if (!event.parts.empty()) std::printf("%s\n", fit(parts_line(event.parts)).c_str());
   std::fflush(stdout);
 }
 

@@ -9,6 +9,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include "base/clock.h"
+#include "base/timeline.h"
 #include "cli/demo_load.h"
 
 namespace zpair::cli {
@@ -19,6 +20,7 @@ struct DemoEvent {
   std::optional<std::uint64_t> stall_ms;  // null: still going on, or it had to refuse
   std::optional<std::uint64_t> goal_ms;   // null: it must refuse
   bool done = false;
+  std::vector<TimePart> parts = {};  // of the import in it, if there was one, and of the client after that
   bool missed(std::uint64_t ordinary_ms) const { return stall_ms && goal_ms && *stall_ms > *goal_ms + ordinary_ms; }
 };
 

@@ -32,6 +32,21 @@ DrivePlace drive_place_of(const json& value) {
   return {*node, value.at("durable_id"), value.at("path"), value.at("nsid"), value.at("size_bytes")};
 }
 
+namespace {
+
+json json_of(const Timeline& timeline) {
+  return {{"since", timeline.since},
+          {"began_ns", timeline.began_ns},
+          {"ended_ns", timeline.ended_ns},
+          {"parts", timeline.parts}};
+}
+
+Timeline timeline_of(const json& value) {
+  return {value.at("since"), value.at("began_ns"), value.at("ended_ns"), value.at("parts")};
+}
+
+}  // namespace
+
 json json_of(const StartDocument& document) {
   json drives = json::array();
   for (const DrivePlace& drive : document.drives) drives.push_back(json_of(drive));
@@ -43,7 +58,8 @@ json json_of(const StartDocument& document) {
           {"newest_txg", document.newest_txg.value},
           {"force", document.force},
           {"accept_data_loss", document.accept_data_loss},
-          {"accept_corruption", document.accept_corruption}};
+          {"accept_corruption", document.accept_corruption},
+          {"timeline", json_of(document.timeline)}};
 }
 
 StartDocument start_document_of(const json& value) {
@@ -61,6 +77,7 @@ StartDocument start_document_of(const json& value) {
   document.force = value.at("force");
   document.accept_data_loss = value.at("accept_data_loss");
   document.accept_corruption = value.at("accept_corruption");
+  document.timeline = timeline_of(value.at("timeline"));
   return document;
 }
 

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/ids.h"
+#include "base/timeline.h"
 #include "record/record.h"
 
 namespace zpair::control {
@@ -41,6 +42,7 @@ struct StartDocument {
   bool force = false;                       // create: take drives that carry another pool
   bool accept_data_loss = false;  // import: the operator's override (rule 11): the floor is skipped, and said so
   bool accept_corruption = false;
+  Timeline timeline;  // up to here
   bool operator==(const StartDocument&) const = default;
 };
 

@@ -71,6 +71,7 @@ void Load::start() {
   started_ns_ = boot_time_ns();
   next_slot_ns_ = started_ns_;
   whole_run_ = stalls_.begin("run", started_ns_);
+  since_sample_ = stalls_.begin("sample", started_ns_);
   for (std::uint32_t i = 0; i < options_.writers; ++i) tasks_.spawn(write_for_ever(i));
   for (std::uint32_t i = 0; i < options_.readers; ++i) tasks_.spawn(read_for_ever(i));
 }
@@ -215,6 +216,18 @@ Load::EventId Load::begin_event(std::string name) {
 void Load::end_event(EventId event) { stalls_.end(event, boot_time_ns()); }
 
 std::uint64_t Load::stall_ms(EventId event) const { return ms_of(stalls_.stall_of(event, boot_time_ns())); }
+
+Load::Sample Load::take_sample() {
+  const Nanoseconds now = boot_time_ns();
+  Sample sample{operations_, history_->counts().acknowledged_blocks, 0,
+                static_cast<double>(stalls_.going_on(now)) / 1e6};
+  if (!since_sample_) return sample;
+  sample.slowest_ms = static_cast<double>(stalls_.windows()[*since_sample_].slowest_ns) / 1e6;
+  stalls_.restart(*since_sample_, now);
+  return sample;
+}
+
+Nanoseconds Load::stall_ended_ns(EventId event) const { return stalls_.windows()[event].stall_ended_ns; }
 
 std::uint64_t Load::stalled_now_ms() const { return ms_of(stalls_.going_on(boot_time_ns())); }
 

@@ -77,9 +77,18 @@ class Load {
   using EventId = StallMeter::WindowId;
   EventId begin_event(std::string name);
   void end_event(EventId event);
-  std::uint64_t stall_ms(EventId event) const;  // so far
+  std::uint64_t stall_ms(EventId event) const;      // so far
+  Nanoseconds stall_ended_ns(EventId event) const;  // CLOCK_BOOTTIME; 0: it goes on
   std::uint64_t stalled_now_ms() const;
   std::uint64_t operations() const { return operations_; }
+
+  // For a chart: what happened since the sample before (the first: since start()).
+  struct Sample {
+    std::uint64_t operations = 0, acknowledged_blocks = 0;  // since the start of the load
+    double slowest_ms = 0;                                  // of the operations that were answered since
+    double stalled_ms = 0;                                  // right now
+  };
+  Sample take_sample();
 
   LoadReport report() const;
   Result<void> save_state() const;
@@ -99,6 +108,7 @@ class Load {
   std::optional<History> history_;
   StallMeter stalls_;
   std::optional<EventId> whole_run_;
+  std::optional<EventId> since_sample_;
   std::vector<EventId> events_;
   block::TaskGroup tasks_;
   Nanoseconds next_slot_ns_ = 0;

@@ -16,7 +16,10 @@ void StallMeter::completed(StallKind kind, Nanoseconds started_at, Nanoseconds n
   watched.quiet_since_ns = now;
   for (WindowId id : open_) {
     Window& window = windows_[id];
-    window.stall_ns = std::max(window.stall_ns, gap);
+    if (gap > window.stall_ns) {
+      window.stall_ns = gap;
+      window.stall_ended_ns = now;
+    }
     window.slowest_ns = std::max(window.slowest_ns, now - started_at);
     ++window.completed_count;
   }
@@ -31,9 +34,17 @@ StallMeter::WindowId StallMeter::begin(std::string name, Nanoseconds now) {
 void StallMeter::end(WindowId id, Nanoseconds now) {
   Window& window = windows_[id];
   if (window.ended_ns != 0) return;
-  window.stall_ns = stall_of(id, now);
+  if (going_on(now) > window.stall_ns) {
+    window.stall_ns = going_on(now);
+    window.stall_ended_ns = 0;
+  }
   window.ended_ns = now;
   std::erase(open_, id);
+}
+
+void StallMeter::restart(WindowId id, Nanoseconds now) {
+  Window& window = windows_[id];
+  if (window.ended_ns == 0) window = Window{std::move(window.name), now};
 }
 
 Nanoseconds StallMeter::going_on(Nanoseconds now) const {

@@ -23,12 +23,14 @@ class StallMeter {
   using WindowId = std::size_t;
   WindowId begin(std::string name, Nanoseconds now);
   void end(WindowId window, Nanoseconds now);
+  void restart(WindowId window, Nanoseconds now);  // an open one: as if it had just begun
 
   struct Window {
     std::string name;
     Nanoseconds began_ns = 0;
-    Nanoseconds ended_ns = 0;  // 0: still open
-    Nanoseconds stall_ns = 0;  // without what goes on now: see stall_of()
+    Nanoseconds ended_ns = 0;        // 0: still open
+    Nanoseconds stall_ns = 0;        // without what goes on now: see stall_of()
+    Nanoseconds stall_ended_ns = 0;  // 0: it goes on, or there was none
     Nanoseconds slowest_ns = 0;
     std::uint64_t completed_count = 0;
   };

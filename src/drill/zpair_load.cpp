@@ -102,10 +102,37 @@ struct Program {
       for (auto& load : loads) fewest = std::min(fewest, load->operations());
       std::printf("%llu\n", static_cast<unsigned long long>(fewest));
       std::fflush(stdout);
+    } else if (line == "sample") {
+      Load::Sample all;
+      for (auto& load : loads) {
+        const Load::Sample one = load->take_sample();
+        all.operations += one.operations;
+        all.acknowledged_blocks += one.acknowledged_blocks;
+        all.slowest_ms = std::max(all.slowest_ms, one.slowest_ms);
+        all.stalled_ms = std::max(all.stalled_ms, one.stalled_ms);
+      }
+      std::printf(R"({"operations": %llu, "acknowledged": %llu, "slowest_ms": %.2f, "stalled_ms": %.2f})"
+                  "\n",
+                  static_cast<unsigned long long>(all.operations),
+                  static_cast<unsigned long long>(all.acknowledged_blocks), all.slowest_ms, all.stalled_ms);
+      std::fflush(stdout);
+    } else if (line == "stall") {
+      std::uint64_t longest_ms = 0;
+      Nanoseconds ended_ns = 0;
+      for (std::size_t i = 0; i < open_events.size(); ++i) {
+        if (loads[i]->stall_ms(open_events[i]) < longest_ms) continue;
+        longest_ms = loads[i]->stall_ms(open_events[i]);
+        ended_ns = loads[i]->stall_ended_ns(open_events[i]);
+      }
+      std::printf(R"({"stall_ms": %llu, "ended_ns": %lld})"
+                  "\n",
+                  static_cast<unsigned long long>(longest_ms), static_cast<long long>(ended_ns));
+      std::fflush(stdout);
     } else if (line == "stop") {
       ++stop_requests;
     } else {
-      std::fprintf(stderr, "zpair-load: unknown command '%s': mark NAME, end, operations and stop are known\n",
+      std::fprintf(stderr,
+                   "zpair-load: unknown command '%s': mark NAME, end, operations, sample, stall and stop are known\n",
                    line.c_str());
     }
   }
@@ -286,8 +313,9 @@ int main(int argc, char** argv) {
       ->transform(CLI::AsSizeValue(false));
   run->add_option("--flush-every", arguments.load.flush_every, "writes of one writer between two flushes (0: none)");
   run->add_option("--seed", arguments.load.seed, "decides offsets and sizes");
-  run->add_option("--control", arguments.control,
-                  "pipe for commands, made if needed ('-': standard input): mark NAME, end, operations, stop");
+  run->add_option(
+      "--control", arguments.control,
+      "pipe for commands, made if needed ('-': standard input): mark NAME, end, operations, sample, stall, stop");
   CLI::App* verify = app.add_subcommand("verify", "read the whole working set and check it against the state of a run");
   add_common(*verify);
   verify->add_option("--state", arguments.state, "what every block must hold")->required();

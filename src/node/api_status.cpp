@@ -387,12 +387,11 @@ Api::Answer Api::events(Asked asked) {
   for (const Event& event : events) {
     // The partner asks for what happened here; its own it knows.
     if (asked.from == From::partner && event.origin_number > 0) continue;
-    list.push_back({{"number", event.number},
-                    {"time_ms", event.time_ms},
-                    {"node", event.node},
-                    {"pool", event.pool.empty() ? json(nullptr) : json(event.pool)},
-                    {"kind", event.kind},
-                    {"text", event.text}});
+    json one{{"number", event.number}, {"time_ms", event.time_ms},
+             {"node", event.node},     {"pool", event.pool.empty() ? json(nullptr) : json(event.pool)},
+             {"kind", event.kind},     {"text", event.text}};
+    if (!event.parts.empty()) one["parts"] = event.parts;
+    list.push_back(std::move(one));
   }
   co_return Impl::dump({{"events", list}, {"last", daemon_.events().last()}});
 }

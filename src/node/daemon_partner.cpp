@@ -109,8 +109,8 @@ block::Task<void> Daemon::follow_partner_events() {
       since = last;
       for (const json& event : value.at("events")) {
         std::string pool = event.at("pool").is_null() ? "" : event.at("pool").get<std::string>();
-        events_->add_of_partner(
-            {event.at("number"), event.at("time_ms"), event.at("node"), pool, event.at("kind"), event.at("text"), 0});
+        events_->add_of_partner({event.at("number"), event.at("time_ms"), event.at("node"), pool, event.at("kind"),
+                                 event.at("text"), 0, event.value("parts", std::vector<TimePart>{})});
       }
     } catch (const std::exception& error) {
       log_warning("the partner's events cannot be read: {}", error.what());

@@ -37,7 +37,8 @@ Events::Events(NodeId node, std::string file) : node_(node) {
                     value.at("pool"),
                     value.at("kind"),
                     value.at("text"),
-                    value.value("origin_number", std::uint64_t{0})};
+                    value.value("origin_number", std::uint64_t{0}),
+                    value.value("parts", std::vector<TimePart>{})};
         last_ = std::max(last_, event.number);
         last_of_partner_ = std::max(last_of_partner_, event.origin_number);
         events_.push_back(std::move(event));
@@ -51,8 +52,9 @@ Events::Events(NodeId node, std::string file) : node_(node) {
   if (!file_) log_warning("events are kept in memory only: {} cannot be opened", file);
 }
 
-void Events::add(std::string pool, std::string kind, std::string text) {
-  Event event{0, wall_clock_ms(), std::string(name_of(node_)), std::move(pool), std::move(kind), std::move(text), 0};
+void Events::add(std::string pool, std::string kind, std::string text, std::vector<TimePart> parts) {
+  Event event{0, wall_clock_ms(), std::string(name_of(node_)), std::move(pool), std::move(kind), std::move(text),
+              0, std::move(parts)};
   if (event.pool.empty()) {
     log_info("{}: {}", event.kind, event.text);
   } else {
@@ -73,6 +75,7 @@ void Events::keep(Event event) {
     json value{{"number", event.number}, {"time_ms", event.time_ms}, {"node", event.node},
                {"pool", event.pool},     {"kind", event.kind},       {"text", event.text}};
     if (event.origin_number > 0) value["origin_number"] = event.origin_number;
+    if (!event.parts.empty()) value["parts"] = event.parts;
     std::string line = value.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
     if (::write(file_.get(), line.data(), line.size()) < 0)
       log_warning("an event could not be written to the state folder");

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/ids.h"
+#include "base/timeline.h"
 #include "base/unique_fd.h"
 #include "block/reactor.h"
 #include "block/task.h"
@@ -22,7 +23,8 @@ struct Event {
   std::string pool;  // empty: of the node
   std::string kind;
   std::string text;
-  std::uint64_t origin_number = 0;  // an event of the partner: its number there; 0: our own
+  std::uint64_t origin_number = 0;   // an event of the partner: its number there; 0: our own
+  std::vector<TimePart> parts = {};  // of `serving`
 };
 
 class Events {
@@ -30,7 +32,7 @@ class Events {
   static constexpr std::size_t capacity = 1000;
   Events(NodeId node, std::string file);  // goes on where the file ends
 
-  void add(std::string pool, std::string kind, std::string text);
+  void add(std::string pool, std::string kind, std::string text, std::vector<TimePart> parts = {});
   void add_of_partner(Event event);                     // as it was told; twice is once
   void partner_starts_anew() { last_of_partner_ = 0; }  // its state folder is a new one
   std::uint64_t last_of_partner() const { return last_of_partner_; }

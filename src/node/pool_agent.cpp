@@ -23,6 +23,20 @@ brain_agent::Vouch vouch_of(const std::string& text) {
   return brain_agent::Vouch::none;
 }
 
+// The part of an import's time that ends with this phase.
+std::string_view part_of(brain_agent::Takeover::Phase phase) {
+  using Phase = brain_agent::Takeover::Phase;
+  switch (phase) {
+    case Phase::reading: return "read";
+    case Phase::surveying: return "survey";
+    case Phase::swapping: return "swap";
+    case Phase::keeping: return "keep";
+    case Phase::closing: return "drives";
+    case Phase::starting: return "start";
+  }
+  return "?";
+}
+
 }  // namespace
 
 PoolAgent::PoolAgent(std::string pool, NodeParts& node)
@@ -112,6 +126,7 @@ void PoolAgent::tick() {
 }
 
 void PoolAgent::after_step() {
+  time_import();
   note_changes();
   settle_sockets();
 }
@@ -134,6 +149,41 @@ void PoolAgent::note_changes() {
       node_.events->add(pool_, "refused", node_.with_names ? node_.with_names(state_.refused) : state_.refused);
     noted_refused_ = state_.refused;
   }
+}
+
+void PoolAgent::time_import() {
+  using brain_agent::Kind;
+  const auto& takeover = state_.takeover;
+  if (!takeover) {
+    timeline_ = {};
+    return;
+  }
+  const Nanoseconds now_ns = boot_time_ns();
+  if (timeline_.since.empty()) {
+    if (takeover->phase == brain_agent::Takeover::Phase::starting) return;  // its process has it
+    const std::string_view partner = name_of(partner_of(node_.config->node));
+    switch (takeover->kind) {
+      case Kind::takeover:
+        timeline_ = {fmt::format("node {} was last heard", partner), state_.owner_heard_ns, 0, {}};
+        timeline_.end_part("detect", now_ns);
+        break;
+      case Kind::restart:
+        timeline_ = {"its former process ended", died_ns_, 0, {}};
+        timeline_.end_part("detect", now_ns);
+        break;
+      case Kind::switchover:
+        timeline_ = {"the order", ordered_ns_, 0, {}};
+        timeline_.end_part("yield", now_ns);
+        break;
+      case Kind::cold_start:
+      case Kind::command:
+      case Kind::import: timeline_ = {"the decision", now_ns, 0, {}}; break;
+    }
+    timed_phase_ = brain_agent::Takeover::Phase::reading;
+  }
+  if (takeover->phase == timed_phase_) return;
+  timeline_.end_part(part_of(timed_phase_), now_ns);
+  timed_phase_ = takeover->phase;
 }
 
 void PoolAgent::settle_sockets() {
@@ -290,6 +340,7 @@ block::Task<Result<std::string>> PoolAgent::command(std::function<Event(std::uin
 }
 
 block::Task<Result<std::string>> PoolAgent::switch_here(Deadline deadline) {
+  ordered_ns_ = boot_time_ns();
   auto make = [](std::uint64_t id) -> Event { return brain_agent::SwitchoverOrdered{boot_time_ns(), id}; };
   co_return co_await command(make, deadline);
 }

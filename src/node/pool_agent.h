@@ -135,6 +135,7 @@ class PoolAgent {
   void after_step();
   void note_changes();
   void settle_sockets();
+  void time_import();
 
   // Orders (pool_agent_orders.cpp).
   void order(const brain::agent::SurveyLocal&);
@@ -216,6 +217,10 @@ class PoolAgent {
   std::multimap<Epoch, Answer*> yields_;
   std::string noted_owner_;  // what the last events said
   std::string noted_refused_;
+  Timeline timeline_;  // of the import under way, until its process has it
+  brain::agent::Takeover::Phase timed_phase_{};
+  Nanoseconds ordered_ns_ = 0;  // the last command of an operator
+  Nanoseconds died_ns_ = 0;     // the end of the last process
   int visitor_count_ = 0;
   block::Signal visitors_left_;
   block::TaskGroup tasks_;

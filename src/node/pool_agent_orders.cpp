@@ -101,6 +101,8 @@ block::Task<void> PoolAgent::start_process(brain_agent::StartPool start) {
   document.newest_txg = start.newest_txg;
   document.first_ack_not_before_ns = start.promise_released ? 0 : start.first_ack_at_ns;
   document.accept_data_loss = start.skip_floor;
+  time_import();
+  document.timeline = std::exchange(timeline_, {});
   process_epoch_ = start.stored.record.epoch;
   process_state_.reset();
   engine_watch_ = {};

@@ -194,6 +194,7 @@ block::Task<void> PoolAgent::keep_for_process(record::Record record) {
 
 void PoolAgent::on_exit(ProcessExit exit) {
   ending_ = true;
+  died_ns_ = boot_time_ns();
   if (!closed_) tasks_.spawn(end_process(std::move(exit)));
 }
 

@@ -34,7 +34,8 @@ block::Task<void> PoolAgent::follow_process_events(pid_t pid, EventsFrom from) {
         std::uint64_t number = event.at("number");
         if (number <= last) continue;
         last = number;
-        if (!skip) node_.events->add(pool_, event.at("kind"), event.at("text"));
+        if (!skip)
+          node_.events->add(pool_, event.at("kind"), event.at("text"), event.value("parts", std::vector<TimePart>{}));
       }
       skip = false;
     } catch (const std::exception& error) {

@@ -312,12 +312,10 @@ block::Task<Result<std::string>> Process::get_events(api::Request request) {
   std::vector<EventEntry> entries = co_await events_.wait_since(since, deadline);
   json events = json::array();
   for (const EventEntry& entry : entries) {
-    events.push_back({{"number", entry.number},
-                      {"time_ms", entry.time_ms},
-                      {"node", name_of(options_.config.node)},
-                      {"pool", options_.pool},
-                      {"kind", entry.kind},
-                      {"text", entry.text}});
+    json event{{"number", entry.number}, {"time_ms", entry.time_ms}, {"node", name_of(options_.config.node)},
+               {"pool", options_.pool},  {"kind", entry.kind},       {"text", entry.text}};
+    if (!entry.parts.empty()) event["parts"] = entry.parts;
+    events.push_back(std::move(event));
   }
   co_return json{{"events", events}, {"last", events_.last()}}.dump();
 }

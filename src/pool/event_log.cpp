@@ -7,11 +7,11 @@
 
 namespace zpair::pool {
 
-void EventLog::add(std::string kind, std::string text) {
+void EventLog::add(std::string kind, std::string text, std::vector<TimePart> parts) {
   log_info("{}: {}", kind, text);
   const auto wall = std::chrono::system_clock::now().time_since_epoch();
-  entries_.push_back(
-      {++last_, std::chrono::duration_cast<std::chrono::milliseconds>(wall).count(), std::move(kind), std::move(text)});
+  entries_.push_back({++last_, std::chrono::duration_cast<std::chrono::milliseconds>(wall).count(), std::move(kind),
+                      std::move(text), std::move(parts)});
   if (entries_.size() > capacity) entries_.pop_front();
   changed_.set();
   changed_.reset();  // only those that wait now

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/ids.h"
+#include "base/timeline.h"
 #include "block/reactor.h"
 #include "block/task.h"
 
@@ -19,13 +20,14 @@ struct EventEntry {
   std::int64_t time_ms = 0;  // wall clock, for people only
   std::string kind;
   std::string text;
+  std::vector<TimePart> parts;  // of `serving`
 };
 
 class EventLog {
  public:
   static constexpr std::size_t capacity = 1000;
 
-  void add(std::string kind, std::string text);  // logs it too
+  void add(std::string kind, std::string text, std::vector<TimePart> parts = {});  // logs it too
   std::uint64_t last() const { return last_; }
   std::vector<EventEntry> since(std::uint64_t number) const;
   // Returns at once when there is one newer than `number`, else at the first one, the deadline, or close().

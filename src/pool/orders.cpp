@@ -56,6 +56,7 @@ block::Task<void> Process::run_fence(owner::FenceLeg order) {
 void Process::carry_out(const owner::ImportPool& order) { tasks_.spawn(run_import(order)); }
 
 block::Task<void> Process::run_import(owner::ImportPool order) {
+  timeline_.end_part("fence", boot_time_ns());
   const record::Record& record = driver_.state().stored.record;
   std::vector<MirrorId> absent = co_await match_labels(order.legs);
 
@@ -83,6 +84,13 @@ block::Task<void> Process::run_import(owner::ImportPool order) {
       "{:.3f} s",
       imported->uberblock_txg, (boot_time_ns() - began_ns) / ns_per_ms, imported->label_seconds,
       imported->import_seconds, imported->replayed_record_count, imported->replay_seconds, imported->offline_seconds);
+  double seconds = 0;
+  for (auto [part, took] :
+       {std::pair{"labels", imported->label_seconds}, std::pair{"import", imported->import_seconds},
+        std::pair{"replay", imported->replay_seconds}, std::pair{"absent", imported->offline_seconds}}) {
+    seconds += took;
+    timeline_.end_part(part, began_ns + static_cast<Nanoseconds>(seconds * static_cast<double>(ns_per_s)));
+  }
   apply_ack_set();
   feed(owner::Imported{boot_time_ns(), imported->uberblock_txg, std::move(absent)});
 }
@@ -137,6 +145,7 @@ block::Task<void> Process::run_replay() {
     co_return;
   }
   for (std::string& why : *opened) events_.add("volume-left-out", std::move(why));
+  timeline_.end_part("volumes", boot_time_ns());
   tell_zpaird();
   feed(owner::Replayed{boot_time_ns()});
 }
@@ -144,6 +153,10 @@ block::Task<void> Process::run_replay() {
 void Process::carry_out(const owner::Serve&) {
   ZP_ASSERT(owner::may_acknowledge(driver_.state()), "rule 6: nobody is served before the promise has run out");
   exports_->serve();
+  if (timeline_.since.empty()) return;
+  timeline_.end_part("promise", boot_time_ns());
+  events_.add("serving", "clients are answered " + to_text(timeline_), timeline_.parts);
+  timeline_ = {};
 }
 
 // ---------------------------------------------------------------- ack set, shrink (rules 2 and 3)

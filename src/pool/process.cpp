@@ -136,6 +136,7 @@ void Process::begin(control::StartDocument document) {
 
 block::Task<void> Process::run(control::StartDocument document) {
   document_ = document;
+  timeline_ = document.timeline;
   places_ = document.drives;
   record::Stored stored = document.stored;
   if (document.mode == control::StartDocument::Mode::create) {
@@ -164,6 +165,7 @@ block::Task<void> Process::run(control::StartDocument document) {
 
   owner::Started started;
   started.now_ns = boot_time_ns();
+  timeline_.end_part("start", started.now_ns);
   started.node = options_.config.node;
   started.stored = std::move(stored);
   started.first_ack_at_ns = document_.first_ack_not_before_ns;

@@ -176,6 +176,7 @@ class Process final : private Hands {
   std::unique_ptr<api::HttpServer> api_;
 
   control::StartDocument document_;
+  Timeline timeline_;  // of this import, until clients are served
   std::vector<control::DrivePlace> places_;
   bool begun_ = false;
   std::unique_ptr<Legs> legs_;

@@ -1,15 +1,8 @@
 /*
- * The embedded OpenZFS 2.3.2, first part: starting the library, the gate, labels, and a pool's create, import and export.
- *
- * The gate (rule 2).  ZFS counts a mirror write as done when one leg took it.  Every mirror's io_done is wrapped here: before
- * the real one runs, the legs of the ack set are looked at in the mirror's own map, and a write that is short on one of them
- * ends the process before anything above can be acknowledged.  It stands in the mirror and not in the leaf driver, because a
- * leg that ZFS itself dropped never reaches the driver again.  The map's layout is private to vdev_mirror.c and copied here:
- * it is checked at every write (children and their pointers must be the vdev's own), and by the self-test at start.
+ * The embedded OpenZFS 2.3.2, first part: starting the library, and a pool's create, export and end.
  */
 #include "zfs/zfs_internal.h"
 
-#include <dlfcn.h>
 #include <link.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -151,6 +144,19 @@ check_library(struct zp_why *why)
 	return (0);
 }
 
+/*
+ * Labels carry SHA-256, and nobody outside a kernel makes libzpool look for a faster one than plain C: a third of a failover's
+ * processor time.  Its slowest first: the last that this processor has is taken.
+ */
+static void
+choose_sha256(void)
+{
+	static const char *const names[] = { "x64", "ssse3", "avx", "avx2", "shani", "armv7", "neon", "armv8-ce" };
+
+	for (size_t i = 0; i < sizeof (names) / sizeof (names[0]); i++)
+		(void) zfs_impl_get_ops("sha256")->setname(names[i]);
+}
+
 int
 zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 {
@@ -187,6 +193,7 @@ zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 	zfs_multihost_fail_intervals = 0;	/* a pause must not suspend the pool: the fence guards it */
 	zp_gate_install();
 	kernel_init(SPA_MODE_READ | SPA_MODE_WRITE);
+	choose_sha256();
 	/* arc_init() computes its own when it dislikes ours; say it again now that it runs. */
 	zfs_dirty_data_max = MAX(options->dirty_bytes, 16ULL << 20);
 	zfs_wrlog_data_max = MAX(options->log_bytes * 2, 16ULL << 20);
@@ -273,8 +280,8 @@ check_layout(spa_t *spa)
 		zp_die("libzpool's structures are laid out otherwise than this program was built for");
 }
 
-static int
-pool_hold(const char *name, zp_pool **poolp, struct zp_why *why)
+int
+zp_pool_hold(const char *name, zp_pool **poolp, struct zp_why *why)
 {
 	spa_t *spa;
 	int error = spa_open(name, &spa, ZP_HOLD);
@@ -381,7 +388,7 @@ zp_pool_create(const char *name, const struct zp_mirror_spec *mirrors, int count
 	else
 		error = zp_property_set(name, "compression", compression, why);
 	if (error == 0)
-		error = pool_hold(name, pool, why);
+		error = zp_pool_hold(name, pool, why);
 	if (error != 0)
 		(void) spa_destroy(name);
 	return (error);
@@ -496,317 +503,4 @@ zp_pool_leaves(zp_pool *pool, struct zp_leaf *leaves, int capacity)
 	int count = add_leaves(pool->spa->spa_root_vdev, leaves, capacity, 0);
 	spa_config_exit(pool->spa, SCL_CONFIG | SCL_VDEV, FTAG);
 	return (count);
-}
-
-/* ---- labels and import */
-
-/*
- * The checksum of a block in a label: SHA-256 over the block, whose last field holds the block's own offset meanwhile.
- * `block` is changed and put back.
- */
-static boolean_t
-label_block_is_good(char *block, uint64_t size, uint64_t offset)
-{
-	zio_eck_t *eck = (zio_eck_t *)(block + size - sizeof (zio_eck_t));
-	zio_cksum_t expected = eck->zec_cksum, verifier, actual;
-
-	if (eck->zec_magic != ZEC_MAGIC)
-		return (B_FALSE);
-	ZIO_SET_CHECKSUM(&verifier, offset, 0, 0, 0);
-	eck->zec_cksum = verifier;
-	abd_t *abd = abd_get_from_buf(block, size);
-	abd_checksum_sha256(abd, size, NULL, &actual);
-	abd_free(abd);
-	eck->zec_cksum = expected;
-	return (ZIO_CHECKSUM_EQUAL(actual, expected));
-}
-
-static void
-take_uberblocks(char *label, uint64_t label_offset, int shift, struct zp_label *out)
-{
-	uint64_t slot_size = 1ULL << shift;
-
-	for (uint64_t at = 0; at + slot_size <= VDEV_UBERBLOCK_RING; at += slot_size) {
-		uint64_t offset = offsetof(vdev_label_t, vl_uberblock) + at;
-		const uberblock_t *ub = (const uberblock_t *)(label + offset);
-		if (ub->ub_magic != UBERBLOCK_MAGIC || !label_block_is_good(label + offset, slot_size, label_offset + offset))
-			continue;
-		uint64_t txg = ub->ub_txg;
-		int place = 0;
-		while (place < out->uberblock_count && out->uberblock_txgs[place] < txg)
-			place++;
-		if ((place < out->uberblock_count && out->uberblock_txgs[place] == txg) || out->uberblock_count == ZP_UBERBLOCKS_MAX)
-			continue;
-		memmove(&out->uberblock_txgs[place + 1], &out->uberblock_txgs[place],
-		    (out->uberblock_count - place) * sizeof (uint64_t));
-		out->uberblock_txgs[place] = txg;
-		out->uberblock_count++;
-		out->best_uberblock_txg = MAX(out->best_uberblock_txg, txg);
-	}
-}
-
-int
-zp_label_parse(const void *const labels[4], uint64_t device_size, struct zp_label *out)
-{
-	uint64_t psize = P2ALIGN_TYPED(device_size, (uint64_t)sizeof (vdev_label_t), uint64_t);
-	uint64_t ashift = 12, best_txg = 0;
-	nvlist_t *best = NULL;
-
-	_Static_assert(sizeof (vdev_label_t) == ZP_LABEL_SIZE, "label size");
-	memset(out, 0, sizeof (*out));
-	for (int l = 0; l < VDEV_LABELS; l++) {
-		uint64_t offset = l * sizeof (vdev_label_t) + (l < VDEV_LABELS / 2 ? 0 : psize - VDEV_LABELS * sizeof (vdev_label_t));
-		vdev_phys_t *phys;
-		nvlist_t *config;
-		uint64_t txg = 0;
-		if (labels[l] == NULL)
-			continue;
-		phys = (vdev_phys_t *)((char *)(uintptr_t)labels[l] + offsetof(vdev_label_t, vl_vdev_phys));
-		if (!label_block_is_good((char *)phys, sizeof (*phys), offset + offsetof(vdev_label_t, vl_vdev_phys)))
-			continue;
-		if (nvlist_unpack(phys->vp_nvlist, sizeof (phys->vp_nvlist), &config, 0) != 0)
-			continue;
-		(void) nvlist_lookup_uint64(config, ZPOOL_CONFIG_POOL_TXG, &txg);
-		if (best != NULL && txg <= best_txg) {
-			nvlist_free(config);
-			continue;
-		}
-		nvlist_free(best);
-		best = config;
-		best_txg = txg;
-	}
-	if (best == NULL)
-		return (ENOENT);
-
-	nvlist_t *tree = NULL;
-	const char *name = "";
-	uint64_t host = 0;
-	(void) nvlist_lookup_string(best, ZPOOL_CONFIG_POOL_NAME, &name);
-	(void) nvlist_lookup_uint64(best, ZPOOL_CONFIG_HOSTID, &host);
-	(void) nvlist_lookup_uint64(best, ZPOOL_CONFIG_POOL_GUID, &out->pool_guid);
-	(void) nvlist_lookup_uint64(best, ZPOOL_CONFIG_POOL_STATE, &out->pool_state);
-	(void) nvlist_lookup_uint64(best, ZPOOL_CONFIG_GUID, &out->leg_guid);
-	(void) nvlist_lookup_uint64(best, ZPOOL_CONFIG_TOP_GUID, &out->mirror_guid);
-	(void) nvlist_lookup_uint64(best, ZPOOL_CONFIG_VDEV_CHILDREN, &out->top_count);
-	if (nvlist_lookup_nvlist(best, ZPOOL_CONFIG_VDEV_TREE, &tree) == 0) {
-		(void) nvlist_lookup_uint64(tree, ZPOOL_CONFIG_ID, &out->top_id);
-		(void) nvlist_lookup_uint64(tree, ZPOOL_CONFIG_ASHIFT, &ashift);
-	}
-	(void) snprintf(out->pool_name, sizeof (out->pool_name), "%s", name);
-	out->zfs_host_id = (uint32_t)host;
-	out->label_txg = best_txg;
-	out->nvlist = best;
-	int shift = MIN(MAX(ashift, UBERBLOCK_SHIFT), MAX_UBERBLOCK_SHIFT);
-	for (int l = 0; l < VDEV_LABELS; l++) {
-		uint64_t offset = l * sizeof (vdev_label_t) + (l < VDEV_LABELS / 2 ? 0 : psize - VDEV_LABELS * sizeof (vdev_label_t));
-		if (labels[l] != NULL)
-			take_uberblocks((char *)(uintptr_t)labels[l], offset, shift, out);
-	}
-	return (0);
-}
-
-void
-zp_label_free(struct zp_label *label)
-{
-	nvlist_free(label->nvlist);
-	label->nvlist = NULL;
-}
-
-/*
- * The config that spa_import() wants, from the newest label of each mirror.  NULL: a mirror is missing.
- */
-static nvlist_t *
-config_from_labels(struct zp_label *const *labels, int count, struct zp_why *why)
-{
-	struct zp_label *newest = labels[0];
-
-	for (int i = 1; i < count; i++) {
-		if (labels[i]->label_txg > newest->label_txg)
-			newest = labels[i];
-	}
-	uint64_t tops = newest->top_count;
-	if (tops == 0 || tops > 4096) {
-		zp_explain(why, EINVAL, "the labels name %llu mirrors", (u_longlong_t)tops);
-		return (NULL);
-	}
-	struct zp_label **best = calloc(tops, sizeof (*best));
-	const nvlist_t **trees = calloc(tops, sizeof (*trees));
-	nvlist_t *config = NULL;
-	for (int i = 0; i < count; i++) {
-		uint64_t id = labels[i]->top_id;
-		if (id < tops && (best[id] == NULL || labels[i]->label_txg > best[id]->label_txg))
-			best[id] = labels[i];
-	}
-	for (uint64_t id = 0; id < tops; id++) {
-		if (best[id] == NULL) {
-			zp_explain(why, ENXIO, "mirror %llu of %llu has no leg here", (u_longlong_t)id, (u_longlong_t)tops);
-			goto out;
-		}
-		trees[id] = fnvlist_lookup_nvlist(best[id]->nvlist, ZPOOL_CONFIG_VDEV_TREE);
-	}
-	nvlist_t *root = fnvlist_alloc();
-	fnvlist_add_string(root, ZPOOL_CONFIG_TYPE, VDEV_TYPE_ROOT);
-	fnvlist_add_uint64(root, ZPOOL_CONFIG_ID, 0);
-	fnvlist_add_uint64(root, ZPOOL_CONFIG_GUID, newest->pool_guid);
-	fnvlist_add_nvlist_array(root, ZPOOL_CONFIG_CHILDREN, trees, tops);
-	config = fnvlist_dup(newest->nvlist);
-	fnvlist_add_nvlist(config, ZPOOL_CONFIG_VDEV_TREE, root);
-	fnvlist_free(root);
-	nvlist_t *policy = fnvlist_alloc();
-	fnvlist_add_uint32(policy, ZPOOL_LOAD_REWIND_POLICY, ZPOOL_NEVER_REWIND);
-	fnvlist_add_nvlist(config, ZPOOL_LOAD_POLICY, policy);
-	fnvlist_free(policy);
-	(void) nvlist_remove_all(config, ZPOOL_CONFIG_TOP_GUID);
-	(void) nvlist_remove_all(config, ZPOOL_CONFIG_GUID);
-out:
-	free(best);
-	free(trees);
-	return (config);
-}
-
-/*
- * ---- what an import must not drop (rule 7), of one import at a time
- *
- * It is looked for before OpenZFS writes anything: whoever is refused later has moved the pool's txg, and the next try would find
- * the floor's txg among those that were imported whole.
- */
-
-static struct {
-	const struct zp_log_floor *floors;
-	int count;
-	boolean_t *found;	/* whose volume is there */
-	boolean_t enforce;
-	pthread_mutex_t mutex;
-	struct zp_why wrong;	/* the first thing */
-} import_check = { .mutex = PTHREAD_MUTEX_INITIALIZER };
-
-__attribute__((format(printf, 1, 2))) static int
-note_wrong(const char *format, ...)
-{
-	va_list arguments;
-
-	(void) pthread_mutex_lock(&import_check.mutex);
-	if (import_check.wrong.text[0] == '\0') {
-		va_start(arguments, format);
-		(void) vsnprintf(import_check.wrong.text, sizeof (import_check.wrong.text), format, arguments);
-		va_end(arguments);
-	}
-	(void) pthread_mutex_unlock(&import_check.mutex);
-	return (import_check.enforce ? EPERM : 0);
-}
-
-/* Whoever walks the volumes takes an error for the end of the list. */
-static int
-check_list_below(dsl_pool_t *dp, dsl_dataset_t *ds, const char *name)
-{
-	zap_cursor_t cursor;
-	zap_attribute_t *entry = zap_attribute_alloc();
-	int error;
-
-	zap_cursor_init(&cursor, dp->dp_meta_objset, dsl_dir_phys(ds->ds_dir)->dd_child_dir_zapobj);
-	while ((error = zap_cursor_retrieve(&cursor, entry)) == 0)
-		zap_cursor_advance(&cursor);
-	zap_cursor_fini(&cursor);
-	zap_attribute_free(entry);
-	return (error == ENOENT ? 0 : note_wrong("what lies below %s cannot be listed: logs there are lost without it", name));
-}
-
-static int
-check_floors(objset_t *os, dsl_dataset_t *ds, const char *name)
-{
-	int error = 0;
-
-	for (int i = 0; i < import_check.count; i++) {
-		const struct zp_log_floor *floor = &import_check.floors[i];
-		if (floor->volume_guid != dsl_dataset_phys(ds)->ds_guid)
-			continue;
-		import_check.found[i] = B_TRUE;
-		if (floor->sequence >> 32 > os->os_spa->spa_uberblock.ub_txg && BP_IS_HOLE(&dmu_objset_zil(os)->zl_header->zh_log))
-			error = note_wrong("volume %s has no log, but record %llu of txg %llu was committed", name,
-			    (u_longlong_t)(uint32_t)floor->sequence, (u_longlong_t)(floor->sequence >> 32));
-	}
-	return (error);
-}
-
-/*
- * OpenZFS asks this for each dataset; ours stands before its own, which calls a log good whose dataset cannot be read.  Such a log
- * is then not claimed: its blocks count as free, silently.  On several threads at once.
- */
-int
-zil_check_log_chain(dsl_pool_t *dp, dsl_dataset_t *ds, void *tx)
-{
-	static int (*real)(dsl_pool_t *, dsl_dataset_t *, void *);
-	char name[ZFS_MAX_DATASET_NAME_LEN];
-	objset_t *os;
-
-	dsl_dataset_name(ds, name);
-	int error = check_list_below(dp, ds, name);
-	if (error != 0)
-		return (error);
-	if (dmu_objset_from_ds(ds, &os) != 0)
-		return (note_wrong("volume %s cannot be read: its log is lost without it", name));
-	error = check_floors(os, ds, name);
-	if (error != 0)
-		return (error);
-	if (real == NULL)
-		real = (int (*)(dsl_pool_t *, dsl_dataset_t *, void *))dlsym(RTLD_NEXT, "zil_check_log_chain");
-	VERIFY3P(real, !=, NULL);
-	return (real(dp, ds, tx));
-}
-
-/*
- * The walk that asks it.  A floor whose volume is nowhere refuses.  One of a volume that was destroyed is not meant: its records are
- * older than its end, which is in a txg of the pool (volumes are closed first, and an end waits for its txg).
- */
-int
-dmu_objset_find_dp(dsl_pool_t *dp, uint64_t dir, int func(dsl_pool_t *, dsl_dataset_t *, void *), void *arg, int flags)
-{
-	static int (*real)(dsl_pool_t *, uint64_t, int (*)(dsl_pool_t *, dsl_dataset_t *, void *), void *, int);
-
-	if (real == NULL)
-		real = (__typeof__(real))dlsym(RTLD_NEXT, "dmu_objset_find_dp");
-	VERIFY3P(real, !=, NULL);
-	int error = real(dp, dir, func, arg, flags);
-	for (int i = 0; i < import_check.count && error == 0 && func == zil_check_log_chain; i++) {
-		uint64_t txg = import_check.floors[i].sequence >> 32;
-		if (!import_check.found[i] && txg > dp->dp_spa->spa_uberblock.ub_txg)
-			error = note_wrong("txg %llu was committed to the log of the volume of guid %llu, which is not in the pool",
-			    (u_longlong_t)txg, (u_longlong_t)import_check.floors[i].volume_guid);
-	}
-	return (error);
-}
-
-int
-zp_pool_import(const char *name, struct zp_label *const *labels, int count, const struct zp_import_check *check, zp_pool **pool,
-    uint64_t *uberblock_txg, struct zp_why *why)
-{
-	nvlist_t *config = config_from_labels(labels, count, why);
-	if (config == NULL)
-		return (ENXIO);
-	nvlist_t *props = fnvlist_alloc();
-	fnvlist_add_string(props, zpool_prop_to_name(ZPOOL_PROP_CACHEFILE), "none");
-	import_check.enforce = check->enforce != 0;
-	import_check.floors = check->floors;
-	import_check.count = zp_mutated(ZP_FLOOR_IGNORED) ? 0 : check->floor_count;
-	import_check.found = calloc(MAX(check->floor_count, 1), sizeof (boolean_t));
-	import_check.wrong.text[0] = '\0';
-	/* The fence has proven that nobody else uses the pool; the multihost check would only cost 20 s. */
-	int error = spa_import((char *)(uintptr_t)name, config, props, ZFS_IMPORT_SKIP_MMP);
-	import_check.count = 0;
-	free(import_check.found);
-	fnvlist_free(props);
-	fnvlist_free(config);
-	if (error != 0 && import_check.wrong.text[0] != '\0')
-		return (zp_explain(why, EPERM, "rule 7: %s: nothing is imported without an operator's word (zpair pool import "
-		    "--accept-data-loss)", import_check.wrong.text));
-	if (error != 0)
-		return (zp_explain(why, error, "OpenZFS cannot import pool %s: %s", name, strerror(error)));
-	(void) zp_explain(why, 0, "%s", import_check.wrong.text);
-	error = pool_hold(name, pool, why);
-	if (error != 0)
-		return (error);
-	spa_t *spa = (*pool)->spa;
-	/* spa_first_txg is the first that this import may write; the uberblock that it began from is the one before. */
-	*uberblock_txg = (*pool)->import_txg = spa->spa_first_txg - 1;
-	return (0);
 }

@@ -1,5 +1,5 @@
 #pragma once
-// The plain C border inside this room: on one side engine.c, legs.c and volume.c, which see libzpool's headers; on the other
+// The plain C border inside this room: on one side engine.c, import.c, legs.c and volume.c, which see libzpool's headers; on the other
 // the C++ that sees BlockDevice and the reactor. Numbers of errors are errno's; `why` is for a person.
 // Threading: zp_* functions of the C side may wait for txgs and I/O: engine threads only, never the reactor, unless marked.
 #include <stddef.h>
@@ -105,7 +105,7 @@ int zp_pool_leaves(zp_pool* pool, struct zp_leaf* leaves, int capacity);  // ret
 uint64_t zp_pool_last_synced_txg(const zp_pool* pool);                    // any thread, the reactor too
 void zp_pool_wait_synced(zp_pool* pool);
 
-// ---- labels and import (engine.c)
+// ---- labels and import (import.c)
 struct zp_label {
   void* nvlist;  // of the newest label; zp_label_free
   char pool_name[ZP_NAME_SIZE];

@@ -1,5 +1,5 @@
 /*
- * What engine.c, legs.c and volume.c share: libzpool's headers, and the pool's handle. Only these three include it.
+ * What engine.c, import.c, legs.c and volume.c share: libzpool's headers, and the pool's handle. Only these four include it.
  * libzpool is a debug build: ZFS_DEBUG and DEBUG must be defined here too, or the layout of its structures differs.
  */
 #ifndef ZPAIR_ZFS_INTERNAL_H
@@ -36,6 +36,7 @@
 #include <sys/zfs_rlock.h>
 #include <sys/mmp.h>
 #include <sys/fs/zfs.h>
+#include <sys/zfs_impl.h>
 #include <zfeature_common.h>
 
 #include "zfs/engine_internal.h"
@@ -50,6 +51,9 @@ struct zp_pool {
 };
 
 int zp_explain(struct zp_why *why, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* engine.c: opens a pool that is in the library's namespace, and checks its layout */
+int zp_pool_hold(const char *name, zp_pool **pool, struct zp_why *why);
 
 /* legs.c: our leaf driver, and what the gate must know of it */
 void zp_gate_install(void);

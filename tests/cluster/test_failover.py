@@ -21,6 +21,18 @@ def test_owner_node_killed(pair):
     pair.wait_in_sync()
     result = load.finish()
     check(stalls(result)["takeover"] <= 4000, f"stall {stalls(result)}")
+    parts = _parts_of_import(pair, "tank-a", "b")
+    check({"detect", "survey", "swap", "start", "fence", "import", "replay", "promise"} <= set(parts), f"the parts of the takeover: {parts}")
+    check(300 < parts["detect"] < 2000, f"a node that is silent for {parts['detect']} ms is taken for dead")   # design, section 3
+    check(sum(parts.values()) <= stalls(result)["takeover"] + 1000, f"{parts} are more than the stall {stalls(result)}")
+
+
+def _parts_of_import(pair, pool, node):
+    """{part: ms} of the newest import, as its node tells."""
+    told = [event for event in pair.events() if (event["kind"], event["pool"], event["node"]) == ("serving", pool, node)]
+    check(told, f"node {node} does not tell how long its import of {pool} took")
+    print("   ", told[-1]["text"])
+    return {part["part"]: part["ms"] for part in told[-1]["parts"]}
 
 
 def test_twenty_owner_kills(pair):
@@ -133,6 +145,8 @@ def test_switchover_and_back(pair):
         load.goes_on()
     check(pair.in_sync("tank-a", "b") == len(pair.legs("tank-a", "b")), "a planned switchover must not degrade")
     print("   ", stalls(load.finish()))
+    for node in ("a", "b"):
+        check("yield" in _parts_of_import(pair, "tank-a", node), "a switchover has no part for the former owner's export")
 
 
 def test_survivor_carries_both_pools(pair):

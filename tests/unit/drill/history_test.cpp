@@ -219,11 +219,27 @@ TEST(StallMeter, a_stall_is_the_longest_time_with_something_outstanding_and_noth
   meter.completed(StallKind::write, 1010, 1150);
   EXPECT_EQ(meter.stall_of(event, 1160), 150);
   EXPECT_EQ(meter.windows()[event].slowest_ns, 140);
+  EXPECT_EQ(meter.windows()[event].stall_ended_ns, 1150);
   meter.end(event, 1160);
   meter.completed(StallKind::write, 1000, 2000);
   EXPECT_EQ(meter.stall_of(event, 3000), 150);
   EXPECT_EQ(meter.stall_of(run, 3000), 850);
   EXPECT_EQ(meter.windows()[run].slowest_ns, 1000);
+  meter.restart(run, 4000);
+  EXPECT_EQ(meter.stall_of(run, 4000), 0);
+  EXPECT_EQ(meter.windows()[run].slowest_ns, 0);
+  EXPECT_EQ(meter.windows()[run].name, "run");
+}
+
+TEST(StallMeter, a_stall_that_goes_on_when_its_event_ends_has_no_end) {
+  StallMeter meter;
+  auto event = meter.begin("event", 0);
+  meter.started(StallKind::write, 0);
+  meter.completed(StallKind::write, 0, 10);
+  meter.started(StallKind::write, 10);
+  meter.end(event, 500);
+  EXPECT_EQ(meter.stall_of(event, 500), 490);
+  EXPECT_EQ(meter.windows()[event].stall_ended_ns, 0);
 }
 
 TEST(NbdTarget, addresses_are_parsed) {

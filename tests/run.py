@@ -237,11 +237,14 @@ def soak(counts, arguments):
             seed = ["--seed", arguments.seed] if arguments.seed else []
             run_program(counts, "random faults against real processes", [sys.executable, ROOT / "tests" / "cluster" / "soak.py",
                                                                         "--minutes", arguments.minutes or seconds / 60, *seed], watched=True)
+    elif what == "drills":
+        if build("release"):
+            run_program(counts, "every drill twenty times", [sys.executable, ROOT / "tests" / "cluster" / "soak_drills.py", "--seconds", seconds], watched=True)
     elif what == "kills":
         if build("release"):
             run_cluster(counts, "--slow")
     else:
-        print("dev: soak what? ./dev soak sim|crash|sanitizers|kills|cluster [SECONDS], or ./dev soak --seed N", file=sys.stderr)
+        print("dev: soak what? ./dev soak sim|crash|sanitizers|kills|cluster|drills [SECONDS], or ./dev soak --seed N", file=sys.stderr)
         sys.exit(2)
 
 

@@ -36,7 +36,8 @@ void Timeline::end_part(std::string_view name, Nanoseconds now_ns) {
 }
 
 std::string to_text(const Timeline& timeline) {
-  std::string text = fmt::format("{:.2f} s after {}:", ms_of(timeline.ended_ns - timeline.began_ns) / 1000, timeline.since);
+  std::string text =
+      fmt::format("{:.2f} s after {}:", ms_of(timeline.ended_ns - timeline.began_ns) / 1000, timeline.since);
   for (std::size_t i = 0; i < timeline.parts.size(); ++i)
     text += fmt::format("{} {} {:.0f} ms", i == 0 ? "" : ",", timeline.parts[i].name, ms_of(timeline.parts[i].took_ns));
   return text;

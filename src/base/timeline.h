@@ -14,7 +14,7 @@
 namespace zpair {
 
 struct TimePart {
-  std::string name;  // docs/api.md lists them
+  std::string name;  // docs/architecture.md lists them
   Nanoseconds took_ns = 0;
   bool operator==(const TimePart&) const = default;
 };

@@ -8,7 +8,8 @@ import time
 from programs import Failed, uninterrupted
 
 CLIENT_LEAVES_SECONDS = 40   # a client that broke off counts for 20 s
-ANSWER_SECONDS = 130
+ANSWER_SECONDS = 130   # of a change
+LOOK_SECONDS = 4       # of a look: a node that is stopped takes it and says nothing
 
 
 class Refused(Failed):
@@ -23,8 +24,8 @@ ERRORS = {"refused": Refused, "not_found": NotFound}
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path):
-        super().__init__("zpair", timeout=ANSWER_SECONDS)
+    def __init__(self, path, timeout):
+        super().__init__("zpair", timeout=timeout)
         self._path = path
 
     def connect(self):
@@ -38,13 +39,16 @@ class Pair:
         """sockets: {node's name, or "" where it is not known: path of its zpaird's socket}"""
         self._sockets = dict(sockets)
 
+    def nodes(self):
+        return list(self._sockets)
+
     def ask(self, method, path, body=None, node=None):
         """The answer of the first node that answers at all; Failed with its own words when it says no."""
         silent = None
         for name, place in self._sockets.items():
             if node not in (None, name):
                 continue
-            connection = _UnixConnection(place)
+            connection = _UnixConnection(place, LOOK_SECONDS if method == "GET" else ANSWER_SECONDS)
             try:
                 connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
                 answer = connection.getresponse()

@@ -1,9 +1,4 @@
 // `zpair bench`: checks its line as every command does, then becomes zpair-bench (src/bench), which lies beside this program.
-#include <errno.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <cstdio>
 #include <memory>
 
 #include "cli/command_line.h"
@@ -38,21 +33,6 @@ struct CompareLine {
   std::string before, after;
 };
 
-Result<void> become(std::vector<std::string> words) {
-  const std::string program = own_folder() + "/zpair-bench";
-  words.insert(words.begin(), program);
-  std::vector<char*> arguments;
-  for (std::string& word : words) arguments.push_back(word.data());
-  arguments.push_back(nullptr);
-  std::fflush(nullptr);
-  ::execv(program.c_str(), arguments.data());
-  const int why = errno;
-  if (why == ENOENT && ::access(program.c_str(), F_OK) == 0)
-    return fail(ErrorCode::not_found, "{} is written in Python, and /usr/bin/python3 is not here: apt install python3",
-                program);
-  return fail(ErrorCode::not_found, "cannot run {}: {}", program, ::strerror(why));
-}
-
 Result<void> run_bench(const Globals& globals, const BenchLine& line) {
   ZP_TRY(context, globals.context());
   if (context.nodes.places().empty()) ZP_CHECK(context.nodes.get("/v1/status"));  // for its error
@@ -73,7 +53,7 @@ Result<void> run_bench(const Globals& globals, const BenchLine& line) {
   if (line.quick) words.push_back("--quick");
   if (line.overwrite) words.push_back("--overwrite");
   if (globals.json) words.push_back("--json");
-  return become(std::move(words));
+  return become_python("zpair-bench", std::move(words));
 }
 
 }  // namespace
@@ -113,7 +93,7 @@ void add_bench_commands(CLI::App& app, Chosen& chosen) {
     chosen = [two](const Globals& globals) {
       std::vector<std::string> words = {"compare", two->before, two->after};
       if (globals.json) words.push_back("--json");
-      return become(std::move(words));
+      return become_python("zpair-bench", std::move(words));
     };
   });
   bench->callback([bench, compare, line, &chosen] {

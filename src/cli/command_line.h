@@ -2,6 +2,7 @@
 // The command line of `zpair`: what its .cpp files share. Parsing chooses one thing to do; main does it.
 #include <functional>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -43,7 +44,11 @@ CLI::Validator reads_by(Parse parse) {
 CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t& size_bytes, const std::string& help,
                       const std::string& otherwise);
 
+// Replaces this process by a program of ours in Python that lies beside it; returns only when that fails.
+Result<void> become_python(const std::string& name, std::vector<std::string> words);
+
 void add_bench_commands(CLI::App& app, Chosen& chosen);
+void add_drill_commands(CLI::App& app, Chosen& chosen);
 void add_sandbox_commands(CLI::App& app, Chosen& chosen);
 
 }  // namespace zpair::cli

@@ -1,9 +1,14 @@
 // zpair: the command. Parses the line, asks a node, prints. Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a rule.
+#include <errno.h>
 #include <signal.h>
+#include <string.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <memory>
 
 #include "cli/command_line.h"
+#include "cli/sandbox_start.h"
 #include "cli/sizes.h"
 
 namespace zpair::cli {
@@ -40,6 +45,21 @@ CLI::Option* add_size(CLI::App& command, const std::string& name, std::uint64_t&
   option->type_name(name.starts_with("-") ? "SIZE" : "");
   if (!otherwise.empty()) option->default_str(otherwise);
   return option;
+}
+
+Result<void> become_python(const std::string& name, std::vector<std::string> words) {
+  const std::string program = own_folder() + "/" + name;
+  words.insert(words.begin(), program);
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  std::fflush(nullptr);
+  ::execv(program.c_str(), arguments.data());
+  const int why = errno;
+  if (why == ENOENT && ::access(program.c_str(), F_OK) == 0)
+    return fail(ErrorCode::not_found, "{} is written in Python, and /usr/bin/python3 is not here: apt install python3",
+                program);
+  return fail(ErrorCode::not_found, "cannot run {}: {}", program, ::strerror(why));
 }
 
 namespace {
@@ -319,6 +339,7 @@ int run(int argument_count, char** arguments) {
   add_volume_commands(app, chosen);
   add_move_commands(app, chosen);
   add_bench_commands(app, chosen);
+  add_drill_commands(app, chosen);
   add_sandbox_commands(app, chosen);
   try {
     app.parse(argument_count, arguments);

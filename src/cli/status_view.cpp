@@ -1,6 +1,7 @@
 #include "cli/status_view.h"
 
 #include <algorithm>
+#include <ctime>
 #include <map>
 
 #include <fmt/format.h>
@@ -79,6 +80,13 @@ std::string wrapped(std::string text, std::size_t width) {
 
 void add_line(std::string& out, std::string_view key, const std::string& value, std::size_t width = 0) {
   if (!value.empty() && value != "-") out += fmt::format("{:>10}: {}\n", key, wrapped(value, width));
+}
+
+std::string drill_line(const json& pool) {
+  const auto passed_ms = static_cast<std::int64_t>(number_of(pool, "last_good_drill_ms"));
+  if (passed_ms == 0) return {};
+  return fmt::format("passed {} ago",
+                     format_duration(std::max<std::int64_t>(0, std::time(nullptr) - passed_ms / 1000)));
 }
 
 std::string scan_line(const json& pool) {
@@ -206,6 +214,7 @@ std::string render_pool(const json& pool, std::size_t width) {
   add_line(out, "owner", fmt::format("{}, epoch {}", owner, text_of(pool, "epoch")));
   add_line(out, "redundancy", text_of(pool, "redundancy"), width);
   add_line(out, "scan", scan_line(pool));
+  add_line(out, "drill", drill_line(pool));
   if (number_of(pool, "size_bytes") > 0) {
     add_line(out, "space",
              fmt::format("{} of {} used", format_size(number_of(pool, "allocated_bytes")),

@@ -77,7 +77,7 @@ StartDocument start_document_of(const json& value) {
   document.force = value.at("force");
   document.accept_data_loss = value.at("accept_data_loss");
   document.accept_corruption = value.at("accept_corruption");
-  document.timeline = timeline_of(value.at("timeline"));
+  if (value.contains("timeline")) document.timeline = timeline_of(value["timeline"]);  // a former zpaird has none
   return document;
 }
 

@@ -227,7 +227,11 @@ Load::Sample Load::take_sample() {
   return sample;
 }
 
-Nanoseconds Load::stall_ended_ns(EventId event) const { return stalls_.windows()[event].stall_ended_ns; }
+Nanoseconds Load::stall_ended_ns(EventId event) const {
+  const StallMeter::Window& window = stalls_.windows()[event];
+  const bool goes_on = window.ended_ns == 0 && stalls_.going_on(boot_time_ns()) > window.stall_ns;
+  return goes_on ? 0 : window.stall_ended_ns;
+}
 
 std::uint64_t Load::stalled_now_ms() const { return ms_of(stalls_.going_on(boot_time_ns())); }
 

@@ -40,7 +40,8 @@ struct Arguments {
 };
 
 // Commands, one a line: `mark NAME` starts to measure an event (and ends the one before), `end` ends it, `operations`
-// prints how many the slowest volume has answered so far, `stop` ends the load.
+// prints how many the slowest volume has answered so far, `sample` and `stall` print JSON (README.md), `stop` ends the load, as
+// does the end of standard input.
 class Control {
  public:
   Result<void> open(const std::string& path) {
@@ -64,6 +65,7 @@ class Control {
     char bytes[4096];
     while (fd_) {
       ssize_t count = ::read(fd_.get(), bytes, sizeof bytes);
+      if (count == 0) fd_.reset(), text_ += "\nstop\n";  // standard input: whoever drove this load is gone
       if (count <= 0) break;
       text_.append(bytes, static_cast<std::size_t>(count));
     }
@@ -92,6 +94,7 @@ struct Program {
   }
   void obey(const std::string& line) {
     constexpr std::string_view mark = "mark ";
+    if (line.empty()) return;
     if (line.starts_with(mark)) {
       end_event();
       for (auto& load : loads) open_events.push_back(load->begin_event(line.substr(mark.size())));
@@ -313,9 +316,9 @@ int main(int argc, char** argv) {
       ->transform(CLI::AsSizeValue(false));
   run->add_option("--flush-every", arguments.load.flush_every, "writes of one writer between two flushes (0: none)");
   run->add_option("--seed", arguments.load.seed, "decides offsets and sizes");
-  run->add_option(
-      "--control", arguments.control,
-      "pipe for commands, made if needed ('-': standard input): mark NAME, end, operations, sample, stall, stop");
+  run->add_option("--control", arguments.control,
+                  "pipe for commands, made if needed ('-': standard input, whose end is `stop`): mark NAME, end, "
+                  "operations, sample, stall, stop");
   CLI::App* verify = app.add_subcommand("verify", "read the whole working set and check it against the state of a run");
   add_common(*verify);
   verify->add_option("--state", arguments.state, "what every block must hold")->required();

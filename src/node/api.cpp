@@ -52,6 +52,7 @@ Api::Api(Daemon& daemon) : daemon_(daemon) {
   add("POST /v1/failback", &Api::failback);
   add("POST /v1/drive/replace", &Api::drive_replace);
   add("POST /v1/store/readmit", &Api::store_readmit);
+  add("POST /v1/drill", &Api::drill);
   add("POST /v1/shutdown", &Api::shutdown);
   if (daemon.config().fault.allowed) add("POST /v1/fault", &Api::fault);
   add("POST /v1/node/inspect", &Api::drive_inspect);

@@ -58,6 +58,7 @@ class Api {
   // api_drives.cpp
   Answer drive_replace(Asked asked);
   Answer store_readmit(Asked asked);
+  Answer drill(Asked asked);
   Answer fault(Asked asked);
   Answer shutdown(Asked asked);
   block::Task<std::string> sides_of(

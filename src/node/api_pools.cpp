@@ -436,6 +436,18 @@ Api::Answer Api::takeover(Asked asked) {
   co_return co_await owner_answer(pool, 0, false);
 }
 
+// What came of a rehearsal (zpair drill), for the events and the status of both nodes.
+Api::Answer Api::drill(Asked asked) {
+  ZP_CO_TRY(body, Impl::body_of(asked));
+  ZP_CO_TRY(pool, Impl::text_in(body, "pool"));
+  ZP_CO_TRY(text, Impl::text_in(body, "text"));
+  if (!body.contains("passed") || !body["passed"].is_boolean())
+    co_return fail(ErrorCode::invalid, "passed is true or false");
+  if (daemon_.find_pool(pool) == nullptr) co_return fail(ErrorCode::not_found, "there is no pool {}", pool);
+  daemon_.events().add(pool, body["passed"].get<bool>() ? "drill-passed" : "drill-failed", text);
+  co_return "{}";
+}
+
 Api::Answer Api::failback(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   std::vector<std::string> names;

@@ -181,6 +181,8 @@ Api::Answer Api::pools(Asked asked) {
     if (agent->has_process() && (!pool.contains("process") || pool["process"].is_null())) {
       pool["process"] = {{"node", name_of(daemon_.config().node)}, {"pid", agent->process_pid()}};
     }
+    auto drilled_ms = daemon_.events().last_good_drill_ms(name);
+    pool["last_good_drill_ms"] = drilled_ms ? json(*drilled_ms) : json(nullptr);
     list.push_back(std::move(pool));
   }
   co_return Impl::dump({{"pools", list}});

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <sstream>
 
@@ -41,8 +42,7 @@ Events::Events(NodeId node, std::string file) : node_(node) {
                     value.value("parts", std::vector<TimePart>{})};
         last_ = std::max(last_, event.number);
         last_of_partner_ = std::max(last_of_partner_, event.origin_number);
-        events_.push_back(std::move(event));
-        if (events_.size() > capacity) events_.pop_front();
+        remember(std::move(event));
       } catch (const std::exception&) {
         continue;  // a line cut short by a crash
       }
@@ -80,10 +80,24 @@ void Events::keep(Event event) {
     if (::write(file_.get(), line.data(), line.size()) < 0)
       log_warning("an event could not be written to the state folder");
   }
-  events_.push_back(std::move(event));
-  if (events_.size() > capacity) events_.pop_front();
+  remember(std::move(event));
   changed_.set();
   changed_.reset();
+}
+
+void Events::remember(Event event) {
+  if (event.kind == "pool-destroyed") good_drills_ms_.erase(event.pool);
+  if (event.kind == "drill-passed") {
+    std::int64_t& last_ms = good_drills_ms_[event.pool];
+    last_ms = std::max(last_ms, event.time_ms);
+  }
+  events_.push_back(std::move(event));
+  if (events_.size() > capacity) events_.pop_front();
+}
+
+std::optional<std::int64_t> Events::last_good_drill_ms(const std::string& pool) const {
+  auto found = good_drills_ms_.find(pool);
+  return found == good_drills_ms_.end() ? std::nullopt : std::optional(found->second);
 }
 
 std::vector<Event> Events::since(std::uint64_t number) const {

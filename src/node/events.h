@@ -4,6 +4,8 @@
 // Errors:    none: an event that cannot be written to the file is in memory still, and logged.
 #include <cstdint>
 #include <deque>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,13 +41,17 @@ class Events {
   std::uint64_t last() const { return last_; }
   std::vector<Event> since(std::uint64_t number) const;
   block::Task<std::vector<Event>> wait_since(std::uint64_t number, Deadline deadline);
+  // When a drill of the pool passed last, on the wall clock; of all events that the file has.
+  std::optional<std::int64_t> last_good_drill_ms(const std::string& pool) const;
   void close();  // ends every wait
 
  private:
   NodeId node_;
   UniqueFd file_;
   std::deque<Event> events_;
+  std::map<std::string, std::int64_t> good_drills_ms_;  // by pool
   void keep(Event event);
+  void remember(Event event);
   std::uint64_t last_ = 0;
   std::uint64_t last_of_partner_ = 0;
   bool closed_ = false;

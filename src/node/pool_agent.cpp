@@ -168,7 +168,7 @@ void PoolAgent::time_import() {
         timeline_.end_part("detect", now_ns);
         break;
       case Kind::restart:
-        timeline_ = {"its former process ended", died_ns_, 0, {}};
+        timeline_ = {"its former process ended", died_ns_ > 0 ? died_ns_ : now_ns, 0, {}};
         timeline_.end_part("detect", now_ns);
         break;
       case Kind::switchover:
@@ -340,7 +340,7 @@ block::Task<Result<std::string>> PoolAgent::command(std::function<Event(std::uin
 }
 
 block::Task<Result<std::string>> PoolAgent::switch_here(Deadline deadline) {
-  ordered_ns_ = boot_time_ns();
+  if (!state_.switchover && !state_.takeover) ordered_ns_ = boot_time_ns();
   auto make = [](std::uint64_t id) -> Event { return brain_agent::SwitchoverOrdered{boot_time_ns(), id}; };
   co_return co_await command(make, deadline);
 }

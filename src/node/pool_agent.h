@@ -219,7 +219,7 @@ class PoolAgent {
   std::string noted_refused_;
   Timeline timeline_;  // of the import under way, until its process has it
   brain::agent::Takeover::Phase timed_phase_{};
-  Nanoseconds ordered_ns_ = 0;  // the last command of an operator
+  Nanoseconds ordered_ns_ = 0;  // the switchover to here
   Nanoseconds died_ns_ = 0;     // the end of the last process
   int visitor_count_ = 0;
   block::Signal visitors_left_;

@@ -288,9 +288,10 @@ dmu_objset_find_dp(dsl_pool_t *dp, uint64_t dir, int func(dsl_pool_t *, dsl_data
 /*
  * ---- the one update of the labels that an import makes
  *
- * The library's, which it calls after an import, an add and an attach, stands behind ours.  Each update writes all labels of all legs
- * (10 MB for 12 mirrors, 0.1 s for whoever waits), and an import made three: the load asks for one (its config is not the cache
- * file's), the import makes one, and one follows because the cache file cannot be removed.  No cache file here, and one for all.
+ * The library's, which it calls after an import, an add and when its async thread was asked for it, stands behind ours.  Each update
+ * writes all labels of all legs (10 MB for 12 mirrors, 0.1 s for whoever waits), and an import made three: the load asks for one (its
+ * config is not the cache file's), the import makes one, and one follows because the cache file cannot be removed.  Ours has nothing
+ * to do with a cache file, and what was asked for while it runs is done by it.
  */
 
 /* What 2.3.2 does for mirrors that are new, once their config is synced. */

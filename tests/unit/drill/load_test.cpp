@@ -347,13 +347,22 @@ Outcome run(const std::string& command) {
   return outcome;
 }
 
+TEST(ZpairLoad, ends_with_the_standard_input_that_it_takes_commands_from) {
+  Fixture fixture;
+  Outcome ran =
+      run("sh -c '(sleep 0.3; printf \"mark one\") | " ZPAIR_LOAD " run \"nbd+unix:///tank/vm1?socket=" + fixture.path +
+          "\" --working-set 4M --control - --json -'");  // the last line has no end
+  EXPECT_EQ(ran.exit_code, 0) << ran.output;
+  EXPECT_NE(ran.output.find("\"name\": \"one\""), std::string::npos) << ran.output;
+}
+
 TEST(ZpairLoad, runs_measures_marked_events_saves_its_state_and_verifies) {
   Fixture fixture;
   std::string uri = " 'nbd+unix:///tank/vm1?socket=" + fixture.path + "'";
   std::string state = test::socket_path("program-state");
-  Outcome ran =
-      run("sh -c '(echo mark one; echo mark two; echo end) | " ZPAIR_LOAD " run \"nbd+unix:///tank/vm1?socket=" +
-          fixture.path + "\" --seconds 0.3 --working-set 4M --control - --json - --state " + state + "'");
+  Outcome ran = run("sh -c '(echo mark one; echo mark two; echo end; sleep 1) | " ZPAIR_LOAD
+                    " run \"nbd+unix:///tank/vm1?socket=" +
+                    fixture.path + "\" --seconds 0.3 --working-set 4M --control - --json - --state " + state + "'");
   EXPECT_EQ(ran.exit_code, 0) << ran.output;
   for (const char* part :
        {"\"good\": true", "\"name\": \"one\"", "\"name\": \"two\"", "\"verified\": true", "lost 0, corrupt 0"}) {

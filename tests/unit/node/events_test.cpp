@@ -34,6 +34,43 @@ TEST(NodeEvents, numbers_go_on_after_a_restart) {
   }(scratch.path("events")));
 }
 
+TEST(NodeEvents, the_last_good_drill_is_known_after_a_restart_and_from_the_partner) {
+  Scratch scratch;
+  auto reactor = std::move(*Reactor::create());
+  reactor->run_until_done([](std::string file) -> Task<void> {
+    {
+      Events events(NodeId::a, file);
+      EXPECT_EQ(events.last_good_drill_ms("tank"), std::nullopt);
+      events.add("tank", "drill-failed", "lost 1");
+      EXPECT_EQ(events.last_good_drill_ms("tank"), std::nullopt);
+      events.add_of_partner({1, 5000, "b", "tank", "drill-passed", "lost 0", 0});
+      events.add_of_partner({2, 4000, "b", "other", "drill-passed", "lost 0", 0});
+      for (std::size_t i = 0; i < Events::capacity; ++i)
+        events.add("", "path-up", "");  // out of memory, not of the file
+    }
+    Events again(NodeId::a, file);
+    EXPECT_EQ(again.last_good_drill_ms("tank"), 5000);
+    again.add_of_partner({3, 4500, "b", "tank", "drill-passed", "its clock went back", 0});
+    EXPECT_EQ(again.last_good_drill_ms("tank"), 5000);
+    co_return;
+  }(scratch.path("events")));
+}
+
+TEST(NodeEvents, the_parts_of_an_import_are_kept) {
+  Scratch scratch;
+  auto reactor = std::move(*Reactor::create());
+  reactor->run_until_done([](std::string file) -> Task<void> {
+    const std::vector<TimePart> parts = {{"detect", 900 * ns_per_ms}, {"import", 100 * ns_per_ms}};
+    {
+      Events events(NodeId::a, file);
+      events.add("tank", "serving", "one", parts);
+    }
+    Events again(NodeId::a, file);
+    EXPECT_EQ(again.since(0).at(0).parts, parts);
+    co_return;
+  }(scratch.path("events")));
+}
+
 TEST(NodeEvents, the_partners_are_taken_once_also_over_a_restart) {
   Scratch scratch;
   auto reactor = std::move(*Reactor::create());

@@ -237,7 +237,8 @@ def test_override_of_a_side_in_mid_resync(pair):
     for leg in pair.legs("tank-a", "a"):   # reads take long: the resync can be met in its middle
         pair.sandbox("fault", f"a:{leg['drive']}", "latency-us 20000 0 0")
     pair.start("b")
-    wait_for("a running resync", lambda: any(leg["state"] == "resyncing" for leg in pair.legs("tank-a", "b")), seconds=40, every=0.02)
+    # Not before every leg is back: a side of which one leg is still offline in the other's tree cannot be imported at all.
+    wait_for("a running resync", lambda: pair.told("tank-a")["scan"] is not None, seconds=40, every=0.02)
     pair.kill("a")
     load.stop_hard()
     wait_for("the refusal", lambda: pair.pool("tank-a")["state"] == "down", seconds=40)

@@ -341,20 +341,18 @@ int Demo::verdict(const Result<void>& carried_through) {
       std::count_if(events_.begin(), events_.end(), [&](const auto& event) { return event.missed(ordinary_ms_); });
   const bool refused = std::all_of(events_.begin(), events_.end(), [](const auto& event) { return event.done; });
   json list = json::array();
+  json parts = json::object();  // of the events in which a pool was imported
   for (const auto& event : events_) {
     list.push_back({{"name", event.name},
                     {"stall_ms", event.stall_ms ? json(*event.stall_ms) : json()},
                     {"goal_ms", event.goal_ms ? json(*event.goal_ms) : json()}});
-    if (!event.parts.empty()) list.back()["parts"] = event.parts;
+    if (!event.parts.empty()) parts[event.name] = event.parts;
   }
   bool written = true;
   if (!options_.json_file.empty()) {
     std::ofstream file(options_.json_file);
-    file << json{{"acknowledged", acknowledged_},
-                 {"lost", lost_},
-                 {"corrupt", corrupt_},
-                 {"ordinary_ms", ordinary_ms_},
-                 {"events", list}}
+    file << json{{"acknowledged", acknowledged_}, {"lost", lost_},  {"corrupt", corrupt_},
+                 {"ordinary_ms", ordinary_ms_},   {"events", list}, {"parts", parts}}
                 .dump(2)
          << std::endl;
     written = file.good();

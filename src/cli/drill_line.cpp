@@ -12,10 +12,12 @@ namespace zpair::cli {
 namespace {
 
 constexpr const char* drill_help =
-    "rehearse failures on a running pair, with a volume of its own and a checked load on it, and certify that nothing was "
+    "rehearse failures on a running pair, with a volume of its own and a checked load on it, and certify that nothing "
+    "was "
     "lost";
 constexpr const char* drill_examples =
-    "zpair drill list shows the drills. On servers only those that need no sandbox; each stalls guests as a failover does, and\n"
+    "zpair drill list shows the drills. On servers only those that need no sandbox; each stalls guests as a failover "
+    "does, and\n"
     "asks first.\n"
     "Examples:\n"
     "  zpair --sandbox /tmp/s drill all --pool tank-a --out /tmp/certificate\n"
@@ -72,8 +74,9 @@ void add_drill_commands(CLI::App& app, Chosen& chosen) {
   drill->add_flag("--yes", line->yes, "do not ask: guests may wait for as long as a failover takes");
   add_optional_word(*drill, "--out", line->out, "write certificate.json and certificate.html into this folder")
       ->type_name("DIR");
-  add_optional_word(*drill, "--key", line->key,
-                    "seal with this Ed25519 key (PEM), made when it is not there (default: ~/.config/zpair/drill-key.pem)")
+  add_optional_word(
+      *drill, "--key", line->key,
+      "seal with this Ed25519 key (PEM), made when it is not there (default: ~/.config/zpair/drill-key.pem)")
       ->type_name("FILE");
 
   CLI::App* list = add_command(*drill, "list", "the drills: what each does, needs, and how long clients may wait");
@@ -117,7 +120,8 @@ void add_drill_commands(CLI::App& app, Chosen& chosen) {
   CLI::App* verify = add_command(*drill, "verify", "whether a certificate is as it was sealed, and by which key",
                                  "zpair drill verify certificate.json");
   add_word(*verify, "FILE", *file, "certificate.json, or its folder");
-  add_optional_word(*verify, "--key", *key, "it must be sealed by this key (its public or private PEM)")->type_name("FILE");
+  add_optional_word(*verify, "--key", *key, "it must be sealed by this key (its public or private PEM)")
+      ->type_name("FILE");
   verify->callback([file, key, &chosen] {
     chosen = [file, key](const Globals& globals) {
       std::vector<std::string> words = {"verify", *file};

@@ -49,6 +49,7 @@ def test_demo(pair):
     done = run(*_demo(pair, "--json", file), timeout=400)
     said = json.loads(file.read_text())
     check({"acknowledged", "lost", "corrupt", "events"} <= set(said), f"{said.keys()}")
+    check({"detect", "import"} <= {part["part"] for part in said["parts"]["node-kill-takeover"]}, f"{said['parts']}")
     check(said["acknowledged"] > 0 and said["lost"] == 0 and said["corrupt"] == 0, f"{said}")
     check([event["name"] for event in said["events"]] == EVENTS, f"{said['events']}")
     for event in said["events"]:

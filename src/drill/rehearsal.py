@@ -128,8 +128,9 @@ class Rehearsal:
             shutil.rmtree(self.folder / self._volume, ignore_errors=True)
             self._volume = None
 
-    def _uri(self):
-        """The volume at every node's socket that can be reached from here, as one client with a name (rule 10)."""
+    def _uri(self, home):
+        """The volume at every node's socket that can be reached from here, as one client with a name (rule 10). The partner's first: a client on a
+        node that hangs waits with it."""
         found = {}
         for node in self.pair.nodes():
             with contextlib.suppress(Failed):
@@ -137,13 +138,13 @@ class Rehearsal:
                 found |= {name: uri for name, uri in told.items() if uri}   # null: it does not know
         if not found:
             raise Failed(f"{self.pool}/{self._volume} has no address here: see zpair volume list")
-        return ",".join(uri.replace("?", "@drill?", 1) for _, uri in sorted(found.items()))
+        return ",".join(uri.replace("?", "@drill?", 1) for _, uri in sorted(found.items(), key=lambda one: one[0] == home))
 
     # --- one drill
 
     def _perform(self, drill, home, at_s):
         began_ms, began_s = round(time.time() * 1000), time.monotonic()
-        load = self.stage.load = Load(self.programs / "zpair-load", self._uri(), self.folder / self._volume)
+        load = self.stage.load = Load(self.programs / "zpair-load", self._uri(home), self.folder / self._volume)
         why, ordinary_ms, stall = None, 0, {"stall_ms": None, "ended_ns": 0}
         try:
             if not load.goes_on(20, 30):

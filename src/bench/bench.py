@@ -10,7 +10,6 @@ Exit: 0 done, 1 failed or interrupted, 2 usage. Read first: run.py (one run), fi
 import argparse
 import json
 import pathlib
-import signal
 import sys
 
 import cells
@@ -18,19 +17,9 @@ import compare
 import report
 import table
 from pair import Pair
-from programs import ENDS, Failed, uninterrupted
+from programs import Failed, Interrupted, end_in_order, open_folder, uninterrupted
 from progress import Progress
 from run import Run, Target
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt(number, _frame):
-    for other in ENDS:   # the first one counts; taking away what was made is not interrupted
-        signal.signal(other, signal.SIG_IGN)
-    raise Interrupted(signal.Signals(number).name)
 
 
 def arguments_of(line):
@@ -60,7 +49,7 @@ def measure(asked):
     size_bytes = asked.size or (512 << 20 if asked.quick or asked.cells else 1 << 30)
     target = Target(asked.target, asked.overwrite, size_bytes)
     plan = cells.plan(asked.quick, asked.cells, asked.repeats, asked.seconds)
-    out = report.open_folder(asked.out) if asked.out else None   # now, not after twenty minutes
+    out = open_folder(asked.out, "report.json") if asked.out else None   # now, not after twenty minutes
     run = Run(Pair(node.split("=", 1) for node in asked.node), target, plan, asked.tools, asked.raw_dir or ["/var/tmp"], Progress(sys.stderr))
     try:
         measured = run.measure()
@@ -79,8 +68,7 @@ def compared(asked):
 
 
 def main():
-    for number in ENDS:
-        signal.signal(number, interrupt)
+    end_in_order()
     asked = arguments_of(sys.argv[1:])
     try:
         (measure if asked.command == "run" else compared)(asked)

@@ -1,6 +1,7 @@
 """The programs that a benchmark runs: fio over NBD, and the limits. A program that is interrupted ends before the call does."""
 import contextlib
 import json
+import pathlib
 import resource
 import shutil
 import signal
@@ -16,6 +17,45 @@ class Failed(Exception):
 
 
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(Exception):
+    """The first of ENDS came. Whatever is taken away or mended after it is not interrupted."""
+
+
+def _interrupt(number, _frame):
+    for other in ENDS:
+        signal.signal(other, signal.SIG_IGN)
+    raise Interrupted(signal.Signals(number).name)
+
+
+def end_in_order():
+    """From here on the first signal raises Interrupted in the main thread, and further ones do nothing."""
+    for number in ENDS:
+        signal.signal(number, _interrupt)
+
+
+def open_folder(path, name):
+    """The folder of --out, made if needed, in which this file can be written: to be known before the work, not after."""
+    folder = pathlib.Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    except OSError as error:
+        raise Failed(f"cannot write into {path}: {error.strerror}") from None
+    return folder
+
+
+def read_json(path, name, what):
+    """(file, its value); of a folder the file of this name. `what` it should be, for the error."""
+    file = pathlib.Path(path)
+    file = file / name if file.is_dir() else file
+    try:
+        return file, json.loads(file.read_text())
+    except OSError as error:
+        raise Failed(f"cannot read {file}: {error.strerror}") from None
+    except ValueError:
+        raise Failed(f"{file} is no {what}: it is not JSON, or of a run that did not end") from None
 
 
 @contextlib.contextmanager

@@ -1,5 +1,5 @@
 """The certificate: what was rehearsed and how it went, sealed. The seal is an Ed25519 signature (by openssl) over the certificate's JSON in
-one agreed form, so that any byte of it that is changed afterwards shows."""
+one agreed form, so that whatever of it is changed afterwards shows."""
 import base64
 import hashlib
 import json
@@ -8,7 +8,7 @@ import pathlib
 import subprocess
 import tempfile
 
-from programs import Failed
+from programs import Failed, read_json
 
 FORMAT = 1
 ALGORITHM = "Ed25519 over the certificate as JSON: keys sorted, no spaces, ASCII"
@@ -55,14 +55,7 @@ def _make_key(key_file):
 
 def read(path):
     """The sealed file as a value; Failed when it is none."""
-    file = pathlib.Path(path)
-    file = file / "certificate.json" if file.is_dir() else file
-    try:
-        value = json.loads(file.read_text())
-    except OSError as error:
-        raise Failed(f"cannot read {file}: {error.strerror}") from None
-    except ValueError:
-        raise Failed(f"{file} is no certificate of zpair drill: it is not JSON") from None
+    file, value = read_json(path, "certificate.json", "certificate of zpair drill")
     if not isinstance(value, dict) or not isinstance(value.get("certificate"), dict) or not isinstance(value.get("seal"), dict) \
             or value["certificate"].get("format") != FORMAT:
         raise Failed(f"{file} is no certificate of zpair drill, or of another version's: its format is not {FORMAT}")

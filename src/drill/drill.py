@@ -13,7 +13,6 @@ import argparse
 import json
 import pathlib
 import shlex
-import signal
 import subprocess
 import sys
 
@@ -24,13 +23,9 @@ import certificate  # noqa: E402
 import certificate_page  # noqa: E402
 import drills  # noqa: E402
 from pair import Pair  # noqa: E402
-from programs import ENDS, Failed, uninterrupted  # noqa: E402
+from programs import Failed, Interrupted, end_in_order, open_folder, uninterrupted  # noqa: E402
 from rehearsal import Rehearsal, machine  # noqa: E402
 from stage import DrillFailed  # noqa: E402
-
-
-class Interrupted(Exception):
-    pass
 
 
 class Usage(Exception):
@@ -39,12 +34,6 @@ class Usage(Exception):
 
 class Refused(Exception):
     pass
-
-
-def interrupt(number, _frame):
-    for other in ENDS:   # the first one counts; mending is not interrupted
-        signal.signal(other, signal.SIG_IGN)
-    raise Interrupted(signal.Signals(number).name)
 
 
 def arguments_of(line):
@@ -103,16 +92,6 @@ def agree(chosen, pool, asked):
         raise Refused("nothing was done")
 
 
-def open_folder(path):
-    folder = pathlib.Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "certificate.json").touch()
-    except OSError as error:
-        raise Failed(f"cannot write into {path}: {error.strerror}") from None
-    return folder
-
-
 def _chosen(names):
     try:
         return drills.chosen(names)
@@ -132,7 +111,7 @@ def rehearse(asked):
         _refuse_what_needs_a_sandbox(chosen)
     pair = Pair(node.split("=", 1) for node in asked.node)
     pool = the_pool(pair, asked.pool)
-    out = open_folder(asked.out) if asked.out else None   # now, not after the drills
+    out = open_folder(asked.out, "certificate.json") if asked.out else None   # now, not after the drills
     key = asked.key or certificate.own_key_file()
     certificate.prepare_key(key)
     agree(chosen, pool, asked)
@@ -205,8 +184,7 @@ def verify(asked):
 
 
 def main():
-    for number in ENDS:
-        signal.signal(number, interrupt)
+    end_in_order()
     asked = arguments_of(sys.argv[1:])
     try:
         return {"run": rehearse, "schedule": schedule, "list": list_them, "verify": verify}[asked.command](asked)
@@ -219,7 +197,7 @@ def main():
     except Refused as error:
         print(f"zpair: {error}", file=sys.stderr)
         return 3
-    except (Failed, DrillFailed, OSError, subprocess.TimeoutExpired) as error:
+    except (Failed, DrillFailed, OSError) as error:
         print("zpair: " + " ".join(str(error).split("\n")), file=sys.stderr)
         return 1
 

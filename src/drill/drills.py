@@ -7,7 +7,7 @@ import typing
 
 from stage import DrillFailed
 
-HELD_SECONDS = 10   # of what lasts: a partition, a node that hangs
+HELD_SECONDS = 10   # of what lasts: a partition, a store out of reach
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +103,13 @@ def lone_survivor(stage):
                 raise DrillFailed("the partner serves the pool without its newest writes")
     stage.wait("the pool", lambda: stage.now()["state"] in ("online", "degraded"), 60)
 
+
 @drill("both-power-loss", "kills both nodes at once and starts them: the pool serves again, nobody is asked", None, 40)
 def both_power_loss(stage):
     with stage.broken(("kill", "both"), ("start", "both")):
         stage.calm()
     stage.wait("the pool", lambda: stage.now()["state"] in ("online", "degraded"), 60)
+
 
 @drill("witness-loss", "kills the witness: nothing may happen", 0, 10)
 def witness_loss(stage):

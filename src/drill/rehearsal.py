@@ -208,7 +208,7 @@ class Rehearsal:
 def line_of(result):
     if not result["passed"]:
         return f"    FAILED: {result['why']}"
-    text = f"    passed: acknowledged {result['data']['acknowledged']}, lost 0"
+    text = f"    passed: acknowledged {result['data']['acknowledged']}, lost {result['data']['lost']}"
     if result["stall_ms"] is not None:
         text += f", clients waited {result['stall_ms']} ms at most"
     if result["goal_ms"] is not None:

@@ -55,10 +55,10 @@ class Api {
   Answer switchover(Asked asked);
   Answer takeover(Asked asked);
   Answer failback(Asked asked);
+  Answer drill(Asked asked);
   // api_drives.cpp
   Answer drive_replace(Asked asked);
   Answer store_readmit(Asked asked);
-  Answer drill(Asked asked);
   Answer fault(Asked asked);
   Answer shutdown(Asked asked);
   block::Task<std::string> sides_of(

@@ -219,11 +219,11 @@ vdev_ops_t vdev_disk_ops = {
 /*
  * ---- the gate (rule 2)
  *
- * ZFS counts a mirror write as done when one leg took it.  Every mirror's io_done is wrapped here: before
- * the real one runs, the legs of the ack set are looked at in the mirror's own map, and a write that is short on one of them
- * ends the process before anything above can be acknowledged.  It stands in the mirror and not in the leaf driver, because a
- * leg that ZFS itself dropped never reaches the driver again.  The map's layout is private to vdev_mirror.c and copied here:
- * it is checked at every write (children and their pointers must be the vdev's own), and by the self-test at start.
+ * ZFS counts a mirror write as done when one leg took it.  Every mirror's io_done is wrapped here: before the real one runs, the
+ * legs of the ack set are looked at in the mirror's own map, and a write that is short on one of them ends the process before
+ * anything above can be acknowledged.  It stands in the mirror and not in the leaf driver, because a leg that ZFS itself dropped
+ * never reaches the driver again.  The map's layout is private to vdev_mirror.c and copied here: it is checked at every write
+ * (children and their pointers must be the vdev's own), and by the self-test at start.
  */
 
 /* As in vdev_mirror.c of 2.3.2. */

@@ -282,7 +282,7 @@ class Shown(unittest.TestCase):
 
     def test_a_report_is_read_back_and_what_is_none_is_refused(self):
         with tempfile.TemporaryDirectory() as folder:
-            place = report.open_folder(pathlib.Path(folder) / "new" / "out")
+            place = programs.open_folder(pathlib.Path(folder) / "new" / "out", "report.json")
             with self.assertRaisesRegex(programs.Failed, "did not end"):
                 report.read(place)
             told = made_up(cells.QUICK, [1000.0, 1100.0])
@@ -295,7 +295,7 @@ class Shown(unittest.TestCase):
             with self.assertRaisesRegex(programs.Failed, "cannot read"):
                 report.read(place / "nowhere")
             with self.assertRaisesRegex(programs.Failed, "cannot write"):
-                report.open_folder(place / "report.json")
+                programs.open_folder(place / "report.json", "report.json")
 
     def test_numbers_are_said_as_people_say_them(self):
         self.assertEqual([charts.short(value) for value in (3.14159, 99.9, 640, 1234, 42_800, 2_500_000)], ["3.14", "99.9", "640", "1.23k", "42.8k", "2.5M"])

@@ -79,6 +79,15 @@ def owner_loss(stage):
         stage.calm()
 
 
+@drill("hung-owner", f"stops every process of the owner's node for {HELD_SECONDS} s, as a hang does; then everything goes home", 2000, 45)
+def hung_owner(stage):
+    owner = stage.now()["owner"]
+    with stage.broken(("pause", owner), ("resume", owner)):
+        stage.served_by(stage.other(owner))
+        stage.at_ease()
+        stage.calm(HELD_SECONDS)
+
+
 @drill("process-crash", "kills the pool's process: it is started again in place", 1000, 10)
 def process_crash(stage):
     before = stage.now()

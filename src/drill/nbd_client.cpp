@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::size_t receive_bytes = 64u << 10;
 constexpr std::int64_t connect_timeout_ms = 1000;
+constexpr std::int64_t handshake_timeout_ms = 1000;  // where there is another address to try
 constexpr std::size_t commands_per_send = 64;
 
 Error error_of(std::uint32_t number) {
@@ -279,8 +280,19 @@ block::Task<void> NbdClient::stay_connected() {
   }
 }
 
+// A stopped node's kernel still takes connections, and nobody answers on them.
+block::Task<void> NbdClient::hang_up_unless(block::Signal& answered, Line& line) {
+  bool in_time = co_await block::wait_for(answered, Deadline::in_ms(handshake_timeout_ms));
+  if (!in_time) line.stream->shutdown();
+}
+
 block::Task<void> NbdClient::serve_line(Line& line) {
+  block::Signal answered;
+  block::TaskGroup watch;
+  if (target_.addresses.size() > 1) watch.spawn(hang_up_unless(answered, line));
   auto negotiated = co_await negotiate(line);
+  answered.set();
+  co_await watch.close();
   if (!negotiated) {
     last_failure_ = negotiated.error().message;
     co_return;

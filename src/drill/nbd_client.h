@@ -25,8 +25,8 @@
 namespace zpair::drill {
 
 struct NbdTarget {
-  // One address is the normal case. With several (the volume's sockets on both nodes) they are tried in turn; that is
-  // safe only for a client with a name (rule 10), so parse and connect refuse it without.
+  // One address is the normal case. With several (the volume's sockets on both nodes) they are tried in turn, a second
+  // each; that is safe only for a client with a name (rule 10), so parse and connect refuse it without.
   std::vector<block::Endpoint> addresses;
   std::string export_name;  // POOL/VOLUME or POOL/VOLUME@CLIENT
 
@@ -79,6 +79,7 @@ class NbdClient {
   block::Task<Result<void>> run(Command& command);
   block::Task<void> stay_connected();
   block::Task<void> serve_line(Line& line);
+  block::Task<void> hang_up_unless(block::Signal& answered, Line& line);
   block::Task<Result<void>> negotiate(Line& line);
   block::Task<Result<void>> ask(Line& line, std::uint32_t option, std::span<const std::byte> data);
   block::Task<void> send_commands(Line& line);

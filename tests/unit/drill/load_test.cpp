@@ -137,6 +137,23 @@ TEST(NbdClient, what_was_not_answered_is_sent_again_after_a_restart) {
   fixture.host.await([&] { return tasks.close(); });
 }
 
+TEST(NbdClient, an_address_where_nobody_answers_is_left_for_the_other) {
+  Fixture fixture;
+  const std::string silent_path = test::socket_path("silent");
+  auto silent =
+      std::move(*fixture.host.on([&] { return block::Listener::listen(block::Endpoint{"unix:" + silent_path}); }));
+  auto target = NbdTarget::parse("nbd+unix:///tank/vm1@x?socket=" + silent_path +
+                                 ",nbd+unix:///tank/vm1@x?socket=" + fixture.path);
+  ASSERT_TRUE(target);
+  NbdClient client(*target, {1, {}});
+  EXPECT_TRUE(fixture.host.await([&] { return client.open(Deadline::in_ms(20'000)); }));
+  Bytes block(4096);
+  EXPECT_TRUE(fixture.host.await([&] { return client.read(0, block); }));
+  fixture.host.await([&] { return client.close(); });
+  fixture.host.on([&] { silent.reset(); });
+  ::unlink(silent_path.c_str());
+}
+
 TEST(NbdClient, nobody_there_is_a_time_out_and_closing_ends_what_waits) {
   Host host;
   NbdClient client(*NbdTarget::parse("nbd+unix:///tank/vm1?socket=/nonexistent/socket"), {1, {}});

@@ -297,6 +297,23 @@ gate_done(zio_t *zio)
 	real_mirror_done(zio);
 }
 
+static int (*real_mirror_open)(vdev_t *, uint64_t *, uint64_t *, uint64_t *, uint64_t *);
+
+/*
+ * An import's legs are the named ones.  One that the pool's config calls offline is named only after an operator's override, of a
+ * side whose legs were coming back one after the other; OpenZFS would not even try to open it.
+ */
+static int
+open_named(vdev_t *mirror, uint64_t *psize, uint64_t *max_psize, uint64_t *logical_ashift, uint64_t *physical_ashift)
+{
+	for (uint64_t c = 0; c < mirror->vdev_children && spa_load_state(mirror->vdev_spa) == SPA_LOAD_IMPORT; c++) {
+		vdev_t *leg = mirror->vdev_child[c];
+		if (leg->vdev_offline && zp_leg_find(leg->vdev_guid, leg->vdev_path != NULL ? leg->vdev_path : "") != NULL)
+			leg->vdev_offline = B_FALSE;
+	}
+	return (real_mirror_open(mirror, psize, max_psize, logical_ashift, physical_ashift));
+}
+
 /* The ops are const and read-only after relocation. */
 static void
 put_gate(vdev_ops_t *ops)
@@ -304,11 +321,12 @@ put_gate(vdev_ops_t *ops)
 	uintptr_t page = sysconf(_SC_PAGESIZE);
 	uintptr_t begin = (uintptr_t)ops & ~(page - 1);
 
-	if (ops->vdev_op_io_done != real_mirror_done)
-		zp_die("rule 2: %s has another io_done than the mirror: this libzpool is unknown", ops->vdev_op_type);
+	if (ops->vdev_op_io_done != real_mirror_done || ops->vdev_op_open != real_mirror_open)
+		zp_die("rule 2: %s is not made like the mirror: this libzpool is unknown", ops->vdev_op_type);
 	if (mprotect((void *)begin, (uintptr_t)(ops + 1) - begin, PROT_READ | PROT_WRITE) != 0)
 		zp_die("rule 2: cannot put the gate into %s: %s", ops->vdev_op_type, strerror(errno));
 	*(void (**)(zio_t *))(uintptr_t)&ops->vdev_op_io_done = gate_done;
+	*(__typeof__(real_mirror_open) *)(uintptr_t)&ops->vdev_op_open = open_named;
 	(void) mprotect((void *)begin, (uintptr_t)(ops + 1) - begin, PROT_READ);
 }
 
@@ -316,6 +334,7 @@ void
 zp_gate_install(void)
 {
 	real_mirror_done = vdev_mirror_ops.vdev_op_io_done;
+	real_mirror_open = vdev_mirror_ops.vdev_op_open;
 	put_gate(&vdev_mirror_ops);
 	put_gate(&vdev_replacing_ops);
 	put_gate(&vdev_spare_ops);

@@ -442,6 +442,29 @@ TEST(Import, absent_legs_are_offline_in_the_config_on_every_leg) {
   }
 }
 
+// An operator's override of a side whose legs were coming back one after the other: one is online in the pool's config, the next
+// still offline. What is named is opened.
+Task<void> import_legs_that_are_offline(World& world) {
+  co_await world.open_drives({"a0", "b1", "b2"});
+  auto spec = co_await world.import_spec({"a0", "b1", "b2"});
+  spec.floor = ImportSpec::Floor::skip_and_say_so;
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  REQUIRE(report->absent_legs.size() == 3);
+  REQUIRE(world.pool->leg_health(world.leg_of("b1")).write_bytes > 0);
+  auto exported = co_await world.pool->export_pool();
+  REQUIRE_OK(exported);
+  co_await world.close_drives();
+}
+TEST(Import, a_named_leg_that_the_config_calls_offline_is_opened) {
+  Folder folder;
+  make_files(folder.path, both);
+  EXPECT_WELL(in_child(folder, make_pool_and_export));
+  EXPECT_WELL(in_child(folder, import_a_and_export));
+  EXPECT_WELL(in_child(folder, import_legs_that_are_offline));
+}
+
 // ---- attach, replace, add
 
 Task<void> replace_attach_and_add(World& world) {

@@ -38,8 +38,9 @@ class Table {
     return {};
   }
 
-  Result<std::string> text(std::string_view key) const {
+  Result<std::string> text(std::string_view key, std::optional<std::string> otherwise = std::nullopt) const {
     const auto* node = table_.get(key);
+    if (node == nullptr && otherwise) return *otherwise;
     if (node == nullptr) return fail(ErrorCode::invalid, "{}: `{}` is missing", file_, path_of(key));
     auto value = node->value_exact<std::string>();
     if (!value || value->empty())
@@ -229,10 +230,11 @@ Result<void> read_rest(const Table& root, NodeConfig& config) {
   }
   ZP_TRY(fault, root.table("fault"));
   if (fault) {
-    ZP_CHECK(fault->only({"allowed", "volatile_cache"}));
+    ZP_CHECK(fault->only({"allowed", "volatile_cache", "model"}));
     ZP_TRY(allowed, fault->flag("allowed", false));
     ZP_TRY(volatile_cache, fault->flag("volatile_cache", false));
-    config.fault = {allowed, volatile_cache};
+    ZP_TRY(model, fault->text("model", ""));
+    config.fault = {allowed, volatile_cache, model};
   }
   return {};
 }
@@ -363,6 +365,7 @@ std::string write_config(const NodeConfig& config) {
   if (config.fault.allowed || config.fault.volatile_cache) {
     text += fmt::format("\n[fault]\nallowed = {}\nvolatile_cache = {}\n", config.fault.allowed,
                         config.fault.volatile_cache);
+    if (!config.fault.model.empty()) text += fmt::format("model = {}\n", quoted(config.fault.model));
   }
   return text;
 }

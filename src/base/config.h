@@ -34,6 +34,7 @@ struct LimitsConfig {
 struct FaultConfig {            // only a sandbox sets these
   bool allowed = false;         // POST /v1/fault is served
   bool volatile_cache = false;  // drives keep unflushed writes in the process: kill -9 is a power cut
+  std::string model = {};       // what every drive is from its opening on, in commands of block/fault_device.h
 };
 
 struct NodeConfig {

@@ -13,9 +13,9 @@ constexpr std::size_t sector_bytes = 512;  // what a power loss may tear
 // co_await Submitted(device, request): for a request that is already filled in.
 class Submitted : private Request {
  public:
-  Submitted(BlockDevice& device, const Request& like) : device_(device) {
+  Submitted(BlockDevice& device, const Request& like, bool as_durable) : device_(device) {
     operation = like.operation;
-    durable = like.durable;
+    durable = as_durable;
     offset_bytes = like.offset_bytes;
     size_bytes = like.size_bytes;
     buffers = like.buffers;
@@ -173,6 +173,8 @@ Result<void> FaultDevice::apply_one(std::string_view command) {
       return fail(ErrorCode::invalid, "fault `parallel`: `{}` is no number ≥ 1", words[1]);
     parallel_ = count;
     slot_free_.set();
+  } else if (verb == "protected-cache" && words.size() == 2 && (words[1] == "on" || words[1] == "off")) {
+    protected_cache_ = words[1] == "on";
   } else if (verb == "hang" && ends()) {
     if (!not_hanging_.is_set()) not_hanging_.set();
   } else if (verb == "hang" && words.size() == 2 && words[1] == "on") {
@@ -191,6 +193,7 @@ Result<void> FaultDevice::apply_one(std::string_view command) {
     slow_ms_ = 0;
     latency_ = {};
     parallel_ = 0;
+    protected_cache_ = false;
     if (!not_hanging_.is_set()) not_hanging_.set();
     slot_free_.set();
   } else {
@@ -198,7 +201,8 @@ Result<void> FaultDevice::apply_one(std::string_view command) {
         ErrorCode::invalid,
         "no fault `{}`: write read-errors, write-errors, flush-errors, torn-writes or wrong-data with on, off, "
         "PROBABILITY "
-        "or OFFSET+SIZE; slow MS, latency-us READ WRITE FLUSH, parallel N, hang on, lose-cache, tear-cache, clear",
+        "or OFFSET+SIZE; slow MS, latency-us READ WRITE FLUSH, parallel N, protected-cache on, hang on, lose-cache, "
+        "tear-cache, clear",
         command);
   }
   return {};
@@ -225,6 +229,7 @@ std::string FaultDevice::faults() const {
     text += fmt::format("latency-us {} {} {}\n", latency_.read_us, latency_.write_us, latency_.flush_us);
   }
   if (parallel_ > 0) text += fmt::format("parallel {}\n", parallel_);
+  if (protected_cache_) text += "protected-cache on\n";
   if (!not_hanging_.is_set()) text += "hang on\n";
   return text;
 }
@@ -234,7 +239,8 @@ std::string FaultDevice::faults() const {
 bool FaultDevice::transparent() const {
   bool no_errors = read_errors_.empty() && write_errors_.empty() && flush_errors_.empty() && torn_writes_.empty() &&
                    wrong_data_.empty();
-  bool no_delay = slow_ms_ == 0 && latency_.read_us + latency_.write_us + latency_.flush_us == 0 && parallel_ == 0;
+  bool no_delay = slow_ms_ == 0 && latency_.read_us + latency_.write_us + latency_.flush_us == 0 && parallel_ == 0 &&
+                  !protected_cache_;
   return no_errors && no_delay && not_hanging_.is_set() && verifier_salt_ == 0 && !options_.volatile_cache;
 }
 
@@ -336,7 +342,8 @@ Task<Op::Outcome> FaultDevice::perform(Request& request) {
 
 Task<Op::Outcome> FaultDevice::forward(Request& request) {
   std::uint64_t salt = verifier_salt_;
-  Submitted submitted(*inner_, request);
+  if (protected_cache_ && request.operation == Operation::flush) co_return Op::Outcome{IoStatus::ok, verifier()};
+  Submitted submitted(*inner_, request, request.durable && !protected_cache_);
   Op::Outcome outcome = co_await submitted;
   outcome.verifier.value ^= salt;
   co_return outcome;

@@ -15,6 +15,8 @@
 //   slow MS | off         everything takes this much longer before it is done
 //   latency-us READ WRITE FLUSH | off     what each costs, to model a drive; a durable write costs both
 //   parallel N | off      at most N at a time, the others queue
+//   protected-cache on | off   a drive with power-loss protection: what it completed is durable, so nothing below is flushed (a
+//                         model for measuring: the file then does not survive a crash of the machine)
 //   hang on | off         nothing is answered until `off`
 //   lose-cache            power cut: what was not flushed is gone; the verifier changes
 //   tear-cache            the same, but a random part of the sectors had reached the medium
@@ -111,6 +113,7 @@ class FaultDevice final : public BlockDevice {
   Faults read_errors_, write_errors_, flush_errors_, torn_writes_, wrong_data_;
   std::int64_t slow_ms_ = 0;
   Latency latency_;
+  bool protected_cache_ = false;
   std::size_t parallel_ = 0;  // 0: no limit
   Signal not_hanging_;
   std::uint64_t error_count_ = 0;

@@ -297,7 +297,7 @@ struct State {
   bool read_open = false;
   Nanoseconds read_at_ns = 0;
   bool store_answers = true;
-  bool gone = false;      // the record was removed: the pool is destroyed
+  bool gone = false;      // the store has no record: the pool is destroyed, or the store is a new one
   std::string went_back;  // the store showed a lower epoch or revision: nothing is imported
 
   // The promise that this node gave (rule 6), in memory only; a start counts as one.

@@ -45,7 +45,8 @@ std::string why_takeover(const State& state) {
 }  // namespace
 
 std::string why(const State& state) {
-  if (state.gone) return "the pool is destroyed";
+  if (state.gone)
+    return "the store has no record of it: it was destroyed, or the store is a new one (zpair store rebuild)";
   if (state.process == Process::running)
     return fmt::format("owner at epoch {}, {}", state.process_epoch.value, owner::name_of(state.process_phase));
   if (state.process == Process::dying) return "waits until its killed pool process is gone";

@@ -443,6 +443,7 @@ struct Change {
   std::optional<LegId> replaces;
   std::optional<LegId> discard;  // a diverged leg that comes back as a new one
   bool resumed = false;          // `leg` is attached and in sync: only `replaces` has to leave
+  bool same_drive = false;       // `leg` was offered in its own place: from now on the record calls it diverged
   std::string why_failed;
 };
 

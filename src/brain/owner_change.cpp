@@ -7,6 +7,8 @@
 //            failed once and its retry succeeded, or the engine refused to detach the old one, or the process died meanwhile;
 //            or the old one is kept after all, and the new one leaves. Begins at detaching. The two legs of a nested mirror are
 //            no replacement of each other
+//   full     `replace` by the leg's own drive (its node, or what was on the drive, was put back or lost): recording (the record
+//            calls the leg diverged) -> done; remake takes it up
 //   remake   a diverged leg: the same as attach, on the same drive, under a new guid (rule 8)
 //
 // Joining, the record comes first; leaving, the pool comes first. `renaming`: the engine chose other guids.
@@ -58,9 +60,11 @@ void open_recording(Turn& turn) {
     wanted.mirrors.push_back(*change.mirror);
     return open_swap(turn, Purpose::change, std::move(wanted));
   }
-  record::Record wanted =
-      next_record(state, fmt::format("new leg {}@{}", change.leg->drive, name_of(change.leg->node)));
-  if (change.discard)
+  record::Record wanted = next_record(state, fmt::format("{} {}@{}", change.same_drive ? "as a new leg:" : "new leg",
+                                                         change.leg->drive, name_of(change.leg->node)));
+  if (change.same_drive)
+    record::find_leg(wanted, change.leg->guid)->full = true;
+  else if (change.discard)
     record::find_leg(wanted, *change.discard)->resyncing = true;
   else
     find_mirror(wanted, change.into)->legs.push_back(*change.leg);
@@ -143,6 +147,12 @@ void resume(Turn& turn) {
   change.phase = Change::Phase::detaching;
 }
 
+// The leg that is offered in its own place.
+const record::Leg* same_drive(const record::Record& record, const LegOffered& event) {
+  const record::Leg* leg = event.replaces ? record::find_leg(record, *event.replaces) : nullptr;
+  return leg != nullptr && leg->node == event.leg.node && leg->drive == event.leg.drive ? leg : nullptr;
+}
+
 std::string refusal(const State& state, const LegOffered& event) {
   record::Record record = state.stored.record;
   const record::Mirror* mirror = find_mirror(record, event.mirror);
@@ -154,6 +164,9 @@ std::string refusal(const State& state, const LegOffered& event) {
     return fmt::format(
         "{} is attached, but not in sync yet: it is tried again by itself; repeat this when it is in sync",
         there->drive);
+  }
+  if (const record::Leg* same = same_drive(record, event); same != nullptr) {
+    return same->in_sync ? fmt::format("{} is in sync: there is nothing to replace", same->drive) : "";
   }
   for (const record::Mirror& one : record.mirrors) {
     for (const record::Leg& leg : one.legs) {
@@ -193,6 +206,12 @@ void on(Turn& turn, const LegOffered& event) {
     state.change->resumed = true;
     return;
   }
+  if (const record::Leg* same = same_drive(state.stored.record, event); same != nullptr) {
+    state.change->leg = *same;
+    state.change->into = event.mirror;
+    state.change->same_drive = true;
+    return;
+  }
   state.change->leg = event.leg;
   state.change->leg->in_sync = false;  // rule 1: a drive that joins enters as not in sync
   state.change->leg->resyncing = true;
@@ -230,11 +249,12 @@ void pursue_change(Turn& turn) {
   switch (state.change->phase) {
     case Change::Phase::waiting:
       if (!may_swap || state.returning || state.ending) return;
-      if (state.change->resumed)
-        resume(turn);
-      else
-        open_recording(turn);
-      return;
+      if (state.change->resumed) return resume(turn);
+      if (state.change->same_drive && in_sync(state, state.change->leg->guid)) {  // it came back while this waited
+        answer(turn, false, fmt::format("{} is in sync: there is nothing to replace", state.change->leg->drive));
+        return state.change.reset();
+      }
+      return open_recording(turn);
     case Change::Phase::building:
       if (state.ack_set_standing == state.ack_set_generation) build(turn);
       return;
@@ -258,7 +278,12 @@ void change_recorded(Turn& turn) {
   if (!state.change) return;
   Change& change = *state.change;
   switch (change.phase) {
-    case Change::Phase::recording: change.phase = Change::Phase::building; return;
+    case Change::Phase::recording:
+      change.phase = Change::Phase::building;
+      if (!change.same_drive) return;
+      answer(turn, true, fmt::format("{} comes back as a new leg", label_of(state, change.leg->guid)));
+      state.change.reset();
+      return;
     case Change::Phase::renaming:
       if (change.mirror) {
         answer(turn, true, "the mirror is added");

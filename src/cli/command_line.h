@@ -49,6 +49,7 @@ Result<void> become_python(const std::string& name, std::vector<std::string> wor
 
 void add_bench_commands(CLI::App& app, Chosen& chosen);
 void add_drill_commands(CLI::App& app, Chosen& chosen);
+void add_tune_commands(CLI::App& app, Chosen& chosen);
 void add_sandbox_commands(CLI::App& app, Chosen& chosen);
 
 }  // namespace zpair::cli

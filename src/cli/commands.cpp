@@ -11,6 +11,7 @@
 #include <map>
 
 #include "base/ids.h"
+#include "cli/answers.h"
 #include "cli/sizes.h"
 #include "cli/status_view.h"
 
@@ -21,16 +22,6 @@ using nlohmann::json;
 namespace {
 
 constexpr std::int64_t follow_wait_ms = 10000;
-
-void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
-
-void print_json(const json& value) { print(value.dump(2, ' ', false, json::error_handler_t::replace) + "\n"); }
-
-std::string text_of(const json& object, const char* key) {
-  const auto found = object.find(key);
-  if (found == object.end() || found->is_null()) return "-";
-  return found->is_string() ? found->get<std::string>() : found->dump();
-}
 
 std::string size_of(const json& object, const char* key) {
   const auto found = object.find(key);
@@ -142,6 +133,10 @@ std::size_t terminal_width() {
   winsize size{};
   return ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
+
+void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+void print_json(const json& value) { print(value.dump(2, ' ', false, json::error_handler_t::replace) + "\n"); }
 
 void print_error(const Error& error) {
   std::string line = error.message;
@@ -466,9 +461,35 @@ Result<void> store_status(const Context& context) {
   return {};
 }
 
-Result<void> store_readmit(const Context& context, const std::string& member) {
-  return change(context, "/v1/store/readmit", {{"member", member}},
+Result<void> store_readmit(const Context& context, const std::string& member, const std::string& peer_url) {
+  return change(context, "/v1/store/readmit", {{"member", member}, {"peer_url", peer_url}},
                 fmt::format("member {} is readmitted under a new id", member));
+}
+
+Result<void> witness_replace(const Context& context, const std::string& peer_url) {
+  std::string done = "the witness is replaced: start etcd there through etcd-start, with an empty data folder";
+  if (!peer_url.empty()) {
+    done +=
+        ".\nThen write its new address into [etcd] endpoints and the start scripts of both nodes, and start their "
+        "zpaird again, one after the other (the pools are served meanwhile)";
+  }
+  return change(context, "/v1/store/readmit", {{"member", "witness"}, {"peer_url", peer_url}}, done);
+}
+
+Result<void> store_rebuild(const Context& context, const std::vector<std::string>& pools, bool accept_data_loss) {
+  ZP_TRY(answer, context.nodes.post("/v1/store/rebuild", {{"pools", pools}, {"accept_data_loss", accept_data_loss}}));
+  return show_rows(
+      context, answer, "pools", {"POOL", "EPOCH", "REV", "FROM"},
+      [](const json& pool) -> std::vector<std::string> {
+        return {text_of(pool, "pool"), text_of(pool, "epoch"), text_of(pool, "rev"), "node " + text_of(pool, "from")};
+      },
+      "the store knows every pool: nothing to rebuild");
+}
+
+Result<void> drive_move(const Context& context, const std::string& pool, const std::string& drive) {
+  ZP_TRY(to, parse_drive(drive));
+  return change(context, "/v1/drive/move", {{"pool", pool}, {"node", to.first}, {"path", place_of(to.second)}},
+                fmt::format("{} is a leg of {} on node {} now", drive, pool, to.first));
 }
 
 Result<void> events(const Context& context, bool follow) {

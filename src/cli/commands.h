@@ -22,6 +22,8 @@ struct Context {
 int exit_code_of(const Error& error);
 std::size_t terminal_width();          // columns of stdout; 0: it is no terminal
 void print_error(const Error& error);  // one line: zpair: …
+void print(const std::string& text);   // to stdout, as it stands
+void print_json(const nlohmann::json& value);
 
 // What follows says `invalid` when the text is not of that form: a usage error.
 Result<std::pair<std::string, std::string>> parse_drive(const std::string& text);  // NODE:DRIVE
@@ -88,7 +90,11 @@ Result<void> drive_list(const Context& context);
 Result<void> drive_replace(const Context& context, const std::string& pool, const std::string& old_drive,
                            const std::string& new_drive, bool force);
 Result<void> store_status(const Context& context);
-Result<void> store_readmit(const Context& context, const std::string& member);
+// `peer_url`: where the member's etcd listens for its peers from now on; empty: where it did.
+Result<void> store_readmit(const Context& context, const std::string& member, const std::string& peer_url);
+Result<void> witness_replace(const Context& context, const std::string& peer_url);
+Result<void> store_rebuild(const Context& context, const std::vector<std::string>& pools, bool accept_data_loss);
+Result<void> drive_move(const Context& context, const std::string& pool, const std::string& drive);  // NODE:PATH
 Result<void> events(const Context& context, bool follow);
 
 // All volumes, with the addresses that each node knows.

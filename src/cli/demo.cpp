@@ -14,6 +14,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/answers.h"
 #include "cli/demo_view.h"
 #include "cli/sandbox_commands.h"
 #include "cli/sandbox_start.h"
@@ -30,11 +31,6 @@ constexpr std::int64_t calm_ms = 2500;  // undisturbed load between the events
 constexpr std::int64_t wait_ms = 45000;
 
 std::atomic<bool> interrupted{false};
-
-std::string text_of(const json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
-}
 
 std::int64_t wall_clock_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
@@ -196,7 +192,7 @@ Result<std::vector<DemoLoad::Volume>> Demo::volumes() {
     const std::string name = pool + "/" + text_of(volume, "name");
     std::string uri;
     for (const char* node : {pool == "tank-a" ? "b" : "a", pool == "tank-a" ? "a" : "b"}) {
-      std::string address = volume.contains("nbd") && volume["nbd"].is_object() ? text_of(volume["nbd"], node) : "";
+      std::string address = volume.contains("nbd") && volume["nbd"].is_object() ? text_of(volume["nbd"], node, "") : "";
       const auto export_end = address.find('?');
       if (export_end == std::string::npos) return fail(ErrorCode::internal, "{} has no address on node {}", name, node);
       address.insert(export_end, "@demo");  // rule 10: its client's name

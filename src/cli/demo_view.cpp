@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/answers.h"
 #include "cli/commands.h"
 
 namespace zpair::cli {
@@ -13,12 +14,6 @@ namespace zpair::cli {
 using nlohmann::json;
 
 namespace {
-
-std::string text_of(const json& object, const char* key) {
-  const auto found = object.find(key);
-  if (found == object.end() || found->is_null()) return "-";
-  return found->is_string() ? found->get<std::string>() : found->dump();
-}
 
 // One letter a leg: # in sync, ~ resyncing, . not in sync.
 std::string legs_of(const json& pool, const char* node) {

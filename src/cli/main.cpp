@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "cli/command_line.h"
+#include "cli/node_replace.h"
 #include "cli/sandbox_start.h"
 #include "cli/sizes.h"
 
@@ -103,6 +104,12 @@ CLI::Option* add_volume(CLI::App& command, const std::string& name, std::string&
 }
 CLI::Option* add_snapshot(CLI::App& command, std::string& snapshot) {
   return add_word(command, "POOL/NAME@SNAPSHOT", snapshot, "the snapshot")->check(reads_by(parse_snapshot_name));
+}
+
+void add_peer_url(CLI::App& command, std::string& url) {
+  add_optional_word(command, "--peer-url", url,
+                    "where its etcd listens for its peers from now on (default: where it did)")
+      ->type_name("URL");
 }
 
 void add_pool_commands(CLI::App& app, Chosen& chosen) {
@@ -283,14 +290,66 @@ void add_other_commands(CLI::App& app, Chosen& chosen) {
     return drive_replace(context, words->pool, words->old_drive, words->new_drive, words->force);
   });
 
+  struct Move {
+    std::string pool, drive;
+  };
+  auto moved = std::make_shared<Move>();
+  CLI::App* move = add_command(*drive, "move",
+                               "a leg's drive was carried from one server to the other, while nobody serves its pool",
+                               "zpair drive move tank-a b:/dev/disk/by-id/nvme-A0");
+  add_pool(*move, moved->pool);
+  add_word(*move, "DRIVE", moved->drive, "NODE:PATH where it is now")->check(reads_by(parse_drive));
+  when_chosen(move, chosen, [moved](const Context& context) { return drive_move(context, moved->pool, moved->drive); });
+
   CLI::App* store = add_command(app, "store", "the quorum store (etcd)");
   store->require_subcommand(1);
   when_chosen(add_command(*store, "status", "its members and the pools' records"), chosen,
               [](const Context& context) { return store_status(context); });
-  auto member = std::make_shared<std::string>();
+  struct Readmit {
+    std::string member, peer_url;
+  };
+  auto lost = std::make_shared<Readmit>();
   CLI::App* readmit = add_command(*store, "readmit", "let a member that lost its data vote again");
-  add_word(*readmit, "MEMBER", *member, "a, b or witness")->check(CLI::IsMember({"a", "b", "witness"}));
-  when_chosen(readmit, chosen, [member](const Context& context) { return store_readmit(context, *member); });
+  add_word(*readmit, "MEMBER", lost->member, "a, b or witness")->check(CLI::IsMember({"a", "b", "witness"}));
+  add_peer_url(*readmit, lost->peer_url);
+  when_chosen(readmit, chosen,
+              [lost](const Context& context) { return store_readmit(context, lost->member, lost->peer_url); });
+  struct Rebuild {
+    std::vector<std::string> pools;
+    bool accept_data_loss = false;
+  };
+  auto rebuilt = std::make_shared<Rebuild>();
+  CLI::App* rebuild =
+      add_command(*store, "rebuild", "give a store that is new and empty the records that the nodes still have",
+                  "zpair store rebuild");
+  rebuild->add_option("POOL", rebuilt->pools, "only these")->type_name("");
+  rebuild->add_flag("--accept-data-loss", rebuilt->accept_data_loss,
+                    "go by this node's copies alone: what the other one acknowledged alone is lost");
+  when_chosen(rebuild, chosen, [rebuilt](const Context& context) {
+    return store_rebuild(context, rebuilt->pools, rebuilt->accept_data_loss);
+  });
+
+  CLI::App* witness = add_command(app, "witness", "the third vote of the store");
+  witness->require_subcommand(1);
+  auto witness_url = std::make_shared<std::string>();
+  CLI::App* new_witness = add_command(*witness, "replace", "the witness is lost: a new machine takes its place",
+                                      "zpair witness replace --peer-url http://10.10.0.4:2380");
+  add_peer_url(*new_witness, *witness_url);
+  when_chosen(new_witness, chosen,
+              [witness_url](const Context& context) { return witness_replace(context, *witness_url); });
+
+  CLI::App* node = add_command(app, "node", "a server of the pair");
+  node->require_subcommand(1);
+  auto server = std::make_shared<NodeReplace>();
+  CLI::App* new_server =
+      add_command(*node, "replace", "a server is lost: new hardware takes its place, first its vote, then its drives",
+                  "zpair node replace b   and, when its zpaird runs,   zpair node replace b /dev/disk/by-id/nvme-B*");
+  add_word(*new_server, "NODE", server->node, "a or b")->check(CLI::IsMember({"a", "b"}));
+  new_server->add_option("PATH", server->paths, "its drives, there: as many as it has lost, in any order")
+      ->type_name("");
+  add_peer_url(*new_server, server->peer_url);
+  new_server->add_flag("--force", server->force, "take drives that carry another pool");
+  when_chosen(new_server, chosen, [server](const Context& context) { return node_replace(context, *server); });
 
   auto follow = std::make_shared<bool>(false);
   CLI::App* shows_events = add_command(app, "events", "what happened");
@@ -340,6 +399,7 @@ int run(int argument_count, char** arguments) {
   add_move_commands(app, chosen);
   add_bench_commands(app, chosen);
   add_drill_commands(app, chosen);
+  add_tune_commands(app, chosen);
   add_sandbox_commands(app, chosen);
   try {
     app.parse(argument_count, arguments);

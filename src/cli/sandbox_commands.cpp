@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "cli/answers.h"
 #include "cli/sandbox_start.h"
 #include "cli/sizes.h"
 #include "cli/status_view.h"
@@ -26,11 +27,6 @@ bool on_terminal() { return ::isatty(STDERR_FILENO) == 1; }
 // One line that is written over, only where somebody watches.
 void progress(const std::string& text) {
   if (on_terminal()) std::fprintf(stderr, "\r\033[K%s", text.c_str());
-}
-
-std::string text_of(const json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
 Result<json> picture_of(const std::string& dir) {
@@ -336,6 +332,11 @@ Result<void> sandbox_start(const std::string& dir, const std::string& target) {
                   "no node that runs knows a pool {}: zpairds start their pool processes themselves", pool);
   }
   return start_target(layout, target);
+}
+
+Result<void> sandbox_wipe(const std::string& dir, const std::string& target) {
+  ZP_TRY(layout, load_layout(dir));
+  return wipe_target(layout, target);
 }
 
 Result<void> sandbox_pause(const std::string& dir, const std::string& target) {

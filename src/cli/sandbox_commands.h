@@ -21,6 +21,7 @@ Result<void> sandbox_down(const std::string& dir, Down how, Format format);
 Result<void> sandbox_status(const std::string& dir, Format format);
 Result<void> sandbox_kill(const std::string& dir, const std::string& target);
 Result<void> sandbox_start(const std::string& dir, const std::string& target);
+Result<void> sandbox_wipe(const std::string& dir, const std::string& target);
 Result<void> sandbox_pause(const std::string& dir, const std::string& target);
 Result<void> sandbox_resume(const std::string& dir, const std::string& target);
 // path1, path2, paths (both), store:NODE; path1:a>b for one direction.

@@ -24,6 +24,10 @@ using nlohmann::json;
 
 namespace {
 
+// A drive with power-loss protection: what Micron's data sheet says of the 9200 (read 92, write 21 us at one in flight; 840000
+// reads a second, so some 77 in flight; its flush has nothing to do).
+constexpr const char* nvme_model = "latency-us 92 21 5; parallel 77; protected-cache on";
+
 constexpr std::size_t longest_run_base =
     30;  // "/a/pool-NAME.control" still fits a socket path, with the longest name that a pool may have
 constexpr std::int64_t longest_link_latency_ms = 10000;
@@ -147,7 +151,7 @@ Result<void> write_all(const SandboxLayout& layout) {
   for (std::string_view node : node_names) {
     ZP_CHECK(make_folder(layout.state_dir(node)));
     ZP_CHECK(make_folder(layout.run_dir(node)));
-    ZP_CHECK(make_folder(fmt::format("{}/drives/{}", layout.dir, node)));
+    ZP_CHECK(make_folder(layout.drives_dir(node)));
     ZP_TRY(id, parse_node(node));
     ZP_CHECK(write_file(layout.config_file(node),
                         "# written by `zpair sandbox up`\n" + write_config(config_of(layout, id))));
@@ -192,7 +196,7 @@ Result<void> check_options(const SandboxOptions& options) {
 int etcd_host(std::string_view member) { return member == "a" ? 1 : member == "b" ? 2 : 3; }
 
 std::string SandboxLayout::drive_file(std::string_view node, std::string_view pool, std::uint32_t mirror) const {
-  return fmt::format("{}/drives/{}/{}-{:02}", dir, node, pool, mirror);
+  return fmt::format("{}/{}-{:02}", drives_dir(node), pool, mirror);
 }
 
 Result<SandboxLayout> plan_sandbox(const std::string& dir, const SandboxOptions& options) {
@@ -257,10 +261,16 @@ Result<SandboxLayout> load_layout(const std::string& dir) {
     layout.exported_by_down = parsed.at("exported_by_down").get<std::vector<std::string>>();
     layout.complete = parsed.at("complete");
     const json& options = parsed.at("options");
-    layout.options = {
-        options.at("pools"),           options.at("mirrors"),           options.at("drive_size_bytes"),
-        options.at("volumes"),         options.at("volume_size_bytes"), options.at("volatile_cache"),
-        options.at("link_latency_ms"), options.at("partner_wait_s"),    options.value("direct_paths", false)};
+    layout.options = {options.at("pools"),
+                      options.at("mirrors"),
+                      options.at("drive_size_bytes"),
+                      options.at("volumes"),
+                      options.at("volume_size_bytes"),
+                      options.at("volatile_cache"),
+                      options.at("link_latency_ms"),
+                      options.at("partner_wait_s"),
+                      options.value("drive_model", ""),
+                      options.value("direct_paths", false)};
     if (parsed.at("dir") != full) {
       return fail(ErrorCode::invalid,
                   "the sandbox {} was made as {}: its drives are known by their place, move it back", full,
@@ -291,6 +301,7 @@ Result<void> save_layout(const SandboxLayout& layout) {
                        {"volatile_cache", o.volatile_cache},
                        {"link_latency_ms", o.link_latency_ms},
                        {"partner_wait_s", o.partner_wait_s},
+                       {"drive_model", o.drive_model},
                        {"direct_paths", o.direct_paths}}}};
   return write_file(layout.file(), text.dump(2) + "\n");
 }
@@ -318,7 +329,7 @@ NodeConfig config_of(const SandboxLayout& layout, NodeId node) {
   config.etcd_endpoints = etcd_endpoints(layout, own);
   config.limits = {128, 256, 64};  // MiB: two pools a node on a machine that carries the whole pair
   config.partner_wait_s = layout.options.partner_wait_s;
-  config.fault = {true, layout.options.volatile_cache};
+  config.fault = {true, layout.options.volatile_cache, layout.options.drive_model.empty() ? "" : nvme_model};
   return config;
 }
 

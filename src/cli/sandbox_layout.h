@@ -26,6 +26,7 @@ struct SandboxOptions {
   bool volatile_cache = false;
   std::int64_t link_latency_ms = 0;
   std::uint32_t partner_wait_s = 10;
+  std::string drive_model;    // empty: the files as they are; nvme
   bool direct_paths = false;  // the nodes speak to each other without the switch: nothing to cut, nothing to copy
 
   bool operator==(const SandboxOptions&) const = default;
@@ -52,6 +53,10 @@ struct SandboxLayout {
   std::string config_file(std::string_view node) const { return fmt::format("{}/{}/zpaird.toml", dir, node); }
   std::string state_dir(std::string_view node) const { return fmt::format("{}/{}/state", dir, node); }
   std::string etcd_dir(std::string_view member) const { return fmt::format("{}/etcd/{}", dir, member); }
+  std::string etcd_mark_file(std::string_view member) const { return fmt::format("{}/etcd/{}.mark", dir, member); }
+  std::string etcd_pins_file(std::string_view member) const { return fmt::format("{}/etcd/{}.pins", dir, member); }
+  std::string new_store_file() const { return dir + "/etcd/new-store"; }  // members without a mark begin a new store
+  std::string drives_dir(std::string_view node) const { return fmt::format("{}/drives/{}", dir, node); }
   std::string drive_file(std::string_view node, std::string_view pool, std::uint32_t mirror) const;
   std::string address(int host) const { return fmt::format("{}.{}", net, host); }
   std::uint16_t etcd_client_port() const { return static_cast<std::uint16_t>(port + 2); }

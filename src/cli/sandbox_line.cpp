@@ -79,6 +79,12 @@ void add_up(CLI::App& sandbox, const std::shared_ptr<Words>& words, Chosen& chos
   add_size(*up, "--volume-size", options.volume_size_bytes, "size of each volume", "256M");
   up->add_flag("--volatile-cache", options.volatile_cache,
                "drives keep unflushed writes in memory: a kill is a power cut");
+  add_optional_word(
+      *up, "--drive-model", options.drive_model,
+      "nvme: latencies and parallelism of a data-centre drive, in front of the files (they then do not survive a "
+      "crash of this machine)")
+      ->type_name("MODEL")
+      ->check(CLI::IsMember({"nvme"}));
   up->add_option("--link-latency", options.link_latency_ms, "milliseconds added on the paths, each way")
       ->type_name("MS")
       ->capture_default_str();
@@ -204,6 +210,15 @@ void add_sandbox_commands(CLI::App& app, Chosen& chosen) {
   add_process_command(*sandbox, "kill", "end at once (kill -9); returns when the processes are gone", chosen,
                       sandbox_kill);
   add_process_command(*sandbox, "start", "start what does not run; returns when it answers", chosen, sandbox_start);
+  auto wiped = std::make_shared<Words>();
+  CLI::App* wipe =
+      with_dir(*sandbox, "wipe", "empty the disk of a part that does not run: what a new machine has in its place",
+               wiped, "zpair sandbox kill /tmp/s b; zpair sandbox wipe /tmp/s b");
+  add_word(*wipe, "TARGET", wiped->target,
+           "a or b (state, etcd, drives), witness, etcd:a, zpaird:a (state only), store (all members: a new store)");
+  wipe->callback([wiped, &chosen] {
+    chosen = [wiped](const Globals& globals) { return answered(globals, sandbox_wipe(wiped->dir, wiped->target)); };
+  });
   add_process_command(*sandbox, "pause", "stop them where they are (SIGSTOP)", chosen, sandbox_pause);
   add_process_command(*sandbox, "resume", "let them go on (SIGCONT)", chosen, sandbox_resume);
   add_link_commands(*sandbox, chosen);

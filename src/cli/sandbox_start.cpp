@@ -253,7 +253,7 @@ Result<void> start_etcd(const SandboxLayout& layout, std::string_view member) {
   ZP_TRY(program, find_program("etcd"));
   const std::string own_address = layout.address(etcd_host(member));
   const std::string client_url = fmt::format("http://{}:{}", own_address, layout.etcd_client_port());
-  const std::string mark = fmt::format("{}/etcd/{}.mark", layout.dir, member);
+  const std::string mark = layout.etcd_mark_file(member);
   const std::string log = fmt::format("{}/etcd-{}.log", layout.log_dir(), member);
   std::vector<std::string> arguments = {own_folder() + "/etcd-start",
                                         "--name",
@@ -263,7 +263,7 @@ Result<void> start_etcd(const SandboxLayout& layout, std::string_view member) {
                                         "--mark-file",
                                         mark,
                                         "--pins-file",
-                                        fmt::format("{}/etcd/{}.pins", layout.dir, member),
+                                        layout.etcd_pins_file(member),
                                         "--etcd",
                                         program};
   std::string cluster;
@@ -272,14 +272,57 @@ Result<void> start_etcd(const SandboxLayout& layout, std::string_view member) {
     if (other != member)
       arguments.insert(arguments.end(), {"--peer-client", etcd_client_url_for_others(layout, other)});
   }
-  if (!layout.complete && !fs::exists(mark)) arguments.push_back("--bootstrap");
+  const bool store_is_new = !layout.complete || fs::exists(layout.new_store_file());
+  if (store_is_new && !fs::exists(mark)) arguments.push_back("--bootstrap");
   arguments.insert(arguments.end(),
                    {"--", "--listen-client-urls", client_url, "--advertise-client-urls", client_url,
                     "--listen-peer-urls", fmt::format("http://{}:{}", own_address, layout.etcd_peer_port()),
                     "--initial-advertise-peer-urls", etcd_peer_url(layout, member), "--initial-cluster", cluster,
                     "--initial-cluster-token", layout.run_id, "--logger", "zap", "--log-level", "warn"});
   ZP_CHECK(start_detached(layout, {arguments, std::string(member), log}));
-  return wait_answer(layout, member, "etcd", log, [&] { return listens(own_address, layout.etcd_client_port()); });
+  ZP_CHECK(wait_answer(layout, member, "etcd", log, [&] { return listens(own_address, layout.etcd_client_port()); }));
+  std::error_code ignored;
+  if (std::ranges::all_of(member_names, [&](auto name) { return fs::exists(layout.etcd_mark_file(name)); }))
+    fs::remove(layout.new_store_file(), ignored);
+  return {};
+}
+
+Result<void> wipe_target(const SandboxLayout& layout, const std::string& target) {
+  const bool whole_store = target == "store";
+  std::vector<std::string> members, states, drives;  // whose
+  const std::string name = target.substr(target.find(':') + 1);
+  if (whole_store) members = {"a", "b", "witness"};
+  if (target == "witness" || target.starts_with("etcd:")) members = {name};
+  if (target.starts_with("zpaird:")) states = {name};
+  if (target == "a" || target == "b") members = states = drives = {target};
+  if (members.empty() && states.empty())
+    return fail(ErrorCode::invalid, "'{}' has no disk to wipe: there are a, b, witness, zpaird:a, etcd:a, store",
+                target);
+  for (const SandboxProcess& process : find_processes(layout.dir)) {
+    const bool keeps_store = process.name.starts_with("etcd") && std::ranges::count(members, process.node) > 0;
+    const bool keeps_state = !process.name.starts_with("etcd") && std::ranges::count(states, process.node) > 0;
+    if (keeps_store || keeps_state)
+      return fail(ErrorCode::refused, "{} of {} runs: end it first (zpair sandbox kill)", process.name, process.node);
+  }
+  std::error_code error;
+  const auto remove = [&](const std::string& path) {
+    if (!error) fs::remove_all(path, error);
+  };
+  for (const std::string& member : members) {
+    remove(layout.etcd_dir(member) + "/data");
+    remove(layout.etcd_mark_file(member));
+    remove(layout.etcd_pins_file(member));
+  }
+  for (const std::string& node : states) {
+    for (const auto& entry : fs::directory_iterator(layout.state_dir(node), error)) remove(entry.path().string());
+  }
+  for (const std::string& node : drives) {
+    for (const auto& entry : fs::directory_iterator(layout.drives_dir(node), error)) remove(entry.path().string());
+  }
+  if (error) return fail(ErrorCode::io, "the disk of {} could not be wiped: {}", target, error.message());
+  if (whole_store && !std::ofstream(layout.new_store_file()))
+    return fail(ErrorCode::io, "cannot write {}", layout.new_store_file());
+  return {};
 }
 
 Result<void> start_zpaird(const SandboxLayout& layout, std::string_view node) {

@@ -32,6 +32,10 @@ Result<void> kill_target(const SandboxLayout& layout, const std::string& target)
 // not_found when nothing of the target runs.
 Result<void> pause_target(const SandboxLayout& layout, const std::string& target);
 Result<void> resume_target(const SandboxLayout& layout, const std::string& target);
+// What a new machine has in its place: an empty disk. a, b: state, member of the store and drives; witness, etcd:MEMBER: that
+// member's memory; zpaird:NODE: the node's state, not its drives; store: all three members' memory, and they begin a new
+// store. refused while something of it runs.
+Result<void> wipe_target(const SandboxLayout& layout, const std::string& target);
 // SIGTERM, and SIGKILL for what is still there after `grace_ms`.
 Result<void> end_target(const SandboxLayout& layout, const std::string& target, std::int64_t grace_ms);
 

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "cli/answers.h"
 #include "cli/sizes.h"
 
 namespace zpair::cli {
@@ -14,23 +15,6 @@ namespace zpair::cli {
 using nlohmann::json;
 
 namespace {
-
-std::string text_of(const json& object, const char* key, std::string otherwise = "-") {
-  const auto found = object.find(key);
-  if (found == object.end() || found->is_null()) return otherwise;
-  return found->is_string() ? found->get<std::string>() : found->dump();
-}
-
-std::uint64_t number_of(const json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_number() ? found->get<std::uint64_t>() : 0;
-}
-
-const json& list_of(const json& object, const char* key) {
-  static const json none = json::array();
-  const auto found = object.find(key);
-  return found != object.end() && found->is_array() ? *found : none;
-}
 
 std::string upper(std::string text) {
   for (char& c : text) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));

@@ -40,6 +40,12 @@ struct ToJson {
     for (LegId leg : m.legs) legs.push_back(leg.value);
     return {{"kind", "cannot_fence"}, {"legs", legs}};
   }
+  json operator()(const MemoryShare& m) const {
+    return {{"kind", "memory_share"},
+            {"arc_bytes", m.arc_bytes},
+            {"dirty_bytes", m.dirty_bytes},
+            {"log_bytes", m.log_bytes}};
+  }
   json operator()(const DrivePlaces& m) const {
     json drives = json::array();
     for (const DrivePlace& drive : m.drives) drives.push_back(json_of(drive));
@@ -112,6 +118,7 @@ Result<Message> message_of(const json& value) {
   if (kind == "record_hint") return RecordHint{stored_of(value.at("stored"))};
   if (kind == "partner_hint") return PartnerHint{value.at("alive"), value.at("can_serve_all")};
   if (kind == "cannot_fence") return cannot_fence_of(value);
+  if (kind == "memory_share") return MemoryShare{value.at("arc_bytes"), value.at("dirty_bytes"), value.at("log_bytes")};
   if (kind == "drive_places") return drive_places_of(value);
   if (kind == "record_kept") return RecordKept{Epoch{value.at("epoch")}, Revision{value.at("rev")}};
   if (kind == "heartbeat") return Heartbeat{value.at("engine_moves")};

@@ -46,6 +46,10 @@ struct PartnerHint {  // what the partner's agent said last
 struct CannotFence {  // the handover's answer: these legs of the partner cannot be fenced now
   std::vector<LegId> legs;
 };
+struct MemoryShare {  // what this process may use from now on; the node's pools that run share its memory
+  std::uint64_t arc_bytes = 0, dirty_bytes = 0, log_bytes = 0;
+  bool operator==(const MemoryShare&) const = default;
+};
 struct DrivePlaces {  // drives that were registered or moved since the start
   std::vector<DrivePlace> drives;
 };
@@ -85,8 +89,9 @@ struct RecordKept {
   Revision rev;
 };
 
-using Message = std::variant<Start, VolumeSocket, VolumeClient, RelayLink, Export, ReleasePromise, RecordHint,
-                             PartnerHint, CannotFence, DrivePlaces, RecordKept, Heartbeat, State, KeepRecord, Exiting>;
+using Message =
+    std::variant<Start, VolumeSocket, VolumeClient, RelayLink, Export, ReleasePromise, RecordHint, PartnerHint,
+                 CannotFence, MemoryShare, DrivePlaces, RecordKept, Heartbeat, State, KeepRecord, Exiting>;
 
 std::string to_json(const Message& message);
 Result<Message> parse_message(std::string_view json);  // not_found: a kind that this program does not know

@@ -51,10 +51,16 @@ Api::Api(Daemon& daemon) : daemon_(daemon) {
   add("POST /v1/takeover", &Api::takeover);
   add("POST /v1/failback", &Api::failback);
   add("POST /v1/drive/replace", &Api::drive_replace);
+  add("POST /v1/drive/move", &Api::drive_move);
+  add("POST /v1/drive/look", &Api::drive_look);
   add("POST /v1/store/readmit", &Api::store_readmit);
+  add("POST /v1/store/rebuild", &Api::store_rebuild);
+  add("GET /v1/tunables", &Api::tunables);
+  add("POST /v1/tune", &Api::tune);
   add("POST /v1/drill", &Api::drill);
   add("POST /v1/shutdown", &Api::shutdown);
   if (daemon.config().fault.allowed) add("POST /v1/fault", &Api::fault);
+  add("GET /v1/node/records", &Api::node_records);
   add("POST /v1/node/inspect", &Api::drive_inspect);
   add("POST /v1/node/register", &Api::drive_register);
   add("POST /v1/node/unregister", &Api::drive_unregister);

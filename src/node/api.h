@@ -55,19 +55,30 @@ class Api {
   Answer switchover(Asked asked);
   Answer takeover(Asked asked);
   Answer failback(Asked asked);
+  Answer tunables(Asked asked);
+  Answer tune(Asked asked);
   Answer drill(Asked asked);
   // api_drives.cpp
   Answer drive_replace(Asked asked);
-  Answer store_readmit(Asked asked);
+  Answer drive_move(Asked asked);
+  Answer drive_look(Asked asked);
   Answer fault(Asked asked);
   Answer shutdown(Asked asked);
   block::Task<std::string> sides_of(
-      std::string pool);              // both, one line each; the caller passes no pool that is not here
+      std::string pool);  // both, one line each; the caller passes no pool that is not here
+  // Of a drive of either node.
+  Answer inspect_at(NodeId node, std::string path);
+  Answer register_at(NodeId node, std::string pool, std::string path);
+  Answer unregister_at(NodeId node, std::string pool, std::string durable_id);
   Answer drive_inspect(Asked asked);  // these five only from the partner
   Answer drive_register(Asked asked);
   Answer drive_unregister(Asked asked);
   Answer pool_forget(Asked asked);
   Answer pool_side(Asked asked);
+  // api_store.cpp
+  Answer store_readmit(Asked asked);
+  Answer store_rebuild(Asked asked);
+  Answer node_records(Asked asked);  // only from the partner
   // The pool that a registered drive is a leg of; empty: of none (it was replaced, or its pool is gone).
   std::string pool_using(const std::string& durable_id) const;
   std::string pool_recording(const std::string& durable_id) const;

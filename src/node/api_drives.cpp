@@ -1,10 +1,16 @@
-// Orders about drives and the store, and what only the partner's zpaird asks.
+// Orders about drives, and what only the partner's zpaird asks.
 #include "base/log.h"
 #include "block/drive_identity.h"
 #include "node/api_internal.h"
 #include "state/fault_notes.h"
 
 namespace zpair::node {
+
+namespace {
+
+constexpr Nanoseconds partner_silent_ns = 2 * ns_per_s;
+
+}  // namespace
 
 std::string Api::pool_using(const std::string& durable_id) const {
   auto known = daemon_.drives().find(durable_id);
@@ -47,6 +53,7 @@ Api::Answer Api::drive_inspect(Asked asked) {
   co_return Impl::dump({{"durable_id", identity->durable_id},
                         {"size_bytes", identity->size_bytes},
                         {"pool", pool},
+                        {"registered", daemon_.drives().find(identity->durable_id).has_value()},
                         {"zfs_host_id", daemon_.config().zfs_host_id}});
 }
 
@@ -95,6 +102,35 @@ Api::Answer Api::pool_forget(Asked asked) {
   co_return "{}";
 }
 
+Api::Answer Api::inspect_at(NodeId node, std::string path) {
+  const std::string body = json{{"path", path}}.dump();
+  if (node == daemon_.config().node)
+    co_return co_await drive_inspect({api::Request{"POST", "", {}, body}, From::partner});
+  co_return co_await call_partner("POST", "/v1/node/inspect", body, Impl::quick_ms * 4);
+}
+
+Api::Answer Api::register_at(NodeId node, std::string pool, std::string path) {
+  const std::string body = json{{"pool", pool}, {"path", path}}.dump();
+  if (node == daemon_.config().node)
+    co_return co_await drive_register({api::Request{"POST", "", {}, body}, From::partner});
+  co_return co_await call_partner("POST", "/v1/node/register", body, Impl::quick_ms * 10);
+}
+
+Api::Answer Api::unregister_at(NodeId node, std::string pool, std::string durable_id) {
+  const std::string body = json{{"pool", pool}, {"drive", durable_id}}.dump();
+  if (node == daemon_.config().node)
+    co_return co_await drive_unregister({api::Request{"POST", "", {}, body}, From::partner});
+  co_return co_await call_partner("POST", "/v1/node/unregister", body, Impl::quick_ms * 10);
+}
+
+Api::Answer Api::drive_look(Asked asked) {
+  ZP_CO_TRY(body, Impl::body_of(asked));
+  ZP_CO_TRY(node_name, Impl::text_in(body, "node"));
+  ZP_CO_TRY(path, Impl::text_in(body, "path"));
+  ZP_CO_TRY(node, parse_node(node_name));
+  co_return co_await inspect_at(node, path);
+}
+
 Api::Answer Api::drive_replace(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(pool, Impl::text_in(body, "pool"));
@@ -108,19 +144,16 @@ Api::Answer Api::drive_replace(Asked asked) {
   ZP_CO_TRY(node_name, Impl::text_in(body["new"], "node"));
   ZP_CO_TRY(path, Impl::text_in(body["new"], "path"));
   ZP_CO_TRY(node, parse_node(node_name));
-  std::string order = json{{"pool", pool}, {"path", path}}.dump();
-  std::string look = json{{"path", path}}.dump();
-  bool here = node == daemon_.config().node;
-  Result<std::string> inspected = fail(ErrorCode::internal, "not asked");
-  if (here) {
-    inspected = co_await drive_inspect({api::Request{"POST", "", {}, look}, From::partner});
-  } else {
-    inspected = co_await call_partner("POST", "/v1/node/inspect", look, Impl::quick_ms * 4);
-  }
-  ZP_CO_TRY(identity, Impl::parsed(inspected));
+  ZP_CO_TRY(identity, Impl::parsed(co_await inspect_at(node, path)));
   std::string used_by = Impl::text_or(identity, "pool");
-  // A leg of this pool: a replacement that was begun before, or is taken back.
+  // A leg of this pool: a replacement that was begun before, or is taken back, or a drive that its node has forgotten.
   if (used_by == pool) {
+    const auto record = agent->newest_record();
+    const record::Leg* leg = record ? record::find_drive(*record, Impl::text_or(identity, "durable_id")) : nullptr;
+    if (leg != nullptr && leg->node == node && !Impl::flag_in(identity, "registered")) {
+      ZP_CO_CHECK(co_await register_at(node, pool, path));
+      co_await daemon_.refresh_partner_drives();
+    }
     const json attached = {{"node", node_name}, {"durable_id", Impl::text_or(identity, "durable_id")}, {"path", path}};
     co_return co_await call_pool(pool, "POST", "/v1/drive/replace",
                                  json{{"pool", pool}, {"old", body["old"]}, {"new", attached}}.dump(), Impl::slow_ms);
@@ -129,29 +162,75 @@ Api::Answer Api::drive_replace(Asked asked) {
     co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already: name a drive that is free", node, path,
                    used_by);
   ZP_CO_CHECK(Impl::check_size(node, path, Impl::number_or(identity, "size_bytes")));
-  Result<std::string> registered = fail(ErrorCode::internal, "not asked");
-  if (here) {
-    registered = co_await drive_register({api::Request{"POST", "", {}, order}, From::partner});
-  } else {
-    registered = co_await call_partner("POST", "/v1/node/register", order, Impl::quick_ms * 10);
-  }
-  ZP_CO_TRY(place, Impl::parsed(registered));
-  if (here) co_await daemon_.drives().give_to_process(pool, agent->process_epoch());
+  ZP_CO_TRY(place, Impl::parsed(co_await register_at(node, pool, path)));
+  if (node == daemon_.config().node) co_await daemon_.drives().give_to_process(pool, agent->process_epoch());
   std::string text =
       json{{"pool", pool}, {"old", body["old"]}, {"new", place}, {"force", Impl::flag_in(body, "force")}}.dump();
   auto answer = co_await call_pool(pool, "POST", "/v1/drive/replace", text, Impl::slow_ms);
   if (!answer && answer.error().code != ErrorCode::timed_out && answer.error().code != ErrorCode::io) {
-    std::string back = json{{"pool", pool}, {"drive", Impl::text_or(place, "durable_id")}}.dump();
-    Result<std::string> undone = fail(ErrorCode::internal, "not asked");
-    if (here) {
-      undone = co_await drive_unregister({api::Request{"POST", "", {}, back}, From::partner});
-    } else {
-      undone = co_await call_partner("POST", "/v1/node/unregister", back, Impl::quick_ms * 10);
-    }
+    auto undone = co_await unregister_at(node, pool, Impl::text_or(place, "durable_id"));
     if (!undone) log_warning("drive {}:{} stays registered: {}", node, path, undone.error().message);
   }
   co_await daemon_.refresh_partner_drives();
   co_return answer;
+}
+
+// A leg's drive was carried from one server to the other. The record says where it is from now on, and the new node's import
+// may use it. Nobody serves the pool meanwhile, so nobody else writes the record: what comes first makes this swap fail.
+Api::Answer Api::drive_move(Asked asked) {
+  ZP_CO_TRY(body, Impl::body_of(asked));
+  ZP_CO_TRY(pool, Impl::text_in(body, "pool"));
+  ZP_CO_TRY(node_name, Impl::text_in(body, "node"));
+  ZP_CO_TRY(path, Impl::text_in(body, "path"));
+  ZP_CO_TRY(node, parse_node(node_name));
+  const NodeId here = daemon_.config().node;
+  if (node != here) {
+    if (asked.from == From::partner) co_return fail(ErrorCode::invalid, "that is node {}'s", node);
+    co_return co_await call_partner("POST", "/v1/drive/move", asked.request.body, Impl::slow_ms);
+  }
+  PoolAgent* agent = daemon_.find_pool(pool);
+  if (agent == nullptr) co_return fail(ErrorCode::not_found, "no pool {}: see zpair pool list", pool);
+  auto identity = block::identify_drive(path);
+  if (!identity) co_return fail(identity.error(), "drive {}:{}", here, path);
+  ZP_CO_TRY(stored, co_await daemon_.store().read(pool, Deadline::in_ms(3000)));
+  if (!stored) co_return fail(ErrorCode::not_found, "the store knows no pool {}", pool);
+  record::Record wanted = stored->record;
+  record::Leg* leg = nullptr;
+  for (record::Mirror& mirror : wanted.mirrors) {
+    for (record::Leg& one : mirror.legs) {
+      if (one.drive == identity->durable_id) leg = &one;
+    }
+  }
+  if (leg == nullptr) co_return fail(ErrorCode::invalid, "drive {}:{} is no leg of pool {}", here, path, pool);
+  if (leg->node != here) {
+    const bool partner_lives = boot_time_ns() - daemon_.partner_heard_ns() < partner_silent_ns;
+    const auto& partner = agent->state().partner;
+    if (agent->has_process() || (partner_lives && partner && partner->process_epoch.value > 0)) {
+      co_return fail(
+          ErrorCode::refused,
+          "pool {} is served: a drive moves while nobody serves its pool. Stop it first: zpair pool export {}", pool,
+          pool);
+    }
+    auto theirs = Impl::parsed(co_await call_partner("GET", "/v1/drives", "", Impl::quick_ms));
+    for (const json& drive : theirs ? Impl::list_in(*theirs, "drives") : json::array()) {
+      if (Impl::text_or(drive, "drive_id") == leg->drive && Impl::text_or(drive, "state") == "online")
+        co_return fail(ErrorCode::refused, "node {} has drive {} still: take it out there first", leg->node, path);
+    }
+    wanted.rev = wanted.rev.next();
+    wanted.op = Uuid::random().to_string();
+    wanted.why = fmt::format("drive {} was carried from {} to {}", leg->drive, leg->node, here);
+    leg->node = here;
+    leg->replaces.clear();
+    auto answer = co_await daemon_.store().swap(stored->mod_revision, wanted, Deadline::in_ms(3000));
+    if (answer.outcome != quorum::SwapAnswer::Outcome::applied) {
+      co_return fail(ErrorCode::timed_out,
+                     "the record of pool {} could not be changed, or changed meanwhile: try again", pool);
+    }
+    daemon_.events().add(pool, "drive-moved", wanted.why);
+    agent->seen(std::move(answer.stored));
+  }
+  ZP_CO_CHECK(co_await daemon_.drives().add(pool, path));
+  co_return Impl::dump({{"pool", pool}, {"node", name_of(here)}, {"drive", Impl::short_name(path)}});
 }
 
 Api::Answer Api::fault(Asked asked) {
@@ -179,14 +258,6 @@ Api::Answer Api::fault(Asked asked) {
     co_return fail(ErrorCode::unreachable, "drive {} is not open here: {}", drive, status.why);
   }
   co_return fail(ErrorCode::not_found, "node {} has no drive {}: see zpair drive list", node, drive);
-}
-
-Api::Answer Api::store_readmit(Asked asked) {
-  ZP_CO_TRY(body, Impl::body_of(asked));
-  ZP_CO_TRY(member, Impl::text_in(body, "member"));
-  ZP_CO_TRY(readmitted, co_await daemon_.store().readmit(member, Deadline::in_ms(10'000)));
-  co_return Impl::dump(
-      {{"member", member}, {"id", readmitted.member_id}, {"initial_cluster", readmitted.initial_cluster}});
 }
 
 // Planned stop of the whole node: exports its pools, then ends zpaird. The record stays `serving`.

@@ -98,14 +98,7 @@ struct Api::DriveWork {
   NodeId here() const { return api.daemon_.config().node; }
 
   block::Task<Result<void>> inspect(WantedDrive& drive) {
-    std::string body = json{{"path", drive.path}}.dump();
-    Result<std::string> text = fail(ErrorCode::internal, "not asked");
-    if (drive.node == here()) {
-      text = co_await api.drive_inspect({zpair::api::Request{"POST", "", {}, body}, From::partner});
-    } else {
-      text = co_await api.call_partner("POST", "/v1/node/inspect", body, Impl::quick_ms * 4);
-    }
-    ZP_CO_TRY(answer, Impl::parsed(text));
+    ZP_CO_TRY(answer, Impl::parsed(co_await api.inspect_at(drive.node, drive.path)));
     if (drive.node != here()) partner_host_id = static_cast<std::uint32_t>(Impl::number_or(answer, "zfs_host_id"));
     if (partner_host_id == api.daemon_.config().zfs_host_id) {
       co_return fail(ErrorCode::invalid,
@@ -140,14 +133,7 @@ struct Api::DriveWork {
   }
 
   block::Task<Result<void>> register_one(WantedDrive& drive) {
-    std::string body = json{{"pool", pool}, {"path", drive.path}}.dump();
-    Result<std::string> text = fail(ErrorCode::internal, "not asked");
-    if (drive.node == here()) {
-      text = co_await api.drive_register({zpair::api::Request{"POST", "", {}, body}, From::partner});
-    } else {
-      text = co_await api.call_partner("POST", "/v1/node/register", body, Impl::quick_ms * 10);
-    }
-    ZP_CO_TRY(answer, Impl::parsed(text));
+    ZP_CO_TRY(answer, Impl::parsed(co_await api.register_at(drive.node, pool, drive.path)));
     registered.push_back(&drive);
     ZP_CO_TRY(place, Impl::place_of(answer));
     drive.place = place;
@@ -156,13 +142,7 @@ struct Api::DriveWork {
 
   block::Task<void> unregister_all() {
     for (const WantedDrive* drive : registered) {
-      std::string body = json{{"pool", pool}, {"drive", drive->durable_id}}.dump();
-      Result<std::string> text = fail(ErrorCode::internal, "not asked");
-      if (drive->node == here()) {
-        text = co_await api.drive_unregister({zpair::api::Request{"POST", "", {}, body}, From::partner});
-      } else {
-        text = co_await api.call_partner("POST", "/v1/node/unregister", body, Impl::quick_ms * 10);
-      }
+      auto text = co_await api.unregister_at(drive->node, pool, drive->durable_id);
       if (!text) log_warning("drive {}:{} stays registered: {}", drive->node, drive->path, text.error().message);
     }
   }
@@ -437,6 +417,21 @@ Api::Answer Api::takeover(Asked asked) {
 }
 
 // What came of a rehearsal (zpair drill), for the events and the status of both nodes.
+Api::Answer Api::tunables(Asked asked) {
+  const auto pool = asked.request.query.find("pool");
+  if (pool == asked.request.query.end())
+    co_return fail(ErrorCode::invalid, "which pool? ask for /v1/tunables?pool=NAME");
+  std::string name = pool->second;
+  asked.request.path += "?pool=" + name;  // whoever it is passed on to asks the same
+  co_return co_await to_owner(std::move(asked), std::move(name), Impl::quick_ms);
+}
+
+Api::Answer Api::tune(Asked asked) {
+  ZP_CO_TRY(body, Impl::body_of(asked));
+  ZP_CO_TRY(pool, Impl::text_in(body, "pool"));
+  co_return co_await to_owner(std::move(asked), pool, Impl::slow_ms);
+}
+
 Api::Answer Api::drill(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(pool, Impl::text_in(body, "pool"));

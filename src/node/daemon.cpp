@@ -138,6 +138,7 @@ block::Task<Result<void>> Daemon::start() {
   store_->keep_leader_on("witness");
   for (std::size_t path = 0; path < client_->path_count(); ++path) tasks_.spawn(beat(path));
   tasks_.spawn(watch_partner());
+  tasks_.spawn(share_memory());
   tasks_.spawn(follow_partner_events());
   tasks_.spawn(watch_store());
   ZP_CO_TRY(http, api::HttpServer::start(reactor_, options_.config.api_socket(), api_->routes()));
@@ -242,8 +243,9 @@ block::Task<Result<std::unique_ptr<block::BlockDevice>>> Daemon::open_drive(Regi
   auto file = co_await block::FileDevice::open(std::move(options));
   if (!file) co_return std::unexpected(file.error());
   const FaultConfig& fault = options_.config.fault;
-  if (!fault.allowed && !fault.volatile_cache) co_return std::unique_ptr<block::BlockDevice>(std::move(*file));
-  auto wrapped = state::wrap_with_faults(options_.config.run_dir, std::move(*file), fault.volatile_cache);
+  if (!fault.allowed && !fault.volatile_cache && fault.model.empty())
+    co_return std::unique_ptr<block::BlockDevice>(std::move(*file));
+  auto wrapped = state::wrap_with_faults(options_.config.run_dir, std::move(*file), fault);
   if (!wrapped) co_return std::unexpected(wrapped.error());
   fault_devices_[drive.durable_id] = wrapped->get();
   co_return std::unique_ptr<block::BlockDevice>(std::move(*wrapped));

@@ -93,6 +93,7 @@ class Daemon final : public agent::AgentService {
   void heard(const agent::Heartbeat& partner);
   block::Task<void> beat(std::size_t path);
   block::Task<void> watch_partner();
+  block::Task<void> share_memory();
   block::Task<void> follow_partner_events();
   block::Task<void> watch_store();
   bool some_partner_drive_unknown() const;

@@ -206,6 +206,18 @@ std::optional<record::Record> PoolAgent::newest_record() const {
   return newest;
 }
 
+std::uint64_t PoolAgent::newest_mod_revision() const {
+  std::uint64_t newest = 0;
+  const auto take = [&](const record::Stored& stored) { newest = std::max(newest, stored.mod_revision); };
+  if (state_.stored) take(*state_.stored);
+  if (state_.keeping) take(*state_.keeping);
+  if (state_.keep_next) take(*state_.keep_next);
+  if (state_.takeover) take(state_.takeover->base);
+  if (state_.takeover) take(state_.takeover->won);
+  if (process_state_) take(process_state_->stored);
+  return newest;
+}
+
 bool PoolAgent::changes_owner() const {
   const bool partner_imports = brain_agent::report(state_).vouch != brain_agent::Vouch::serving && state_.partner &&
                                state_.partner->vouch == brain_agent::Vouch::importing;

@@ -93,6 +93,7 @@ class PoolAgent {
   const std::string& pool() const { return pool_; }
   const brain::agent::State& state() const { return state_; }
   std::optional<record::Record> newest_record() const;
+  std::uint64_t newest_mod_revision() const;  // the highest that this agent or its process may compare with
   bool has_process() const { return process_ != nullptr; }
   bool changes_owner() const;  // an import is under way, here or at the partner
   bool process_serves() const { return process_state_ && process_state_->serving; }
@@ -101,7 +102,8 @@ class PoolAgent {
   agent::PoolState to_tell() const;  // for the heartbeat
   const std::vector<agent::PoolState::Volume>& volumes() const { return volumes_; }
   VolumeSockets& sockets() { return sockets_; }
-  void tell_places();  // drives were registered
+  void tell_places();                                  // drives were registered
+  void tell_share(const control::MemoryShare& share);  // to the process, when it is another one than it has
   // The record is gone from the store, or the operator destroyed the pool: nothing of it shall stay here.
   bool gone() const { return state_.gone; }
   block::Task<void> forget();
@@ -194,6 +196,7 @@ class PoolAgent {
   block::Signal closing_;
   block::Reactor::TimerId timer_ = 0;
 
+  control::MemoryShare share_;  // as last told to the process
   std::unique_ptr<PoolProcess> process_;
   Epoch process_epoch_;
   EngineWatch engine_watch_;

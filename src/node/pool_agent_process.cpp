@@ -59,6 +59,11 @@ void PoolAgent::tell_places() {
   if (process_) (void)process_->send(control::DrivePlaces{places()});
 }
 
+void PoolAgent::tell_share(const control::MemoryShare& share) {
+  if (!process_ || !process_serves() || share_ == share) return;
+  if (process_->send(share)) share_ = share;
+}
+
 block::Task<bool> PoolAgent::adopt(Epoch if_it_does_not_say) {
   auto process = PoolProcess::adopt(process_options(), callbacks());
   if (!process) {
@@ -200,6 +205,7 @@ void PoolAgent::on_exit(ProcessExit exit) {
 
 block::Task<void> PoolAgent::end_process(ProcessExit exit) {
   std::unique_ptr<PoolProcess> ended = std::move(process_);
+  share_ = {};
   co_await ended->close();
   ended.reset();
   process_state_.reset();

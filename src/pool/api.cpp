@@ -8,6 +8,7 @@
 #include "control/channel.h"
 #include "pool/process.h"
 #include "state/fault_notes.h"
+#include "zfs/tunables.h"
 
 namespace zpair::pool {
 
@@ -92,6 +93,26 @@ CloneBody clone_body(const json& value) {
           value_or(value, "thin", false) ? zfs::VolumeSpec::Space::thin : zfs::VolumeSpec::Space::thick};
 }
 
+struct TuneBody {
+  Tuning::Wanted set;
+  bool undo, try_out;
+};
+
+TuneBody tune_body(const json& value) {
+  TuneBody body{{}, value_or(value, "undo", false), value_or(value, "try", false)};
+  if (body.undo) return body;
+  for (const auto& [name, wanted] : value.at("set").items()) {
+    if (wanted.is_null()) {
+      body.set[name] = std::nullopt;
+    } else if (wanted.is_number_unsigned()) {
+      body.set[name] = wanted.get<std::uint64_t>();
+    } else {
+      throw std::invalid_argument(fmt::format("tunable {} takes a whole number, or null", name));
+    }
+  }
+  return body;
+}
+
 }  // namespace
 
 Result<void> Process::start_api() {
@@ -115,6 +136,8 @@ Result<void> Process::start_api() {
   };
   routes["POST /v1/pool/add"] = [this](Request request) { return post_add(std::move(request.body)); };
   routes["POST /v1/drive/replace"] = [this](Request request) { return post_replace(std::move(request.body)); };
+  routes["GET /v1/tunables"] = [this](Request) { return get_tunables(); };
+  routes["POST /v1/tune"] = [this](Request request) { return post_tune(std::move(request.body)); };
   routes["POST /v1/fault"] = [this](Request request) { return post_fault(std::move(request.body)); };
   ZP_TRY(server, api::HttpServer::start(reactor_, control::api_path(options_.config.run_dir, options_.pool),
                                         std::move(routes)));
@@ -304,7 +327,9 @@ block::Task<Result<std::string>> Process::post_replace(std::string body) {
   // A leg of the pool takes another one's place only where that was begun before, or is taken back. The brain judges again.
   const record::Record& record = driver_.state().stored.record;
   const record::Leg* there = record::find_drive(record, parsed.place.durable_id);
-  if (there != nullptr && !record::replacement_begun(*there, *record::find_leg(record, *old_leg))) {
+  const bool in_its_own_place = there != nullptr && there->guid == *old_leg;
+  if (there != nullptr && !in_its_own_place &&
+      !record::replacement_begun(*there, *record::find_leg(record, *old_leg))) {
     co_return fail(ErrorCode::exists,
                    "drive {}:{} is a leg of pool {} already, and did not come to replace {}: name a drive that is free",
                    parsed.place.node, parsed.place.path, options_.pool, parsed.old_drive);
@@ -326,6 +351,7 @@ block::Task<Result<std::string>> Process::post_replace(std::string body) {
   of_record.node = parsed.place.node;
   of_record.drive = parsed.place.durable_id;
   LegId leg;
+  if (in_its_own_place) legs_->expect_nothing_of(*old_leg);
   if (!attached) {
     ZP_CO_TRY(prepared, co_await prepare_new_leg(parsed.place, parsed.force));
     leg = of_record.guid = prepared;
@@ -356,6 +382,38 @@ block::Task<Result<std::string>> Process::post_fault(std::string body) {
   auto applied = state::apply_fault(options_.config.run_dir, *device, command);
   if (!applied) co_return std::unexpected(applied.error());
   co_return std::string("{}");
+}
+
+block::Task<Result<std::string>> Process::get_tunables() {
+  json list = json::array();
+  for (const zfs::Tunable& one : zfs::tunables()) {
+    const auto kept = tuning_.kept().find(one.name);
+    list.push_back({{"name", one.name},
+                    {"value", one.value},
+                    {"default", tuning_.defaults().at(one.name)},
+                    {"kept", kept == tuning_.kept().end() ? json(nullptr) : json(kept->second)},
+                    {"least", one.least},
+                    {"most", one.most},
+                    {"unit", one.unit},
+                    {"meaning", one.meaning}});
+  }
+  co_return json{{"pool", options_.pool}, {"tunables", list}, {"undo_count", tuning_.undo_count()}}.dump();
+}
+
+block::Task<Result<std::string>> Process::post_tune(std::string body) {
+  ZP_CO_CHECK(check_serving());
+  ZP_CO_TRY(wanted, from_body(body, tune_body));
+  if (wanted.try_out) {
+    ZP_CO_CHECK(tuning_.try_out(wanted.set));
+    co_return co_await get_tunables();
+  }
+  if (wanted.undo) {
+    ZP_CO_CHECK(co_await tuning_.undo(*pool_));
+  } else {
+    ZP_CO_CHECK(co_await tuning_.change(*pool_, std::move(wanted.set)));
+  }
+  events_.add("tuned", fmt::format("{} settings of OpenZFS are the pool's own", tuning_.kept().size()));
+  co_return co_await get_tunables();
 }
 
 }  // namespace zpair::pool

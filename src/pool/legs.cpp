@@ -124,11 +124,13 @@ void Legs::know(const record::Record& record, std::span<const control::DrivePlac
 LegId Legs::add_new(const control::DrivePlace& place) {
   Drive& drive = drive_at(place);
   drive.place = place;
-  drive.told = {};  // as a new leg it is copied as a whole: what its node has forgotten does not matter
   const LegId guid = random_guid();
   seats_[guid] = {guid, guid, &drive};
+  expect_nothing_of(guid);
   return guid;
 }
+
+void Legs::expect_nothing_of(LegId leg) { drive_of(leg)->told = {}; }
 
 void Legs::forget(LegId leg) {
   const Seat* seat = find(leg);
@@ -323,8 +325,7 @@ block::Task<Result<void>> Legs::open_local(Drive& drive, Deadline deadline) {
                           drive.place.path, there, drive.place.durable_id);
   }
   if (options_.config.fault.allowed) {
-    auto wrapped =
-        state::wrap_with_faults(options_.config.run_dir, std::move(device), options_.config.fault.volatile_cache);
+    auto wrapped = state::wrap_with_faults(options_.config.run_dir, std::move(device), options_.config.fault);
     if (!wrapped) co_return std::unexpected(wrapped.error());
     drive.fault = wrapped->get();
     device = std::move(*wrapped);

@@ -92,6 +92,7 @@ block::Task<void> Process::run_import(owner::ImportPool order) {
     timeline_.end_part(part, began_ns + static_cast<Nanoseconds>(seconds * static_cast<double>(ns_per_s)));
   }
   apply_ack_set();
+  co_await tuning_.load(*pool_);
   feed(owner::Imported{boot_time_ns(), imported->uberblock_txg, std::move(absent)});
 }
 

@@ -115,6 +115,9 @@ void Process::on_message(control::Received received) {
     feed(brain::RecordSeen{now_ns, hint->stored});
   } else if (auto* cannot = std::get_if<control::CannotFence>(&message)) {
     for (LegId leg : cannot->legs) feed(owner::LegCannotFence{now_ns, leg, "its node's agent cannot hand it over"});
+  } else if (auto* share = std::get_if<control::MemoryShare>(&message)) {
+    engine_.set_limits(share->arc_bytes, share->dirty_bytes, share->log_bytes);
+    tuning_.limits_changed();
   } else if (auto* drives = std::get_if<control::DrivePlaces>(&message)) {
     places_ = drives->drives;
     if (legs_) legs_->know(driver_.state().stored.record, places_);

@@ -26,6 +26,7 @@
 #include "pool/leg_monitor.h"
 #include "pool/legs.h"
 #include "pool/promises.h"
+#include "pool/tuning.h"
 #include "quorum/quorum_store.h"
 #include "state/record_copies.h"
 #include "zfs/engine.h"
@@ -161,6 +162,8 @@ class Process final : private Hands {
   block::Task<Result<std::string>> post_add(std::string body);
   block::Task<Result<std::string>> post_replace(std::string body);
   block::Task<Result<std::string>> post_fault(std::string body);
+  block::Task<Result<std::string>> get_tunables();
+  block::Task<Result<std::string>> post_tune(std::string body);
   block::Task<Result<LegId>> prepare_new_leg(control::DrivePlace place, bool force);
   block::Task<Result<std::string>> await_command(std::uint64_t id);
   std::uint64_t new_command();
@@ -183,6 +186,7 @@ class Process final : private Hands {
   std::unique_ptr<LegMonitor> monitor_;
   std::unique_ptr<Promises> promises_;
   std::unique_ptr<zfs::Pool> pool_;
+  Tuning tuning_;
   std::unique_ptr<Exports> exports_;
   struct EarlySocket {
     std::uint64_t guid = 0;

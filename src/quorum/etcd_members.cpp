@@ -107,7 +107,21 @@ Task<void> EtcdStore::State::leader_loop(EtcdStore& store, std::string name, std
   }
 }
 
-Task<Result<Readmitted>> EtcdStore::readmit(std::string name, Deadline deadline) {
+Task<Result<void>> EtcdStore::raise_revision(std::uint64_t revision, Deadline deadline) {
+  const std::string key = "/zpair/revision";
+  std::uint64_t reached = 0;
+  auto looked = co_await state_->range(key, false, deadline, &reached);
+  if (!looked) co_return std::unexpected(looked.error());
+  const std::string body = json{{"key", to_base64(key)}, {"value", to_base64("-")}}.dump();
+  while (reached < revision) {
+    auto answer = co_await state_->ask("/v3/kv/put", body, deadline);
+    if (!answer) co_return fail(answer.error(), "cannot raise the store's revision to {}", revision);
+    reached = number_in(answer->value("header", json::object()), "revision");
+  }
+  co_return Result<void>{};
+}
+
+Task<Result<Readmitted>> EtcdStore::readmit(std::string name, std::string peer_url, Deadline deadline) {
   State& state = *state_;
   auto found = co_await state.range(ticket_key(name), false, deadline);
   if (!found) co_return std::unexpected(found.error());
@@ -118,9 +132,13 @@ Task<Result<Readmitted>> EtcdStore::readmit(std::string name, Deadline deadline)
   auto before = co_await members(deadline);
   if (!before) co_return std::unexpected(before.error());
   const Member* former = member_named(*before, name);
-  std::vector<std::string> peer_urls =
+  const auto former_urls =
       former != nullptr ? former->peer_urls : ticket.value("peer_urls", std::vector<std::string>());
-  if (peer_urls.empty()) co_return fail(ErrorCode::not_found, "the store has no member {}, and never had", name);
+  if (former_urls.empty()) co_return fail(ErrorCode::not_found, "the store has no member {}, and never had", name);
+  const auto peer_urls = peer_url.empty() ? former_urls : std::vector<std::string>{peer_url};
+  if (const Member* there = member_at(*before, peer_urls);
+      there != nullptr && !there->name.empty() && there->name != name)
+    co_return fail(ErrorCode::exists, "{} is the address of the store's member {}", peer_url, there->name);
   if (former != nullptr) {
     std::vector<MemberStatus> statuses = co_await status(deadline);
     for (const MemberStatus& member : statuses) {
@@ -149,6 +167,8 @@ Task<Result<Readmitted>> EtcdStore::readmit(std::string name, Deadline deadline)
     auto now = co_await members(deadline);
     if (!now) co_return std::unexpected(now.error());
     const Member* old = member_named(*now, name);
+    if (old == nullptr && former_urls != peer_urls)
+      old = member_at(*now, former_urls);  // added by an earlier try, elsewhere
     const Member* fresh = old == nullptr ? member_at(*now, peer_urls) : nullptr;
     if (fresh != nullptr) {
       member_id = fresh->id;

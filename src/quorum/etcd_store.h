@@ -65,10 +65,13 @@ class EtcdStore final : public QuorumStore {
   block::Task<Result<void>> move_leader(std::string name, Deadline deadline);
   // From now on looks every `every_ms`, and moves the leader to `name` while that member answers.
   void keep_leader_on(std::string name, std::int64_t every_ms = 2000);
-  // A member that lost its data comes back as a new one: removes it, adds it under a new id with the same peer URLs, and
-  // leaves a ticket at /zpair/members/NAME, with which its start wrapper (packaging/etcd-start) starts it once.
-  // refused: the member answers, so it has its data. Can be repeated after any failure.
-  block::Task<Result<Readmitted>> readmit(std::string name, Deadline deadline);
+  // A member that lost its data comes back as a new one: removes it, adds it under a new id, with the same peer URLs unless
+  // `peer_url` names another, and leaves a ticket at /zpair/members/NAME, with which its start wrapper (packaging/etcd-start)
+  // starts it once. refused: the member answers, so it has its data. Can be repeated after any failure.
+  block::Task<Result<Readmitted>> readmit(std::string name, std::string peer_url, Deadline deadline);
+  // Changes a key that means nothing until the store's revision is `revision` at least: then no mod_revision below it, which
+  // somebody holds from a store that was lost, ever fits a record of this one.
+  block::Task<Result<void>> raise_revision(std::uint64_t revision, Deadline deadline);
 
  private:
   struct State;  // etcd_state_internal.h

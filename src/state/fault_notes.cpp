@@ -21,12 +21,13 @@ std::string file_of(const std::string& run_dir, const std::string& durable_id) {
 
 Result<std::unique_ptr<block::FaultDevice>> wrap_with_faults(const std::string& run_dir,
                                                              std::unique_ptr<block::BlockDevice> inner,
-                                                             bool volatile_cache) {
+                                                             const FaultConfig& config) {
   std::ostringstream noted;
   std::ifstream file(file_of(run_dir, inner->durable_id()));
   if (file) noted << file.rdbuf();
   if (!noted.str().empty()) log_info("drive {} keeps its faults: {}", inner->durable_id(), noted.str());
-  return block::FaultDevice::wrap(std::move(inner), {.volatile_cache = volatile_cache, .commands = noted.str()});
+  return block::FaultDevice::wrap(
+      std::move(inner), {.volatile_cache = config.volatile_cache, .commands = config.model + "\n" + noted.str()});
 }
 
 Result<void> apply_fault(const std::string& run_dir, block::FaultDevice& device, const std::string& command) {

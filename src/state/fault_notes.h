@@ -5,15 +5,16 @@
 #include <memory>
 #include <string>
 
+#include "base/config.h"
 #include "base/error.h"
 #include "block/fault_device.h"
 
 namespace zpair::state {
 
-// Wraps a drive that was just opened, with the faults that were noted for it.
+// Wraps a drive that was just opened, with the model of all drives and the faults that were noted for this one.
 Result<std::unique_ptr<block::FaultDevice>> wrap_with_faults(const std::string& run_dir,
                                                              std::unique_ptr<block::BlockDevice> inner,
-                                                             bool volatile_cache);
+                                                             const FaultConfig& config);
 // Carries a command out and notes what faults there are now.
 Result<void> apply_fault(const std::string& run_dir, block::FaultDevice& device, const std::string& command);
 

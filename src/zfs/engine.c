@@ -8,6 +8,7 @@
 #include <sys/random.h>
 
 extern uint64_t zfs_arc_max, zfs_arc_min;
+extern void arc_tuning_update(boolean_t verbose);
 extern uint64_t zfs_dirty_data_max, zfs_dirty_data_max_max, zfs_wrlog_data_max;
 extern uint64_t zfs_multihost_interval;
 extern uint_t zfs_multihost_import_intervals, zfs_multihost_fail_intervals;
@@ -157,6 +158,25 @@ choose_sha256(void)
 		(void) zfs_impl_get_ops("sha256")->setname(names[i]);
 }
 
+void
+zp_engine_limit(uint64_t arc_bytes, uint64_t dirty_bytes, uint64_t log_bytes)
+{
+	static boolean_t runs = B_FALSE;
+
+	zfs_arc_min = MIN(arc_bytes / 2, 32ULL << 20);
+	/* Dirty data lives in the ARC, and writers are stopped (for a whole txg) when it takes half of it: room for both. */
+	zfs_arc_max = MAX(arc_bytes, 64ULL << 20) + dirty_bytes;
+	zfs_dirty_data_max = zfs_dirty_data_max_max = MAX(dirty_bytes, 16ULL << 20);
+	/*
+	 * A txg is pushed when its own log gets longer than 15 % of this, and writers wait when all live logs together reach it:
+	 * with at most three txgs unsynced the live log stays near log_bytes.
+	 */
+	zfs_wrlog_data_max = MAX(log_bytes * 2, 16ULL << 20);
+	if (runs)
+		arc_tuning_update(B_FALSE);
+	runs = B_TRUE;
+}
+
 int
 zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 {
@@ -178,15 +198,7 @@ zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 	(void) snprintf(cache_file, sizeof (cache_file), "%s/zpool.cache", options->config_folder);
 	spa_config_path = cache_file;		/* never /etc/zfs/zpool.cache; and cachefile=none, so it is not written */
 	zfs_flags = 0;				/* the library's assertions stay on, its self-verification is too slow */
-	zfs_arc_min = MIN(options->arc_bytes / 2, 32ULL << 20);
-	/* Dirty data lives in the ARC, and writers are stopped (for a whole txg) when it takes half of it: room for both. */
-	zfs_arc_max = MAX(options->arc_bytes, 64ULL << 20) + options->dirty_bytes;
-	zfs_dirty_data_max = zfs_dirty_data_max_max = MAX(options->dirty_bytes, 16ULL << 20);
-	/*
-	 * A txg is pushed when its own log gets longer than 15 % of this, and writers wait when all live logs together reach it:
-	 * with at most three txgs unsynced the live log stays near log_bytes.
-	 */
-	zfs_wrlog_data_max = MAX(options->log_bytes * 2, 16ULL << 20);
+	zp_engine_limit(options->arc_bytes, options->dirty_bytes, options->log_bytes);
 	spa_asize_inflation = 6;		/* worst size of a write in the pool: 24 counts in raidz, which a pool here never has */
 	zfs_txg_timeout = 1;			/* bounds the replay */
 	zfs_vdev_direct_write_verify = 0;	/* nobody else can change a buffer of ours meanwhile */
@@ -195,8 +207,7 @@ zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 	kernel_init(SPA_MODE_READ | SPA_MODE_WRITE);
 	choose_sha256();
 	/* arc_init() computes its own when it dislikes ours; say it again now that it runs. */
-	zfs_dirty_data_max = MAX(options->dirty_bytes, 16ULL << 20);
-	zfs_wrlog_data_max = MAX(options->log_bytes * 2, 16ULL << 20);
+	zp_engine_limit(options->arc_bytes, options->dirty_bytes, options->log_bytes);
 	return (0);
 }
 
@@ -259,6 +270,8 @@ zp_tunable_set(int index, uint64_t value)
 		*(volatile uint64_t *)tunables[index].at = value;
 	else
 		*(volatile uint32_t *)tunables[index].at = (uint32_t)value;
+	if (tunables[index].at == &zfs_arc_max || tunables[index].at == &zfs_arc_min)
+		arc_tuning_update(B_FALSE);	/* nothing else looks at them again */
 }
 
 /* ---- pools: small helpers */

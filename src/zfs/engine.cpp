@@ -59,6 +59,10 @@ void Engine::run_control(std::function<void()> job) {
       new std::function<void()>(std::move(job)));
 }
 
+void Engine::set_limits(std::uint64_t arc_bytes, std::uint64_t dirty_bytes, std::uint64_t log_bytes) {
+  zp_engine_limit(arc_bytes, dirty_bytes, log_bytes);
+}
+
 // ---- tunables
 
 std::vector<Tunable> tunables() {

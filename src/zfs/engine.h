@@ -46,6 +46,9 @@ class Engine {
     return Blocking<F>{*this, std::move(call), {}};
   }
 
+  // Of the running engine: what it may use from now on.
+  void set_limits(std::uint64_t arc_bytes, std::uint64_t dirty_bytes, std::uint64_t log_bytes);
+
   block::Reactor& reactor() { return reactor_; }
   const EngineOptions& options() const { return options_; }
   WorkerThreads& volume_threads() { return *volume_threads_; }

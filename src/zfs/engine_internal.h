@@ -26,6 +26,8 @@ struct zp_engine_options {
   uint64_t arc_bytes, dirty_bytes, log_bytes;
 };
 int zp_engine_start(const struct zp_engine_options* options, struct zp_why* why);
+// Of the running engine too.
+void zp_engine_limit(uint64_t arc_bytes, uint64_t dirty_bytes, uint64_t log_bytes);
 int zp_gate_self_test(struct zp_why* why);
 // What the gate saw since the start: mirror writes, and those that were short on a leg outside the ack set.
 void zp_gate_counts(uint64_t* writes, uint64_t* allowed_short_writes);
@@ -176,6 +178,10 @@ int zp_volume_look(const char* name, struct zp_volume_info* info, struct zp_why*
 // Calls back for each volume and each snapshot (name with @) below the pool, until it returns other than 0.
 int zp_volumes_each(zp_pool* pool, int (*found)(void* context, const char* name), void* context);
 int zp_property_set(const char* name, const char* property, const char* value, struct zp_why* why);
+/* A property of our own (its name has a colon), at most ZP_NOTE_SIZE - 1 long; none set: the empty text. */
+#define ZP_NOTE_SIZE 8192
+int zp_note_set(const char* name, const char* note, const char* value, struct zp_why* why);
+int zp_note_get(const char* name, const char* note, char value[ZP_NOTE_SIZE], struct zp_why* why);
 
 // Opens and replays the log, which must reach `floor_sequence` (0: any). refused: EPERM.
 int zp_volume_open(zp_pool* pool, const char* name, uint64_t floor_sequence, zp_volume** volume,

@@ -164,6 +164,10 @@ class Pool {
 
   // Properties of the pool's root or of a volume: compression, logbias... sync is refused (rule 2: always).
   block::Task<Result<void>> set_property(std::string volume, std::string property, std::string value);
+  // What is kept in the pool itself under a name of ours (with a colon): at most 8191 bytes, durable when it returns, and there
+  // wherever the pool is imported. Never set: the empty text.
+  block::Task<Result<void>> set_note(std::string note, std::string value);
+  block::Task<Result<std::string>> note(std::string note);
 
   Engine& engine() { return engine_; }
 

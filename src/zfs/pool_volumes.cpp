@@ -214,4 +214,19 @@ Task<Result<void>> Pool::set_property(std::string volume, std::string property, 
   co_return co_await ask(engine_, set);
 }
 
+Task<Result<void>> Pool::set_note(std::string note, std::string value) {
+  const std::string full = full_name("");
+  auto set = [&](zp_why* why) { return zp_note_set(full.c_str(), note.c_str(), value.c_str(), why); };
+  co_return co_await ask(engine_, set);
+}
+
+Task<Result<std::string>> Pool::note(std::string note) {
+  const std::string full = full_name("");
+  std::string value(ZP_NOTE_SIZE, '\0');
+  auto get = [&](zp_why* why) { return zp_note_get(full.c_str(), note.c_str(), value.data(), why); };
+  ZP_CO_CHECK(co_await ask(engine_, get));
+  value.resize(std::strlen(value.c_str()));
+  co_return value;
+}
+
 }  // namespace zpair::zfs

@@ -91,6 +91,30 @@ zp_property_set(const char *name, const char *property, const char *value, struc
 	return (0);
 }
 
+int
+zp_note_set(const char *name, const char *note, const char *value, struct zp_why *why)
+{
+	if (strlen(value) >= ZP_NOTE_SIZE)
+		return (zp_explain(why, EINVAL, "%s on %s would be longer than %d bytes", note, name, ZP_NOTE_SIZE - 1));
+	int error = dsl_prop_set_string(name, note, ZPROP_SRC_LOCAL, value);
+	if (error != 0)
+		return (zp_explain(why, error, "cannot set %s on %s: %s", note, name, strerror(error)));
+	return (0);
+}
+
+int
+zp_note_get(const char *name, const char *note, char value[ZP_NOTE_SIZE], struct zp_why *why)
+{
+	int error = dsl_prop_get(name, note, 1, ZP_NOTE_SIZE, value, NULL);
+	if (error == ENOENT) {
+		value[0] = '\0';
+		return (0);
+	}
+	if (error != 0)
+		return (zp_explain(why, error, "cannot read %s of %s: %s", note, name, strerror(error)));
+	return (0);
+}
+
 /* Thick: all that the volume may ever hold is set aside for it. */
 static int
 reserve(const char *name, uint64_t size, uint64_t block_size, struct zp_why *why)

@@ -12,6 +12,7 @@ stands in comments, which a reader does not see:
 
     <!-- pair: kill a -->                 any command of `zpair sandbox`
     <!-- pair: new-drive b nvme-B9 -->    an empty drive, /dev/disk/by-id/nvme-B9 of node b
+    <!-- pair: carry a tank-a-00 b nvme-A0 -->   a's drive tank-a-00 is b's nvme-A0 from now on
     <!-- pair: in-sync -->  <!-- pair: owner tank-a b -->  <!-- pair: state tank-a down -->      waits for it
     <!-- pair: io -->                     waits until every volume has answered writes again
     <!-- pair: end-load tank-a -->        the clients of this pool end, and verify
@@ -76,6 +77,9 @@ class Book:
             node, name = arguments
             with open(pair.dir / "drives" / node / name, "wb") as file:
                 file.truncate(256 << 20)
+        elif word == "carry":
+            node, name, to, new_name = arguments
+            os.rename(pair.dir / "drives" / node / name, pair.dir / "drives" / to / new_name)
         elif word == "in-sync":
             pair.wait_in_sync()
         elif word == "owner":
@@ -111,6 +115,8 @@ class Book:
     def _execute(self, command):
         drives = self.pair.dir / "drives"
         command = re.sub(rf"\b([ab]):{BY_ID}/", lambda found: f"{found[1]}:{drives / found[1]}/", command)
+        if replaced := re.match(r"zpair node replace ([ab]) ", command):
+            command = command.replace(f"{BY_ID}/", f"{drives / replaced[1]}/")
         words = shlex.split(command)
         check(words[0] == "zpair", f"{self.file.name}: only zpair's own commands can be executed: {command}")
         done = run(BIN / "zpair", "--sandbox", self.pair.dir, *words[1:], ok=None)

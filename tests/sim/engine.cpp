@@ -497,6 +497,11 @@ void World::offer_leg(Process& at, const Fault& fault) {
   }
   if (old == nullptr) return;
   owner::LegOffered offered{0, ++last_order_, mirror.guid, {}, old->guid};
+  if (fault.variant && !old->in_sync) {  // in its own place: from now on it comes back as a new leg
+    offered.leg.node = old->node;
+    offered.leg.drive = old->drive;
+    return feed(at, offered);
+  }
   int number = add_drive(mirror_of(mirror.guid), fault.node);
   offered.leg.guid = leg_id(number);
   offered.leg.node = fault.node;

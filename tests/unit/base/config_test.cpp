@@ -53,7 +53,7 @@ TEST(Config, the_documented_defaults_hold) {
 TEST(Config, what_is_written_reads_back_the_same) {
   auto config = parse_config(good, "b.toml");
   ASSERT_TRUE(config);
-  config->fault = {true, true};
+  config->fault = {true, true, "latency-us 92 21 5"};
   config->limits = {100, 50, 20};
   config->state_dir = "/tmp/a \"quoted\" folder";
   auto again = parse_config(write_config(*config), "again.toml");

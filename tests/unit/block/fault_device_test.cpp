@@ -262,6 +262,20 @@ TEST_F(FaultDeviceTest, a_power_cut_loses_what_was_not_flushed_and_changes_the_v
   close(*device);
 }
 
+// A model of a drive whose cache outlives a power cut: what lies below is written, and never asked to flush.
+TEST_F(FaultDeviceTest, a_protected_cache_flushes_nothing_below) {
+  auto below = open({.commands = "flush-errors on"});
+  auto device = std::move(*FaultDevice::wrap(std::move(below), {.commands = "latency-us 1 1 1; protected-cache on"}));
+  EXPECT_EQ(device->faults(), "latency-us 1 1 1\nprotected-cache on\n");
+  EXPECT_EQ(write(*device, 0, a), IoStatus::ok);
+  EXPECT_EQ(flush(*device), IoStatus::ok);
+  EXPECT_EQ(read(*device, 0, 8192), IoStatus::ok);
+  EXPECT_EQ(last_read, a);
+  apply(*device, "protected-cache off");
+  EXPECT_EQ(flush(*device), IoStatus::io_error);
+  close(*device);
+}
+
 TEST_F(FaultDeviceTest, durable_writes_and_zeroes_survive_a_power_cut) {
   auto device = open({.volatile_cache = true});
   EXPECT_EQ(reactor->run_until_done(do_write_durable(*device, 0, a)), IoStatus::ok);

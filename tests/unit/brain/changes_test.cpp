@@ -149,6 +149,41 @@ TEST_F(Rule1, a_dead_drive_is_replaced_too) {
   EXPECT_EQ(record::find_leg(store.record(), leg_id(0, node_b)), nullptr);
 }
 
+// Its node was built anew around it, or put back to an earlier day: what the drive misses nobody knows.
+TEST_F(Rule1, a_leg_that_is_replaced_by_its_own_drive_comes_back_as_a_new_one) {
+  const LegId old = leg_id(0, node_b);
+  Record record = make_record(1);
+  take_off(record, old, Txg{9});
+  owner.silent.insert(old);
+  owner.serve(record);
+  record::Leg same;
+  same.node = node_b;
+  same.drive = record::find_leg(record, old)->drive;
+  owner.feed(LegOffered{owner.now_ns, 1, MirrorId{1}, same, old});
+  EXPECT_TRUE(owner.last<AnswerCommand>().done) << owner.last<AnswerCommand>().text;
+  EXPECT_TRUE(record::find_leg(store.record(), old)->full);
+  EXPECT_FALSE(owner.state.change.has_value());
+  owner.silent.clear();
+  owner.pass_ms(2000);
+  EXPECT_EQ(owner.count<ReturnLegs>(), 0u) << "never from its `since`";
+  EXPECT_EQ(owner.last<AttachLeg>().discard, old);
+  EXPECT_EQ(record::find_leg(store.record(), old), nullptr);
+  ASSERT_EQ(store.record().mirrors[0].legs.size(), 2u);
+  EXPECT_EQ(store.record().mirrors[0].legs[1].drive, same.drive);
+  EXPECT_TRUE(store.record().mirrors[0].legs[1].in_sync);
+}
+
+TEST_F(Rule1, a_leg_in_sync_is_not_replaced_by_its_own_drive) {
+  owner.serve(make_record(1));
+  const Record before = store.record();
+  record::Leg same;
+  same.node = node_b;
+  same.drive = record::find_leg(before, leg_id(0, node_b))->drive;
+  owner.feed(LegOffered{owner.now_ns, 1, MirrorId{1}, same, leg_id(0, node_b)});
+  EXPECT_FALSE(owner.last<AnswerCommand>().done);
+  EXPECT_EQ(store.record(), before);
+}
+
 TEST_F(Rule1, a_drive_that_is_in_the_pool_already_is_refused) {
   owner.serve(make_record(1));
   record::Leg leg = new_leg();

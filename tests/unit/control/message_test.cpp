@@ -45,6 +45,7 @@ TEST(ControlMessage, every_kind_survives_the_way_over_the_socket) {
   expect_round_trip(PartnerHint{true, true});
   expect_round_trip(CannotFence{{LegId{UINT64_MAX}, LegId{2}}});
   expect_round_trip(DrivePlaces{document.drives});
+  expect_round_trip(MemoryShare{1 << 30, 2 << 20, 3 << 20});
   expect_round_trip(RecordKept{Epoch{4}, Revision{17}});
   expect_round_trip(Heartbeat{44});
   expect_round_trip(State{"tank-a", "serving", "why", a_record(), true, {{"vm1", 4096, UINT64_MAX}}, 4711});

@@ -107,6 +107,12 @@ class EtcdCluster {
   }
   void resume(std::size_t member) { ::kill(pids_[member], SIGCONT); }
   bool runs(std::size_t member) const { return pids_[member] > 0; }
+  std::string peer_url(std::size_t member) const { return "http://127.0.0.1:" + std::to_string(peer_ports_[member]); }
+  // From its next start on it listens for its peers elsewhere: a new machine.
+  void move_peer(std::size_t member) {
+    std::vector<UniqueFd> held;
+    peer_ports_[member] = free_port(held);
+  }
 
  private:
   static bool stands_still(pid_t pid) {
@@ -129,7 +135,6 @@ class EtcdCluster {
     held.push_back(std::move(fd));
     return ntohs(address.sin_port);
   }
-  std::string peer_url(std::size_t member) const { return "http://127.0.0.1:" + std::to_string(peer_ports_[member]); }
   std::string log_path(std::size_t member) const { return (folder_ / (std::string(names[member]) + ".log")).string(); }
 
   std::filesystem::path folder_;

@@ -502,6 +502,19 @@ TEST_F(EtcdStoreTest, a_closed_store_ends_what_waits) {
   EXPECT_EQ(run(close_while_reading(*store)), ErrorCode::cancelled);
 }
 
+// What somebody compares with from a store that was lost must fit nothing in the one that took its place.
+TEST_F(EtcdStoreTest, the_revision_is_raised_above_what_was_seen) {
+  SwapAnswer before = swap(*store, 0, record_of("before", 1));
+  const std::uint64_t seen = before.stored.mod_revision + 50;
+  ASSERT_TRUE(run(store->raise_revision(seen, Deadline::in_ms(30'000))));
+  SwapAnswer after = swap(*store, 0, record_of("after", 1));
+  EXPECT_EQ(after.outcome, Outcome::applied);
+  EXPECT_GT(after.stored.mod_revision, seen);
+  ASSERT_TRUE(run(store->raise_revision(seen, Deadline::in_ms(30'000)))) << "nothing to do";
+  EXPECT_EQ(swap(*store, after.stored.mod_revision, record_of("after", 2)).stored.mod_revision,
+            after.stored.mod_revision + 1);
+}
+
 // ------------------------------------------------------------------------------------------------ etcd-start, readmit
 
 // A cluster of its own for each: their members are not what they were.
@@ -555,7 +568,7 @@ TEST_F(ReadmitTest, a_wiped_member_does_not_start_until_it_is_readmitted) {
   EXPECT_NE(cluster->log(1).find("zpair store readmit b"), std::string::npos) << cluster->log(1);
   EXPECT_FALSE(std::filesystem::exists(cluster->data(1)));
 
-  auto readmitted = run(store->readmit("b", Deadline::in_ms(30'000)));
+  auto readmitted = run(store->readmit("b", "", Deadline::in_ms(30'000)));
   ASSERT_TRUE(readmitted) << readmitted.error().message;
   cluster->start(1);
   wait_until_all_answer();
@@ -591,7 +604,7 @@ TEST_F(ReadmitTest, a_member_whose_mark_is_lost_too_is_known_by_the_others) {
   cluster->pause(0);  // no majority: the lone other still knows
   EXPECT_EQ(start_and_fail(2, {"--bootstrap"}), 3);
   cluster->resume(0);
-  auto readmitted = run(store->readmit("witness", Deadline::in_ms(30'000)));
+  auto readmitted = run(store->readmit("witness", "", Deadline::in_ms(30'000)));
   ASSERT_TRUE(readmitted) << readmitted.error().message;
   cluster->start(2);
   wait_until_all_answer();
@@ -614,11 +627,36 @@ TEST_F(ReadmitTest, a_lost_mark_over_whole_data_is_made_anew) {
   EXPECT_TRUE(std::filesystem::exists(cluster->mark(1)));
 }
 
+TEST_F(ReadmitTest, a_member_comes_back_at_another_address) {
+  SwapAnswer created = swap(*store, 0, record_of("moved", 1));
+  const std::string former = cluster->peer_url(2);
+  wipe(2);
+  std::filesystem::remove(cluster->mark(2));
+  std::filesystem::remove(cluster->pins(2));
+  auto taken = run(store->readmit("witness", cluster->peer_url(0), Deadline::in_ms(30'000)));
+  ASSERT_FALSE(taken);
+  EXPECT_EQ(taken.error().code, ErrorCode::exists);
+  // A first try named a wrong one.
+  auto wrong = run(store->readmit("witness", "http://127.0.0.1:9", Deadline::in_ms(30'000)));
+  ASSERT_TRUE(wrong) << wrong.error().message;
+  cluster->move_peer(2);
+  auto readmitted = run(store->readmit("witness", cluster->peer_url(2), Deadline::in_ms(30'000)));
+  ASSERT_TRUE(readmitted) << readmitted.error().message;
+  cluster->start(2);
+  wait_until_all_answer();
+  auto members = run(store->members(Deadline::in_ms(5000)));
+  ASSERT_TRUE(members);
+  ASSERT_EQ(members->size(), 3u);
+  for (const Member& member : *members) EXPECT_NE(member.peer_urls, std::vector<std::string>{former}) << member.name;
+  cluster->kill(1);
+  EXPECT_EQ(read(*open(2), "moved"), created.stored) << "its vote counts";
+}
+
 TEST_F(ReadmitTest, a_living_member_is_not_readmitted) {
-  auto readmitted = run(store->readmit("b", Deadline::in_ms(10'000)));
+  auto readmitted = run(store->readmit("b", "", Deadline::in_ms(10'000)));
   ASSERT_FALSE(readmitted);
   EXPECT_EQ(readmitted.error().code, ErrorCode::refused);
-  auto unknown = run(store->readmit("nobody", Deadline::in_ms(10'000)));
+  auto unknown = run(store->readmit("nobody", "", Deadline::in_ms(10'000)));
   ASSERT_FALSE(unknown);
   EXPECT_EQ(unknown.error().code, ErrorCode::not_found);
 }

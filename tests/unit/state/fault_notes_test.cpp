@@ -14,7 +14,7 @@ using block::Scratch;
 block::Task<std::unique_ptr<block::FaultDevice>> open(Scratch& scratch, std::string path) {
   auto file = co_await block::FileDevice::open({.path = path});
   EXPECT_TRUE(file) << file.error().message;
-  auto wrapped = wrap_with_faults(scratch.path("run"), std::move(*file), false);
+  auto wrapped = wrap_with_faults(scratch.path("run"), std::move(*file), FaultConfig{});
   EXPECT_TRUE(wrapped) << wrapped.error().message;
   co_return std::move(*wrapped);
 }

@@ -221,7 +221,7 @@ Result<void> read_limits(const Table& root, NodeConfig& config) {
   return {};
 }
 
-Result<void> read_rest(const Table& root, NodeConfig& config) {
+Result<void> read_rest(const Table& root, std::string_view file, NodeConfig& config) {
   ZP_TRY(start, root.table("start"));
   if (start) {
     ZP_CHECK(start->only({"partner_wait_s"}));
@@ -234,6 +234,10 @@ Result<void> read_rest(const Table& root, NodeConfig& config) {
     ZP_TRY(allowed, fault->flag("allowed", false));
     ZP_TRY(volatile_cache, fault->flag("volatile_cache", false));
     ZP_TRY(model, fault->text("model", ""));
+    if (!model.empty() && !allowed) {
+      return fail(ErrorCode::invalid, "{}: `fault.model` is for sandboxes: it counts only with `fault.allowed = true`",
+                  file);
+    }
     config.fault = {allowed, volatile_cache, model};
   }
   return {};
@@ -335,7 +339,7 @@ Result<NodeConfig> parse_config(std::string_view text, std::string_view file) {
   ZP_CHECK(read_paths(root, file, config));
   ZP_CHECK(read_etcd(root, file, config));
   ZP_CHECK(read_limits(root, config));
-  ZP_CHECK(read_rest(root, config));
+  ZP_CHECK(read_rest(root, file, config));
   return config;
 }
 

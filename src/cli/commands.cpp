@@ -486,9 +486,10 @@ Result<void> store_rebuild(const Context& context, const std::vector<std::string
       "the store knows every pool: nothing to rebuild");
 }
 
-Result<void> drive_move(const Context& context, const std::string& pool, const std::string& drive) {
+Result<void> drive_move(const Context& context, const std::string& pool, const std::string& drive, bool node_is_off) {
   ZP_TRY(to, parse_drive(drive));
-  return change(context, "/v1/drive/move", {{"pool", pool}, {"node", to.first}, {"path", place_of(to.second)}},
+  return change(context, "/v1/drive/move",
+                {{"pool", pool}, {"node", to.first}, {"path", place_of(to.second)}, {"node_is_off", node_is_off}},
                 fmt::format("{} is a leg of {} on node {} now", drive, pool, to.first));
 }
 

@@ -94,7 +94,8 @@ Result<void> store_status(const Context& context);
 Result<void> store_readmit(const Context& context, const std::string& member, const std::string& peer_url);
 Result<void> witness_replace(const Context& context, const std::string& peer_url);
 Result<void> store_rebuild(const Context& context, const std::vector<std::string>& pools, bool accept_data_loss);
-Result<void> drive_move(const Context& context, const std::string& pool, const std::string& drive);  // NODE:PATH
+// drive: NODE:PATH; node_is_off: of the other node, when it does not answer.
+Result<void> drive_move(const Context& context, const std::string& pool, const std::string& drive, bool node_is_off);
 Result<void> events(const Context& context, bool follow);
 
 // All volumes, with the addresses that each node knows.

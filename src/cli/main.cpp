@@ -292,6 +292,7 @@ void add_other_commands(CLI::App& app, Chosen& chosen) {
 
   struct Move {
     std::string pool, drive;
+    bool node_is_off = false;
   };
   auto moved = std::make_shared<Move>();
   CLI::App* move = add_command(*drive, "move",
@@ -299,7 +300,11 @@ void add_other_commands(CLI::App& app, Chosen& chosen) {
                                "zpair drive move tank-a b:/dev/disk/by-id/nvme-A0");
   add_pool(*move, moved->pool);
   add_word(*move, "DRIVE", moved->drive, "NODE:PATH where it is now")->check(reads_by(parse_drive));
-  when_chosen(move, chosen, [moved](const Context& context) { return drive_move(context, moved->pool, moved->drive); });
+  move->add_flag("--node-is-off", moved->node_is_off,
+                 "the server that it came from does not answer, and is off for sure");
+  when_chosen(move, chosen, [moved](const Context& context) {
+    return drive_move(context, moved->pool, moved->drive, moved->node_is_off);
+  });
 
   CLI::App* store = add_command(app, "store", "the quorum store (etcd)");
   store->require_subcommand(1);

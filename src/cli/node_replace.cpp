@@ -124,9 +124,10 @@ class Seater {
       begun_ = true;
       return {};
     }
+    // Somebody else's change runs; or the old leg left between the look and this: the next look tells.
     const bool later = answer.error().code == ErrorCode::refused &&
                        answer.error().message.find("another change of the pool") != std::string::npos;
-    if (later) return {};
+    if (later || (begun_ && answer.error().code == ErrorCode::not_found)) return {};
     return fail(answer.error(), "{} does not take the place of {}, and what follows is not begun", place(),
                 seat_.old_drive);
   }
@@ -184,8 +185,11 @@ Result<std::vector<Seating>> plan_seating(const std::string& node, const json& s
     plan.push_back(std::move(leg->seat));
     lost.erase(leg);
   };
+  std::map<std::string, std::string> seen;  // durable id -> path
   for (const LookedAt& drive : looked_at) {
     const std::string id = text_of(drive.answer, "durable_id");
+    if (const auto [first, fresh] = seen.emplace(id, drive.path); !fresh)
+      return fail(ErrorCode::invalid, "{}:{} and {}:{} are one drive", node, first->second, node, drive.path);
     const auto own = std::find_if(lost.begin(), lost.end(),
                                   [&](const LostLeg& leg) { return leg.seat.old_id == id || leg.taker == id; });
     if (own != lost.end()) {

@@ -70,6 +70,8 @@ class Api {
   Answer inspect_at(NodeId node, std::string path);
   Answer register_at(NodeId node, std::string pool, std::string path);
   Answer unregister_at(NodeId node, std::string pool, std::string durable_id);
+  block::Task<void> give_here(NodeId node, std::string pool);  // to the pool's process, when it and the drive are here
+  block::Task<Result<void>> check_move(std::string pool, std::string path, record::Leg leg, bool node_is_off);
   Answer drive_inspect(Asked asked);  // these five only from the partner
   Answer drive_register(Asked asked);
   Answer drive_unregister(Asked asked);

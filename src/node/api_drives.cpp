@@ -9,6 +9,7 @@ namespace zpair::node {
 namespace {
 
 constexpr Nanoseconds partner_silent_ns = 2 * ns_per_s;
+constexpr std::int64_t store_ms = 3000;
 
 }  // namespace
 
@@ -21,7 +22,7 @@ std::string Api::pool_using(const std::string& durable_id) const {
   if (!record) return known->pool;  // it is being created
   for (const record::Mirror& mirror : record->mirrors) {
     for (const record::Leg& leg : mirror.legs) {
-      if (leg.drive == durable_id) return known->pool;
+      if (leg.drive == durable_id && leg.node == daemon_.config().node) return known->pool;
     }
   }
   return "";
@@ -123,6 +124,12 @@ Api::Answer Api::unregister_at(NodeId node, std::string pool, std::string durabl
   co_return co_await call_partner("POST", "/v1/node/unregister", body, Impl::quick_ms * 10);
 }
 
+block::Task<void> Api::give_here(NodeId node, std::string pool) {
+  PoolAgent* agent = daemon_.find_pool(pool);
+  if (node != daemon_.config().node || agent == nullptr || !agent->has_process()) co_return;
+  co_await daemon_.drives().give_to_process(pool, agent->process_epoch());
+}
+
 Api::Answer Api::drive_look(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(node_name, Impl::text_in(body, "node"));
@@ -150,20 +157,24 @@ Api::Answer Api::drive_replace(Asked asked) {
   if (used_by == pool) {
     const auto record = agent->newest_record();
     const record::Leg* leg = record ? record::find_drive(*record, Impl::text_or(identity, "durable_id")) : nullptr;
-    if (leg != nullptr && leg->node == node && !Impl::flag_in(identity, "registered")) {
+    const bool forgotten = leg != nullptr && leg->node == node && !Impl::flag_in(identity, "registered");
+    const json attached = {{"node", node_name}, {"durable_id", Impl::text_or(identity, "durable_id")}, {"path", path}};
+    auto answer =
+        co_await call_pool(pool, "POST", "/v1/drive/replace",
+                           json{{"pool", pool}, {"old", body["old"]}, {"new", attached}}.dump(), Impl::slow_ms);
+    if (answer && forgotten) {  // after the record says that it comes back as a whole, not before
       ZP_CO_CHECK(co_await register_at(node, pool, path));
+      co_await give_here(node, pool);
       co_await daemon_.refresh_partner_drives();
     }
-    const json attached = {{"node", node_name}, {"durable_id", Impl::text_or(identity, "durable_id")}, {"path", path}};
-    co_return co_await call_pool(pool, "POST", "/v1/drive/replace",
-                                 json{{"pool", pool}, {"old", body["old"]}, {"new", attached}}.dump(), Impl::slow_ms);
+    co_return answer;
   }
   if (!used_by.empty())
     co_return fail(ErrorCode::exists, "drive {}:{} is a leg of pool {} already: name a drive that is free", node, path,
                    used_by);
   ZP_CO_CHECK(Impl::check_size(node, path, Impl::number_or(identity, "size_bytes")));
   ZP_CO_TRY(place, Impl::parsed(co_await register_at(node, pool, path)));
-  if (node == daemon_.config().node) co_await daemon_.drives().give_to_process(pool, agent->process_epoch());
+  co_await give_here(node, pool);
   std::string text =
       json{{"pool", pool}, {"old", body["old"]}, {"new", place}, {"force", Impl::flag_in(body, "force")}}.dump();
   auto answer = co_await call_pool(pool, "POST", "/v1/drive/replace", text, Impl::slow_ms);
@@ -173,6 +184,41 @@ Api::Answer Api::drive_replace(Asked asked) {
   }
   co_await daemon_.refresh_partner_drives();
   co_return answer;
+}
+
+// Why the drive of `leg` may not move here now; empty: nobody serves its pool, and nobody can write to it from where it was.
+block::Task<Result<void>> Api::check_move(std::string pool, std::string path, record::Leg leg, bool node_is_off) {
+  const auto changes = [&] {
+    PoolAgent* agent = daemon_.find_pool(pool);
+    return agent == nullptr || agent->changes_owner();
+  };
+  const auto served = [&] {
+    return fail(
+        ErrorCode::refused,
+        "pool {} is served, or about to be: a drive moves while nobody serves its pool. Stop it first: zpair pool "
+        "export {}",
+        pool, pool);
+  };
+  if (changes()) co_return served();
+  const bool partner_lives = boot_time_ns() - daemon_.partner_heard_ns() < partner_silent_ns;
+  if (!partner_lives && !node_is_off) {
+    co_return fail(
+        ErrorCode::refused,
+        "node {} does not answer: it may still serve pool {}, from its cache too. Make sure that it is off, then "
+        "say so: --node-is-off",
+        leg.node, pool);
+  }
+  if (!partner_lives) co_return Result<void>{};
+  const auto& partner = daemon_.find_pool(pool)->state().partner;
+  if (partner && partner->process_epoch.value > 0) co_return served();
+  auto answer = Impl::parsed(co_await call_partner("GET", "/v1/drives", "", Impl::quick_ms));
+  if (!answer) co_return fail(answer.error(), "node {} does not say which drives it has", leg.node);
+  for (const json& drive : Impl::list_in(*answer, "drives")) {
+    if (Impl::text_or(drive, "drive_id") == leg.drive && Impl::text_or(drive, "state") == "online")
+      co_return fail(ErrorCode::refused, "node {} has drive {} still: take it out there first", leg.node, path);
+  }
+  if (changes()) co_return served();
+  co_return Result<void>{};
 }
 
 // A leg's drive was carried from one server to the other. The record says where it is from now on, and the new node's import
@@ -188,48 +234,40 @@ Api::Answer Api::drive_move(Asked asked) {
     if (asked.from == From::partner) co_return fail(ErrorCode::invalid, "that is node {}'s", node);
     co_return co_await call_partner("POST", "/v1/drive/move", asked.request.body, Impl::slow_ms);
   }
-  PoolAgent* agent = daemon_.find_pool(pool);
-  if (agent == nullptr) co_return fail(ErrorCode::not_found, "no pool {}: see zpair pool list", pool);
+  if (daemon_.find_pool(pool) == nullptr) co_return fail(ErrorCode::not_found, "no pool {}: see zpair pool list", pool);
   auto identity = block::identify_drive(path);
   if (!identity) co_return fail(identity.error(), "drive {}:{}", here, path);
-  ZP_CO_TRY(stored, co_await daemon_.store().read(pool, Deadline::in_ms(3000)));
+  ZP_CO_TRY(stored, co_await daemon_.store().read(pool, Deadline::in_ms(store_ms)));
   if (!stored) co_return fail(ErrorCode::not_found, "the store knows no pool {}", pool);
   record::Record wanted = stored->record;
-  record::Leg* leg = nullptr;
-  for (record::Mirror& mirror : wanted.mirrors) {
-    for (record::Leg& one : mirror.legs) {
-      if (one.drive == identity->durable_id) leg = &one;
-    }
-  }
-  if (leg == nullptr) co_return fail(ErrorCode::invalid, "drive {}:{} is no leg of pool {}", here, path, pool);
-  if (leg->node != here) {
-    const bool partner_lives = boot_time_ns() - daemon_.partner_heard_ns() < partner_silent_ns;
-    const auto& partner = agent->state().partner;
-    if (agent->has_process() || (partner_lives && partner && partner->process_epoch.value > 0)) {
-      co_return fail(
-          ErrorCode::refused,
-          "pool {} is served: a drive moves while nobody serves its pool. Stop it first: zpair pool export {}", pool,
-          pool);
-    }
-    auto theirs = Impl::parsed(co_await call_partner("GET", "/v1/drives", "", Impl::quick_ms));
-    for (const json& drive : theirs ? Impl::list_in(*theirs, "drives") : json::array()) {
-      if (Impl::text_or(drive, "drive_id") == leg->drive && Impl::text_or(drive, "state") == "online")
-        co_return fail(ErrorCode::refused, "node {} has drive {} still: take it out there first", leg->node, path);
-    }
+  const record::Leg* there = record::find_drive(wanted, identity->durable_id);
+  if (there == nullptr) co_return fail(ErrorCode::invalid, "drive {}:{} is no leg of pool {}", here, path, pool);
+  const record::Leg moved = *there;
+  if (moved.node != here) ZP_CO_CHECK(co_await check_move(pool, path, moved, Impl::flag_in(body, "node_is_off")));
+  // Before the record names this node: it must be able to open the drive. Closed to every writer until it is fenced.
+  ZP_CO_CHECK(co_await register_at(here, pool, path));
+  if (moved.node == here) {
+    co_await give_here(here, pool);
+  } else {
+    record::Leg& leg = *record::find_leg(wanted, moved.guid);
+    leg.node = here;
+    leg.replaces.clear();
     wanted.rev = wanted.rev.next();
     wanted.op = Uuid::random().to_string();
-    wanted.why = fmt::format("drive {} was carried from {} to {}", leg->drive, leg->node, here);
-    leg->node = here;
-    leg->replaces.clear();
-    auto answer = co_await daemon_.store().swap(stored->mod_revision, wanted, Deadline::in_ms(3000));
-    if (answer.outcome != quorum::SwapAnswer::Outcome::applied) {
+    wanted.why = fmt::format("drive {} was carried from {} to {}", leg.drive, moved.node, here);
+    const std::string why = wanted.why;
+    auto answer = co_await daemon_.store().swap(stored->mod_revision, std::move(wanted), Deadline::in_ms(store_ms));
+    if (answer.outcome == quorum::SwapAnswer::Outcome::unknown)
       co_return fail(ErrorCode::timed_out,
-                     "the record of pool {} could not be changed, or changed meanwhile: try again", pool);
+                     "the store does not say whether the record of pool {} was changed: try again", pool);
+    if (answer.outcome == quorum::SwapAnswer::Outcome::other) {
+      ZP_CO_CHECK(co_await daemon_.drives().remove(identity->durable_id));
+      co_return fail(ErrorCode::refused, "the record of pool {} changed meanwhile: try again", pool);
     }
-    daemon_.events().add(pool, "drive-moved", wanted.why);
-    agent->seen(std::move(answer.stored));
+    daemon_.events().add(pool, "drive-moved", why);
+    if (PoolAgent* agent = daemon_.find_pool(pool)) agent->seen(std::move(answer.stored));
+    (void)co_await unregister_at(moved.node, pool, moved.drive);  // a node that is off lists it until it is asked again
   }
-  ZP_CO_CHECK(co_await daemon_.drives().add(pool, path));
   co_return Impl::dump({{"pool", pool}, {"node", name_of(here)}, {"drive", Impl::short_name(path)}});
 }
 

@@ -416,7 +416,6 @@ Api::Answer Api::takeover(Asked asked) {
   co_return co_await owner_answer(pool, 0, false);
 }
 
-// What came of a rehearsal (zpair drill), for the events and the status of both nodes.
 Api::Answer Api::tunables(Asked asked) {
   const auto pool = asked.request.query.find("pool");
   if (pool == asked.request.query.end())
@@ -432,6 +431,7 @@ Api::Answer Api::tune(Asked asked) {
   co_return co_await to_owner(std::move(asked), pool, Impl::slow_ms);
 }
 
+// What came of a rehearsal (zpair drill), for the events and the status of both nodes.
 Api::Answer Api::drill(Asked asked) {
   ZP_CO_TRY(body, Impl::body_of(asked));
   ZP_CO_TRY(pool, Impl::text_in(body, "pool"));

@@ -1,6 +1,7 @@
 // Orders about the quorum store: a member that lost its data, and a store that lost its memory.
 #include "node/api_internal.h"
 #include "state/rebuild.h"
+#include "state/record_copies.h"
 
 namespace zpair::node {
 
@@ -9,6 +10,7 @@ namespace {
 // How many changes somebody may have made in the lost store after the newest that is known here.
 constexpr std::uint64_t unseen_changes = 1000;
 constexpr std::int64_t store_ms = 3000;
+constexpr Nanoseconds partner_silent_ns = 2 * ns_per_s;
 
 // What a node knows of the pools' records.
 struct Known {
@@ -44,19 +46,24 @@ Api::Answer Api::store_readmit(Asked asked) {
       {{"member", member}, {"id", readmitted.member_id}, {"initial_cluster", readmitted.initial_cluster}});
 }
 
-// To the partner.
+// To the partner: the newest copies that this node has, in memory or on its disk. Nothing while one of them is on its way.
 Api::Answer Api::node_records(Asked) {
-  json records = json::array();
+  ZP_CO_TRY(copies, daemon_.folder().load_records());
   std::uint64_t mod_revision = 0;
   for (const std::string& pool : daemon_.pools()) {
     PoolAgent* agent = daemon_.find_pool(pool);
-    if (agent->has_process() && !agent->process_state()) {
-      co_return fail(ErrorCode::unreachable, "the process of pool {} on node {} does not answer: try again in a moment",
+    if ((agent->has_process() && !agent->process_state()) || agent->record_changes()) {
+      co_return fail(ErrorCode::unreachable, "the record of pool {} is changing on node {}: try again in a moment",
                      pool, daemon_.config().node);
     }
     mod_revision = std::max(mod_revision, agent->newest_mod_revision());
-    if (auto record = agent->newest_record()) records.push_back(json::parse(record::to_json(*record)));
+    auto record = agent->newest_record();
+    if (!record) continue;
+    const auto copy = copies.find(pool);
+    if (copy == copies.end() || state::is_older(copy->second, *record)) copies[pool] = std::move(*record);
   }
+  json records = json::array();
+  for (const auto& [pool, record] : copies) records.push_back(json::parse(record::to_json(record)));
   co_return Impl::dump({{"mod_revision", mod_revision}, {"records", records}});
 }
 
@@ -78,11 +85,13 @@ Api::Answer Api::store_rebuild(Asked asked) {
   ZP_CO_TRY(own_answer, Impl::parsed(co_await node_records(asked)));
   ZP_CO_TRY(own, known_in(own_answer, here));
   nodes.push_back(std::move(own));
+  const bool accept_data_loss = Impl::flag_in(body, "accept_data_loss");
   auto partner_answer = co_await call_partner("GET", "/v1/node/records", "", Impl::quick_ms);
-  if (!partner_answer && !Impl::flag_in(body, "accept_data_loss")) {
+  const bool partner_lives = boot_time_ns() - daemon_.partner_heard_ns() < partner_silent_ns;
+  if (!partner_answer && (partner_lives || !accept_data_loss)) {
     co_return fail(ErrorCode::refused,
                    "node {} cannot be asked for its copies of the records, which may be newer ({}). With "
-                   "--accept-data-loss its copies are left out: what it acknowledged alone is lost",
+                   "--accept-data-loss, when it is gone for good: what it acknowledged alone is lost",
                    partner_of(here), partner_answer.error().message);
   }
   if (partner_answer) {
@@ -100,7 +109,13 @@ Api::Answer Api::store_rebuild(Asked asked) {
     });
     copies.push_back(std::move(known.copies));
   }
-  ZP_CO_TRY(plan, state::plan_rebuild(copies, named));
+  ZP_CO_TRY(plan, state::plan_rebuild(copies, named, accept_data_loss));
+  for (const state::Rebuilt& one : plan) {  // before anything is written
+    ZP_CO_TRY(destroyed, co_await daemon_.store().destroyed(one.record.name, Deadline::in_ms(store_ms)));
+    if (!destroyed || destroyed->pool_guid != one.record.pool_guid || destroyed->rev < one.record.rev) continue;
+    co_return fail(ErrorCode::refused, "pool {} was destroyed: node {} is about to forget it", one.record.name,
+                   one.from);
+  }
   json rebuilt = json::array();
   if (!plan.empty()) {
     ZP_CO_CHECK(co_await daemon_.store().raise_revision(mod_revision + unseen_changes, Deadline::in_ms(Impl::slow_ms)));
@@ -109,11 +124,13 @@ Api::Answer Api::store_rebuild(Asked asked) {
     const record::Record record = one.record;
     auto answer = co_await daemon_.store().swap(0, std::move(one.record), Deadline::in_ms(store_ms));
     if (answer.outcome != quorum::SwapAnswer::Outcome::applied) {
-      co_return fail(ErrorCode::timed_out, "the record of pool {} could not be written: try again", record.name);
+      co_return fail(ErrorCode::timed_out, "the record of pool {} could not be written: repeat the command, it goes on",
+                     record.name);
     }
     daemon_.events().add(record.name, "store-rebuilt",
-                         fmt::format("the store has the record of epoch {} revision {} again, from node {}'s copy",
-                                     record.epoch, record.rev, one.from));
+                         fmt::format("the store has the record of epoch {} revision {} again, from node {}'s copy{}",
+                                     record.epoch, record.rev, one.from,
+                                     one.with_loss ? " alone: what the other node acknowledged alone is lost" : ""));
     rebuilt.push_back(
         {{"pool", record.name}, {"epoch", record.epoch.value}, {"rev", record.rev.value}, {"from", name_of(one.from)}});
   }

@@ -18,7 +18,7 @@ constexpr std::int64_t look_ms = 100;
 constexpr Nanoseconds partner_silent_ns = 900 * ns_per_ms;
 constexpr Nanoseconds path_silent_ns = 700 * ns_per_ms;
 constexpr std::int64_t store_look_ms = 1000;
-constexpr std::int64_t share_ms = 500;
+constexpr std::int64_t share_ms = 200;
 constexpr std::int64_t store_limit_ms = 1500;
 constexpr std::int64_t events_wait_ms = 1000;
 constexpr std::int64_t call_limit_ms = 3000;
@@ -92,16 +92,18 @@ block::Task<void> Daemon::watch_partner() {
 }
 
 // The limits of the configuration are for each pool that this node may run. Those of pools that the partner runs are lent to
-// those that run here, and taken back within half a second when another one begins. Not the log's: it bounds the replay.
+// those that run here, and taken back when another one is about to run. The read cache only: dirty data cannot shrink under
+// writers, and the log's length bounds the replay.
 block::Task<void> Daemon::share_memory() {
   while (!closed_) {
-    const std::size_t running = static_cast<std::size_t>(
-        std::count_if(agents_.begin(), agents_.end(), [](const auto& one) { return one.second->has_process(); }));
+    const std::size_t running =
+        static_cast<std::size_t>(std::count_if(agents_.begin(), agents_.end(), [](const auto& one) {
+          return one.second->has_process() || one.second->state().takeover;
+        }));
     const LimitsConfig& limits = options_.config.limits;
-    const auto share_of = [&](std::uint64_t each_mb) {
-      return (each_mb << 20) * agents_.size() / std::max<std::size_t>(running, 1);
-    };
-    const control::MemoryShare share{share_of(limits.arc_mb), share_of(limits.dirty_mb),
+    const std::uint64_t arc_bytes =
+        (std::uint64_t{limits.arc_mb} << 20) * agents_.size() / std::max<std::size_t>(running, 1);
+    const control::MemoryShare share{arc_bytes, std::uint64_t{limits.dirty_mb} << 20,
                                      std::uint64_t{limits.log_mb} << 20};
     for (const auto& [name, agent] : agents_) agent->tell_share(share);
     co_await block::wait_for(closing_, Deadline::in_ms(share_ms));

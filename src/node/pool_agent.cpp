@@ -206,6 +206,10 @@ std::optional<record::Record> PoolAgent::newest_record() const {
   return newest;
 }
 
+bool PoolAgent::record_changes() const {
+  return state_.keeping || state_.keep_next || (state_.takeover && state_.takeover->open_swap);
+}
+
 std::uint64_t PoolAgent::newest_mod_revision() const {
   std::uint64_t newest = 0;
   const auto take = [&](const record::Stored& stored) { newest = std::max(newest, stored.mod_revision); };

@@ -93,6 +93,7 @@ class PoolAgent {
   const std::string& pool() const { return pool_; }
   const brain::agent::State& state() const { return state_; }
   std::optional<record::Record> newest_record() const;
+  bool record_changes() const;                // a copy or a swap of this agent is on its way
   std::uint64_t newest_mod_revision() const;  // the highest that this agent or its process may compare with
   bool has_process() const { return process_ != nullptr; }
   bool changes_owner() const;  // an import is under way, here or at the partner

@@ -8,7 +8,6 @@
 #include "control/channel.h"
 #include "pool/process.h"
 #include "state/fault_notes.h"
-#include "zfs/tunables.h"
 
 namespace zpair::pool {
 
@@ -351,7 +350,6 @@ block::Task<Result<std::string>> Process::post_replace(std::string body) {
   of_record.node = parsed.place.node;
   of_record.drive = parsed.place.durable_id;
   LegId leg;
-  if (in_its_own_place) legs_->expect_nothing_of(*old_leg);
   if (!attached) {
     ZP_CO_TRY(prepared, co_await prepare_new_leg(parsed.place, parsed.force));
     leg = of_record.guid = prepared;
@@ -361,6 +359,8 @@ block::Task<Result<std::string>> Process::post_replace(std::string body) {
   commands_[id] = std::make_unique<Command>();
   feed(owner::LegOffered{boot_time_ns(), id, into, std::move(of_record), old_leg});
   auto answer = co_await await_command(id);
+  // Not before the record calls the leg diverged: until then it may come back by what it missed, and must know what it was told.
+  if (answer && in_its_own_place) legs_->expect_nothing_of(*old_leg);
   if (!answer && !attached && record::find_leg(driver_.state().stored.record, leg) == nullptr &&
       !driver_.state().change)
     co_await legs_->release(leg);
@@ -386,7 +386,7 @@ block::Task<Result<std::string>> Process::post_fault(std::string body) {
 
 block::Task<Result<std::string>> Process::get_tunables() {
   json list = json::array();
-  for (const zfs::Tunable& one : zfs::tunables()) {
+  for (const zfs::Tunable& one : Tuning::known()) {
     const auto kept = tuning_.kept().find(one.name);
     list.push_back({{"name", one.name},
                     {"value", one.value},

@@ -130,7 +130,9 @@ LegId Legs::add_new(const control::DrivePlace& place) {
   return guid;
 }
 
-void Legs::expect_nothing_of(LegId leg) { drive_of(leg)->told = {}; }
+void Legs::expect_nothing_of(LegId leg) {
+  if (Drive* drive = drive_of(leg)) drive->told = {};
+}
 
 void Legs::forget(LegId leg) {
   const Seat* seat = find(leg);

@@ -69,7 +69,7 @@ class Legs {
 
   // A drive that the record does not know yet, under a provisional guid.
   LegId add_new(const control::DrivePlace& place);
-  // It will be copied as a whole: what its node has forgotten does not matter any more.
+  // The record says that it will be copied as a whole: what its node has forgotten does not matter any more.
   void expect_nothing_of(LegId leg);
   void forget(LegId leg);  // the seat only: another leg lies on the same drive
   // After a command that did not come about, or a detach; never a leg of the record. A drive that no other leg lies on is

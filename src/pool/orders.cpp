@@ -229,10 +229,20 @@ void Process::carry_out(const owner::AskPartner&) { promises_->ask_partner(drive
 
 void Process::carry_out(const brain::SwapRecord& order) { tasks_.spawn(run_swap(order)); }
 
+// The store has no such key. A store that lost its memory says so too, and means nothing by it.
+block::Task<bool> Process::is_destroyed() {
+  const Deadline deadline = Deadline::in_ms(read_deadline_ms);
+  auto destroyed = co_await store_.destroyed(options_.pool, deadline);
+  co_return destroyed && *destroyed && (*destroyed)->pool_guid == driver_.state().stored.record.pool_guid;
+}
+
 block::Task<void> Process::run_swap(brain::SwapRecord order) {
   const std::string op = order.record.op;
   const Deadline deadline = Deadline::in_ms(swap_deadline_ms);
   auto answer = co_await store_.swap(order.expected_mod_revision, std::move(order.record), deadline);
+  const bool no_key = answer.outcome == quorum::SwapAnswer::Outcome::other && answer.stored.mod_revision == 0;
+  const bool forgotten = no_key && !co_await is_destroyed();
+  if (forgotten) answer.outcome = quorum::SwapAnswer::Outcome::unknown;
   const Nanoseconds now_ns = boot_time_ns();
   switch (answer.outcome) {
     case quorum::SwapAnswer::Outcome::applied: feed(brain::SwapApplied{now_ns, op, std::move(answer.stored)}); break;
@@ -271,7 +281,8 @@ void Process::carry_out(const brain::ReadRecord&) { tasks_.spawn(run_read()); }
 block::Task<void> Process::run_read() {
   const Deadline deadline = Deadline::in_ms(read_deadline_ms);
   auto read = co_await store_.read(options_.pool, deadline);
-  if (read) {
+  const bool forgotten = read && !*read && !co_await is_destroyed();
+  if (read && !forgotten) {
     feed(brain::RecordRead{boot_time_ns(), std::move(*read)});
   } else {
     feed(brain::RecordReadFailed{boot_time_ns()});

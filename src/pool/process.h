@@ -125,6 +125,7 @@ class Process final : private Hands {
   block::Task<void> run_swap(brain::SwapRecord order);
   block::Task<void> run_remove(brain::RemoveRecord order);
   block::Task<void> run_read();
+  block::Task<bool> is_destroyed();
   block::Task<void> run_keep(record::Stored stored);
   block::Task<void> keep_in_state_folder(record::Record record);
   block::Task<bool> kept_by_zpaird(record::Record record);

@@ -14,8 +14,9 @@ namespace {
 constexpr const char* note_name = "org.zpair:tuning";
 constexpr std::size_t undo_limit = 10;
 
+// What a pool may keep is less than what a test may set: a value that stops it would stop it on either node, import after import.
 std::optional<zfs::Tunable> find(const std::string& name) {
-  for (zfs::Tunable& one : zfs::tunables()) {
+  for (zfs::Tunable& one : Tuning::known()) {
     if (one.name == name) return std::move(one);
   }
   return std::nullopt;
@@ -24,7 +25,7 @@ std::optional<zfs::Tunable> find(const std::string& name) {
 Result<void> check(const std::string& name, std::uint64_t value) {
   const auto known = find(name);
   if (!known)
-    return fail(ErrorCode::not_found, "this OpenZFS has no tunable {} that can be reached: zpair tune show lists those",
+    return fail(ErrorCode::not_found, "this OpenZFS has no tunable {} that can be set: zpair tune show lists those",
                 name);
   if (value < known->least || value > known->most) {
     return fail(ErrorCode::invalid, "tunable {} takes {} to {} {}, not {}", name, known->least, known->most,
@@ -33,10 +34,34 @@ Result<void> check(const std::string& name, std::uint64_t value) {
   return {};
 }
 
+// OpenZFS divides by the difference.
+Result<void> check_together(const std::map<std::string, std::uint64_t>& values) {
+  const auto at = [&](const char* name) {
+    const auto found = values.find(name);
+    return found != values.end() ? found->second : *zfs::tunable(name);
+  };
+  const char* least = "zfs_vdev_async_write_active_min_dirty_percent";
+  const char* most = "zfs_vdev_async_write_active_max_dirty_percent";
+  if (at(least) < at(most)) return {};
+  return fail(ErrorCode::invalid, "{} must be below {}: {} and {} are not", least, most, at(least), at(most));
+}
+
 }  // namespace
 
+std::vector<zfs::Tunable> Tuning::known() {
+  std::vector<zfs::Tunable> all;
+  for (zfs::Tunable& one : zfs::tunables()) {
+    if (one.name == "zfs_scan_suspend_progress") continue;  // for tests: no resync would ever end
+    if (one.name == "zfs_txg_timeout") one.most = 10;       // an idle pool's only sign of life (engine watch)
+    if (one.name == "zfs_vdev_async_write_max_active") one.least = 2;         // of which OpenZFS keeps two at any time
+    if (one.name == "zfs_wrlog_data_max") one.most = std::uint64_t{1} << 30;  // bounds the replay of a takeover
+    all.push_back(std::move(one));
+  }
+  return all;
+}
+
 Tuning::Tuning() {
-  for (const zfs::Tunable& one : zfs::tunables()) defaults_[one.name] = one.value;
+  for (const zfs::Tunable& one : known()) defaults_[one.name] = one.value;
 }
 
 void Tuning::limits_changed() {
@@ -50,14 +75,22 @@ block::Task<void> Tuning::load(zfs::Pool& pool) {
   auto text = co_await pool.note(note_name);
   if (!text) log_warning("the pool's own settings are not known: {}", text.error().message);
   if (!text || text->empty()) co_return;
+  Values kept;
   try {
     const json note = json::parse(*text);
-    kept_ = note.at("values").get<Values>();
+    kept = note.at("values").get<Values>();
     before_ = note.at("before").get<std::vector<Values>>();
   } catch (const json::exception& error) {
+    before_.clear();
     log_warning("the pool's own settings cannot be read, and are left out: {}", error.what());
     co_return;
   }
+  auto fit = check_together(kept);
+  if (!fit) {
+    log_warning("the pool's own settings are left out: {}", fit.error().message);
+    co_return;
+  }
+  kept_ = std::move(kept);
   for (const auto& [name, value] : kept_) {
     auto good = check(name, value);
     if (good) good = zfs::set_tunable(name, value);
@@ -91,10 +124,13 @@ Result<void> Tuning::check_all(const Wanted& wanted) {
 
 Result<void> Tuning::try_out(const Wanted& wanted) {
   ZP_CHECK(check_all(wanted));
+  Values then;
   for (const auto& [name, value] : wanted) {
     const auto kept = kept_.find(name);
-    ZP_CHECK(zfs::set_tunable(name, value.value_or(kept == kept_.end() ? defaults_[name] : kept->second)));
+    then[name] = value.value_or(kept == kept_.end() ? defaults_[name] : kept->second);
   }
+  ZP_CHECK(check_together(then));
+  for (const auto& [name, value] : then) ZP_CHECK(zfs::set_tunable(name, value));
   return {};
 }
 
@@ -105,6 +141,9 @@ block::Task<Result<void>> Tuning::change(zfs::Pool& pool, Wanted wanted) {
     kept.erase(name);
     if (value) kept[name] = *value;
   }
+  Values then = defaults_;
+  for (const auto& [name, value] : kept) then[name] = value;
+  ZP_CO_CHECK(check_together(then));
   if (kept == kept_) co_return try_out(wanted);
   std::vector<Values> before = before_;
   before.push_back(kept_);

@@ -11,12 +11,16 @@
 
 #include "block/task.h"
 #include "zfs/pool.h"
+#include "zfs/tunables.h"
 
 namespace zpair::pool {
 
 class Tuning {
  public:
   using Values = std::map<std::string, std::uint64_t>;
+
+  // What can be set, within the bounds that a pool may keep.
+  static std::vector<zfs::Tunable> known();
 
   Tuning();  // before anything is set: what this process began with are the defaults
 

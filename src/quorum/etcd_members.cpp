@@ -115,7 +115,9 @@ Task<Result<void>> EtcdStore::raise_revision(std::uint64_t revision, Deadline de
   const std::string body = json{{"key", to_base64(key)}, {"value", to_base64("-")}}.dump();
   while (reached < revision) {
     auto answer = co_await state_->ask("/v3/kv/put", body, deadline);
-    if (!answer) co_return fail(answer.error(), "cannot raise the store's revision to {}", revision);
+    if (!answer)
+      co_return fail(answer.error(), "the store's revision is {} and has to reach {}: repeat the command, it goes on",
+                     reached, revision);
     reached = number_in(answer->value("header", json::object()), "revision");
   }
   co_return Result<void>{};
@@ -145,6 +147,15 @@ Task<Result<Readmitted>> EtcdStore::readmit(std::string name, std::string peer_u
       if (!member.answers || member.id != former->id) continue;
       co_return fail(ErrorCode::refused, "the store's member {} answers at {}, so it has its data: nothing to readmit",
                      name, member.endpoint);
+    }
+    for (const std::string& url :
+         former->client_urls) {  // where it says that it is; our own configuration may be older
+      auto answers =
+          co_await state.ask_one(url, "/v3/maintenance/status", "{}", Deadline::in_ms(2 * state.options.try_ms));
+      if (answers) {
+        co_return fail(ErrorCode::refused,
+                       "the store's member {} answers at {}, so it has its data: nothing to readmit", name, url);
+      }
     }
   }
 

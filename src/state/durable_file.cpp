@@ -15,6 +15,37 @@ namespace zpair::state {
 
 namespace {
 
+// All of it by io_uring: where the file system is busy, a create or a rename takes as long as an fsync, and nobody waits with it.
+block::Task<Result<UniqueFd>> open(std::string path, int flags) {
+  auto prepare = [&path, flags](io_uring_sqe* entry) {
+    io_uring_prep_openat(entry, AT_FDCWD, path.c_str(), flags | O_CLOEXEC, 0600);
+  };
+  int result = co_await block::UringAwait(prepare);
+  if (result < 0) co_return fail_errno(-result, "cannot open {}", path);
+  co_return UniqueFd(result);
+}
+
+block::Task<Result<void>> write_all(int fd, std::string path, std::string text) {
+  for (std::size_t done = 0; done < text.size();) {
+    auto prepare = [&](io_uring_sqe* entry) {
+      io_uring_prep_write(entry, fd, text.data() + done, static_cast<unsigned>(text.size() - done), done);
+    };
+    int result = co_await block::UringAwait(prepare);
+    if (result < 0) co_return fail_errno(-result, "cannot write {}", path);
+    done += static_cast<std::size_t>(result);
+  }
+  co_return Result<void>{};
+}
+
+block::Task<Result<void>> rename(std::string from, std::string to) {
+  auto prepare = [&](io_uring_sqe* entry) {
+    io_uring_prep_renameat(entry, AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), 0);
+  };
+  int result = co_await block::UringAwait(prepare);
+  if (result < 0) co_return fail_errno(-result, "cannot rename {} to {}", from, to);
+  co_return Result<void>{};
+}
+
 block::Task<Result<void>> sync(int fd, std::string path) {
   auto prepare = [fd](io_uring_sqe* entry) { io_uring_prep_fsync(entry, fd, 0); };
   int result = co_await block::UringAwait(prepare);
@@ -24,8 +55,7 @@ block::Task<Result<void>> sync(int fd, std::string path) {
 
 block::Task<Result<void>> sync_folder_of(std::string path) {
   std::string folder = std::filesystem::path(path).parent_path();
-  UniqueFd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd) co_return fail_errno(errno, "cannot open the folder {}", folder);
+  ZP_CO_TRY(fd, co_await open(folder, O_RDONLY | O_DIRECTORY));
   co_return co_await sync(fd.get(), folder);
 }
 
@@ -35,23 +65,14 @@ block::Task<Result<void>> store_file(std::string path, std::string text) {
   // Two writers of one file take turns by their own means; the name aside is still each one's own, in each process.
   static std::uint64_t last_number = 0;
   std::string aside = fmt::format("{}.new-{}-{}", path, ::getpid(), ++last_number);
-  UniqueFd fd(::open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  if (!fd) co_return fail_errno(errno, "cannot write {}", aside);
-  for (std::size_t done = 0; done < text.size();) {
-    ssize_t count = ::write(fd.get(), text.data() + done, text.size() - done);
-    if (count < 0) {
-      int error = errno;
-      ::unlink(aside.c_str());
-      co_return fail_errno(error, "cannot write {}", aside);
-    }
-    done += static_cast<std::size_t>(count);
-  }
-  auto synced = co_await sync(fd.get(), aside);
-  if (!synced) {
+  ZP_CO_TRY(fd, co_await open(aside, O_WRONLY | O_CREAT | O_TRUNC));
+  auto stored = co_await write_all(fd.get(), aside, std::move(text));
+  if (stored) stored = co_await sync(fd.get(), aside);
+  if (stored) stored = co_await rename(aside, path);
+  if (!stored) {
     ::unlink(aside.c_str());
-    co_return synced;
+    co_return stored;
   }
-  if (::rename(aside.c_str(), path.c_str()) != 0) co_return fail_errno(errno, "cannot rename {} to {}", aside, path);
   co_return co_await sync_folder_of(path);
 }
 
@@ -64,8 +85,7 @@ block::Task<Result<void>> remove_file(std::string path) {
 }
 
 block::Task<Result<void>> sync_file(std::string path) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) co_return fail_errno(errno, "cannot open {}", path);
+  ZP_CO_TRY(fd, co_await open(path, O_RDONLY));
   ZP_CO_CHECK(co_await sync(fd.get(), path));
   co_return co_await sync_folder_of(path);
 }

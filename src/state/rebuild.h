@@ -1,7 +1,8 @@
 #pragma once
 // Which records a store that has lost its memory is given anew: of each pool the newest copy that a node has. Every act that a
 // record allows (a leg is failed, a pool is imported) comes after the acting node's copy is durable (rule 9), so the newest of
-// both nodes' copies is never older than what was done. With one node's copies alone that is not so.
+// both nodes' copies is never older than what was done. With one node's copy alone that is not so: it is taken only when an
+// operator accepts the loss (rule 11), and then what the other node did meanwhile is never believed again.
 // Threading: any. Errors: refused, naming the pool and the mend.
 #include <string>
 #include <vector>
@@ -17,12 +18,15 @@ struct NodeCopies {
 };
 
 struct Rebuilt {
-  record::Record record;  // as it was, its revision and operation id too: whoever acts by it goes on
+  // From both nodes' copies: as it was, its revision and operation id too, so that whoever acts by it goes on. From one
+  // node's: far above whatever the other may have seen, and the other's legs are diverged where this node can serve without.
+  record::Record record;
   NodeId from = NodeId::a;
+  bool with_loss = false;
 };
 
-// `named`: the pools that shall be rebuilt; empty: all. Of two nodes, both of which know every pool unless it was destroyed
-// while one was away: a pool that only one of them knows must be named.
-Result<std::vector<Rebuilt>> plan_rebuild(const std::vector<NodeCopies>& copies, const std::vector<std::string>& named);
+// copies: of each node that could be asked. named: the pools that shall be rebuilt; empty: all.
+Result<std::vector<Rebuilt>> plan_rebuild(const std::vector<NodeCopies>& copies, const std::vector<std::string>& named,
+                                          bool accept_data_loss);
 
 }  // namespace zpair::state

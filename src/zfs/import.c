@@ -331,6 +331,12 @@ spa_config_update(spa_t *spa, int what)
 	set_up_new_mirrors(spa);
 }
 
+boolean_t
+zp_import_is_overridden(void)
+{
+	return (!import_check.enforce);
+}
+
 int
 zp_pool_import(const char *name, struct zp_label *const *labels, int count, const struct zp_import_check *check, zp_pool **pool,
     uint64_t *uberblock_txg, struct zp_why *why)

@@ -300,13 +300,15 @@ gate_done(zio_t *zio)
 static int (*real_mirror_open)(vdev_t *, uint64_t *, uint64_t *, uint64_t *, uint64_t *);
 
 /*
- * An import's legs are the named ones.  One that the pool's config calls offline is named only after an operator's override, of a
- * side whose legs were coming back one after the other; OpenZFS would not even try to open it.
+ * An operator's override may name legs that the pool's config calls offline: of a side whose legs were coming back one after the
+ * other.  OpenZFS would not even try to open them.  In any other import such a leg lacks what nobody wrote down: it stays closed.
  */
 static int
 open_named(vdev_t *mirror, uint64_t *psize, uint64_t *max_psize, uint64_t *logical_ashift, uint64_t *physical_ashift)
 {
-	for (uint64_t c = 0; c < mirror->vdev_children && spa_load_state(mirror->vdev_spa) == SPA_LOAD_IMPORT; c++) {
+	boolean_t overridden = spa_load_state(mirror->vdev_spa) == SPA_LOAD_IMPORT && zp_import_is_overridden();
+
+	for (uint64_t c = 0; c < mirror->vdev_children && overridden; c++) {
 		vdev_t *leg = mirror->vdev_child[c];
 		if (leg->vdev_offline && zp_leg_find(leg->vdev_guid, leg->vdev_path != NULL ? leg->vdev_path : "") != NULL)
 			leg->vdev_offline = B_FALSE;

@@ -1,5 +1,6 @@
 """What was lost for good and comes back on other hardware: the store, the witness, a server, a drive's place."""
 import os
+import time
 
 from harness import check, wait_for
 
@@ -22,6 +23,12 @@ def _new_store(pair):
         pair.start(member)
 
 
+def _stands_still(load):
+    before = load.operations()
+    time.sleep(1.5)
+    return load.operations() == before
+
+
 def _store_state(pair):
     return pair.zpair_json("store", "status")["state"]
 
@@ -35,9 +42,16 @@ def test_store_is_rebuilt_under_load(pair):
     _new_store(pair)
     wait_for("the store answers", lambda: _store_state(pair) == "available")
     load.goes_on()
+    # A leg errs now: the owner finds no record to take it off, and holds until there is one.
+    pair.sandbox("fault", "b:tank-a-00", "write-errors on")
+    wait_for("held writes", lambda: _stands_still(load))
     rebuilt = pair.zpair_json("store", "rebuild")["pools"]
     check(sorted(pool["pool"] for pool in rebuilt) == ["tank-a", "tank-b"], f"{rebuilt}")
     check("nothing to rebuild" in pair.zpair("store", "rebuild").stdout, "done twice")
+    load.goes_on()
+    check(not pair.legs("tank-a", "b")[0]["in_sync"], "the leg that errs is in sync still")
+    pair.sandbox("fault", "b:tank-a-00", "clear")
+    pair.wait_in_sync()
     load.mark("after")
     after = {pool["name"]: (pool["owner"], pool["epoch"]) for pool in pair.status()["pools"]}
     check(after == before, f"an owner was restarted: {before} became {after}")
@@ -77,6 +91,33 @@ def test_store_is_not_rebuilt_from_one_node_s_copies(pair):
 
 
 test_store_is_not_rebuilt_from_one_node_s_copies.options = {"pools": 1}
+
+
+def test_store_is_rebuilt_with_accepted_loss(pair):
+    """The store and the node that went on alone are lost: the other node's old copy serves again once the loss is accepted, and the lost
+    node, should it come back, is resynced as a whole."""
+    pair.kill("b")
+    wait_for("the shrink", lambda: not any(leg["in_sync"] for leg in pair.legs("tank-a", "b")))
+    pair.kill("a")
+    _new_store(pair)
+    pair.start("zpaird:b")
+    wait_for("the store answers", lambda: _store_state(pair) == "available")
+    pair.zpair("store", "rebuild", ok=(REFUSED,))
+    rebuilt = pair.zpair_json("store", "rebuild", "--accept-data-loss")["pools"]
+    check(rebuilt[0]["from"] == "b" and rebuilt[0]["epoch"] > 1000, f"{rebuilt}")
+    pair.wait_owner("tank-a", "b", seconds=60)
+    load = pair.load("b", ["tank-a"])
+    load.goes_on()
+    pair.start("a")
+    wait_for("a's legs", lambda: all(leg["in_sync"] for leg in pair.legs("tank-a")) and len(pair.legs("tank-a", "a")) == 2, 90)
+    check(any(event["kind"] == "store-rebuilt" and "is lost" in event["text"] for event in pair.events()), "no event names the loss")
+    pair.zpair("failback", "tank-a")
+    pair.wait_owner("tank-a", "a")
+    load.goes_on()
+    load.finish()
+
+
+test_store_is_rebuilt_with_accepted_loss.options = {"pools": 1}
 
 
 def test_witness_is_replaced(pair):
@@ -174,7 +215,10 @@ def test_drives_of_a_dead_server_are_moved(pair):
     for number in (0, 1):
         there = pair.dir / "drives" / "b" / f"carried-{number}"
         os.rename(pair.dir / "drives" / "a" / f"tank-a-0{number}", there)
-        pair.zpair("drive", "move", "tank-a", f"b:{there}")
+        if number == 0:
+            refused = pair.zpair("drive", "move", "tank-a", f"b:{there}", ok=(REFUSED,))
+            check("--node-is-off" in refused.stderr, refused.stderr)
+        pair.zpair("drive", "move", "tank-a", f"b:{there}", "--node-is-off")
     pair.wait_owner("tank-a", "b")
     load.verify_at(pair.uris("b", ["tank-a"])[0])
     wait_for("redundancy on one node", lambda: all(leg["in_sync"] for leg in pair.legs("tank-a", "b")), 60)

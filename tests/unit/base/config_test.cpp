@@ -84,7 +84,9 @@ TEST_P(Refused, with_one_line_that_names_file_and_key) {
 
 INSTANTIATE_TEST_SUITE_P(
     Config, Refused,
-    testing::Values(Bad{"unknown_key", with("node =", "nodes = 2\nnode ="), "unknown key `nodes` (line 2)"},
+    testing::Values(Bad{"model_of_no_sandbox", std::string(good) + "[fault]\nmodel = \"protected-cache on\"\n",
+                        "`fault.model` is for sandboxes"},
+                    Bad{"unknown_key", with("node =", "nodes = 2\nnode ="), "unknown key `nodes` (line 2)"},
                     Bad{"unknown_limit", std::string(good) + "[limits]\narc_gb = 1\n", "unknown key `limits.arc_gb`"},
                     Bad{"unknown_path_key", with("agent_port", "agentport"), "unknown key `path.agentport`"},
                     Bad{"every_address", with("10.1.0.2", "0.0.0.0"), "which is every address"},

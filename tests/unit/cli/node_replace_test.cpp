@@ -80,6 +80,7 @@ TEST(NodeReplace, drives_that_do_not_fit_are_refused_by_name) {
   for (const Row& row : {Row{{n0, n1}, "none would be left for b:B2 (tank-b mirror-0)"},
                          Row{{n0, n1, n2, free_drive("N3", gib)}, "leave out b:/dev/N3"},
                          Row{{n1, n2, free_drive("N3", gib)}, "too little for b:B1 (tank-a mirror-1), which needs 2G"},
+                         Row{{n0, n1, n1}, "are one drive"},
                          Row{{n0, n1, leg_of("X", "other")}, "b:/dev/X is a leg of pool other already"}}) {
     auto plan = plan_seating("b", lost.status, lost.drives, row.drives);
     ASSERT_FALSE(plan) << row.says;

@@ -39,6 +39,7 @@ def alike(text):
     text = re.sub(r"\bN[KMGT]?B?(/s)?\b", "N", text)
     text = re.sub(r"(N (read|write|checksum)(, )?)+", "", text)
     text = re.sub(r"leader \w+", "leader", text)
+    text = re.sub(r"(?<=\s)-(?=\s)", "N", text)   # a figure that is not known yet
     return [line for line in (re.sub(r"\s+", " ", line).strip() for line in text.splitlines()) if line]
 
 

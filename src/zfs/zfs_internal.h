@@ -7,59 +7,59 @@
 #if !defined(ZFS_DEBUG) || !defined(DEBUG) || defined(NDEBUG)
 #error "build with -DZFS_DEBUG -DDEBUG -UNDEBUG, as libzpool is"
 #endif
-#include <sys/abd.h>
-#include <sys/arc.h>
+#include <sys/zfs_context.h>
+#include <sys/spa.h>
+#include <sys/spa_impl.h>
+#include <sys/vdev.h>
+#include <sys/vdev_impl.h>
+#include <sys/zio.h>
+#include <sys/zio_checksum.h>
+#include <sys/zil.h>
+#include <sys/zil_impl.h>
 #include <sys/dmu.h>
 #include <sys/dmu_impl.h>
 #include <sys/dmu_objset.h>
 #include <sys/dmu_tx.h>
-#include <sys/dnode.h>
+#include <sys/dsl_pool.h>
+#include <sys/dsl_synctask.h>
+#include <sys/dsl_dir.h>
 #include <sys/dsl_dataset.h>
 #include <sys/dsl_destroy.h>
-#include <sys/dsl_dir.h>
-#include <sys/dsl_pool.h>
 #include <sys/dsl_prop.h>
 #include <sys/dsl_scan.h>
-#include <sys/dsl_synctask.h>
-#include <sys/fs/zfs.h>
-#include <sys/mmp.h>
-#include <sys/spa.h>
-#include <sys/spa_impl.h>
+#include <sys/dnode.h>
+#include <sys/zap.h>
+#include <sys/abd.h>
+#include <sys/arc.h>
 #include <sys/txg.h>
 #include <sys/uberblock_impl.h>
-#include <sys/vdev.h>
-#include <sys/vdev_impl.h>
-#include <sys/zap.h>
-#include <sys/zfs_context.h>
-#include <sys/zfs_impl.h>
 #include <sys/zfs_rlock.h>
-#include <sys/zil.h>
-#include <sys/zil_impl.h>
-#include <sys/zio.h>
-#include <sys/zio_checksum.h>
+#include <sys/mmp.h>
+#include <sys/fs/zfs.h>
+#include <sys/zfs_impl.h>
 #include <zfeature_common.h>
 
 #include "zfs/engine_internal.h"
 #include "zfs/mutation.h"
 
 struct zp_pool {
-  spa_t* spa; /* held open */
-  char name[ZP_NAME_SIZE];
-  uint64_t import_txg;                                   /* uberblock at import; 0: created here */
-  uint64_t attach_txg;                                   /* of the newest attach */
-  uint64_t direct_txg[TXG_SIZE], direct_bytes[TXG_SIZE]; /* what volumes wrote past the cache, by txg; atomics */
+	spa_t *spa;	/* held open */
+	char name[ZP_NAME_SIZE];
+	uint64_t import_txg;	/* uberblock at import; 0: created here */
+	uint64_t attach_txg;	/* of the newest attach */
+	uint64_t direct_txg[TXG_SIZE], direct_bytes[TXG_SIZE];	/* what volumes wrote past the cache, by txg; atomics */
 };
 
-int zp_explain(struct zp_why* why, int error, const char* format, ...) __attribute__((format(printf, 3, 4)));
+int zp_explain(struct zp_why *why, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* engine.c: opens a pool that is in the library's namespace, and checks its layout */
-int zp_pool_hold(const char* name, zp_pool** pool, struct zp_why* why);
+int zp_pool_hold(const char *name, zp_pool **pool, struct zp_why *why);
 
 /* import.c: an operator has accepted that the import lacks something (rule 11) */
 boolean_t zp_import_is_overridden(void);
 
 /* legs.c: our leaf driver, and what the gate must know of it */
 void zp_gate_install(void);
-nvlist_t* zp_mirror_tree(const struct zp_mirror_spec* mirrors, int count);
+nvlist_t *zp_mirror_tree(const struct zp_mirror_spec *mirrors, int count);
 
 #endif

@@ -8,7 +8,6 @@ namespace zpair::node {
 
 namespace {
 
-constexpr Nanoseconds partner_silent_ns = 2 * ns_per_s;
 constexpr std::int64_t store_ms = 3000;
 
 }  // namespace
@@ -200,7 +199,7 @@ block::Task<Result<void>> Api::check_move(std::string pool, std::string path, re
         pool, pool);
   };
   if (changes()) co_return served();
-  const bool partner_lives = boot_time_ns() - daemon_.partner_heard_ns() < partner_silent_ns;
+  const bool partner_lives = daemon_.partner_alive();
   if (!partner_lives && !node_is_off) {
     co_return fail(
         ErrorCode::refused,

@@ -10,7 +10,6 @@ namespace {
 // How many changes somebody may have made in the lost store after the newest that is known here.
 constexpr std::uint64_t unseen_changes = 1000;
 constexpr std::int64_t store_ms = 3000;
-constexpr Nanoseconds partner_silent_ns = 2 * ns_per_s;
 
 // What a node knows of the pools' records.
 struct Known {
@@ -87,8 +86,7 @@ Api::Answer Api::store_rebuild(Asked asked) {
   nodes.push_back(std::move(own));
   const bool accept_data_loss = Impl::flag_in(body, "accept_data_loss");
   auto partner_answer = co_await call_partner("GET", "/v1/node/records", "", Impl::quick_ms);
-  const bool partner_lives = boot_time_ns() - daemon_.partner_heard_ns() < partner_silent_ns;
-  if (!partner_answer && (partner_lives || !accept_data_loss)) {
+  if (!partner_answer && (daemon_.partner_alive() || !accept_data_loss)) {
     co_return fail(ErrorCode::refused,
                    "node {} cannot be asked for its copies of the records, which may be newer ({}). With "
                    "--accept-data-loss, when it is gone for good: what it acknowledged alone is lost",

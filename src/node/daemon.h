@@ -55,6 +55,7 @@ class Daemon final : public agent::AgentService {
   StateFolder& folder() { return *folder_; }
   bool store_available() const { return store_available_; }
   Nanoseconds partner_heard_ns() const;
+  bool partner_alive() const;  // heard on some path a moment ago
   Nanoseconds path_heard_ns(std::size_t path) const;
   std::vector<std::string> pools() const;
   PoolAgent* find_pool(const std::string& pool);

@@ -66,6 +66,11 @@ Nanoseconds Daemon::partner_heard_ns() const {
   return newest;
 }
 
+bool Daemon::partner_alive() const {
+  const Nanoseconds heard = partner_heard_ns();
+  return heard > 0 && boot_time_ns() - heard < partner_silent_ns;
+}
+
 block::Task<void> Daemon::watch_partner() {
   bool alive = false;
   std::vector<bool> up(client_->path_count(), false);
@@ -80,8 +85,7 @@ block::Task<void> Daemon::watch_partner() {
       events_->add("", is_up ? "path-up" : "path-down",
                    fmt::format("{} to node {} is {}", client_->path_name(path), partner, is_up ? "up" : "down"));
     }
-    Nanoseconds heard = partner_heard_ns();
-    bool is_alive = heard > 0 && now_ns - heard < partner_silent_ns;
+    bool is_alive = partner_alive();
     if (is_alive != alive) {
       alive = is_alive;
       events_->add("", alive ? "partner-alive" : "partner-silent",

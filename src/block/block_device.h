@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "base/ids.h"
@@ -19,7 +20,7 @@
 
 namespace zpair::block {
 
-enum class Operation : std::uint8_t { read, write, flush, trim, write_zeroes };
+enum class Operation : std::uint8_t { read, write, flush, trim, write_zeroes, extents };
 
 enum class IoStatus : std::uint8_t {
   ok,
@@ -38,6 +39,13 @@ struct Geometry {
   std::uint32_t block_size_bytes = 4096;  // every offset and size is a multiple
 };
 
+// A stretch of a range: a hole reads as zeroes and holds no block; whatever is not known to be one counts as data.
+struct Extent {
+  std::uint64_t size_bytes = 0;
+  bool is_hole = false;
+  bool operator==(const Extent&) const = default;
+};
+
 // One command. The caller fills the first part, the device the second, then calls on_done exactly once, never inside
 // submit().
 struct Request {
@@ -46,6 +54,10 @@ struct Request {
   std::uint64_t offset_bytes = 0;
   std::uint64_t size_bytes = 0;    // the sum of the buffers for read and write; 0 for flush
   std::span<const iovec> buffers;  // read, write; the array itself must live too
+  // extents: takes the first `most_extents` of the range, from its begin on and without gaps. Volumes only: a drive
+  // answers `invalid`.
+  std::vector<Extent>* extents = nullptr;
+  std::uint32_t most_extents = 0;
   void (*on_done)(Request&) = nullptr;
 
   IoStatus status = IoStatus::ok;

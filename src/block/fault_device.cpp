@@ -409,6 +409,7 @@ Task<IoStatus> FaultDevice::cached(Request& request) {
     }
     case Operation::trim:
     case Operation::write_zeroes: co_return co_await cached_zeroes(request);
+    case Operation::extents: break;
   }
   co_return IoStatus::invalid;
 }

@@ -204,6 +204,7 @@ FileDevice::~FileDevice() { ZP_ASSERT(closing_ && in_flight_ == 0, "a drive is c
 
 bool FileDevice::acceptable(const Request& request) const {
   if (request.operation == Operation::flush) return true;
+  if (request.operation == Operation::extents) return false;
   std::uint64_t block = geometry_.block_size_bytes;
   bool aligned = request.offset_bytes % block == 0 && request.size_bytes % block == 0 && request.size_bytes > 0;
   bool inside =
@@ -269,6 +270,7 @@ void FileDevice::submit(Request& request) {
       }
       break;
     }
+    case Operation::extents: break;  // not acceptable
   }
   issue(transfer);
 }

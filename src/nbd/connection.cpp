@@ -14,6 +14,7 @@ namespace {
 constexpr std::size_t receive_bytes = 64u << 10;
 constexpr std::size_t replies_per_send = 64;
 constexpr std::int64_t gone_peer_look_ms = 5;
+constexpr std::uint32_t extents_a_reply = 1024;
 }  // namespace
 
 struct Connection::Slot : block::Request {
@@ -25,7 +26,9 @@ struct Connection::Slot : block::Request {
   std::uint64_t counted_bytes = 0;
   std::array<std::byte, greatest_reply_header_bytes> header;
   std::size_t header_bytes = 0;
-  std::size_t data_bytes = 0;  // that follow the header
+  std::span<std::byte> data;  // that follows the header
+  std::vector<block::Extent> found_extents;
+  std::vector<std::byte> encoded_extents;
 };
 
 Connection::Connection(Server& server, std::unique_ptr<block::Stream> stream, ListenOptions options,
@@ -93,7 +96,7 @@ block::Task<void> Connection::read_requests() {
       disconnected_ = true;
       co_return;
     }
-    wire::Errno error = check_request(request, export_->facts, handshake_.structured_replies);
+    wire::Errno error = check_request(request, export_->facts, handshake_);
     while (!has_room(request) && !ending_) co_await changed_.wait();
     if (ending_) co_return;
 
@@ -203,7 +206,7 @@ bool Connection::someone_is_gone() {
 }
 
 bool Connection::is_mutating(const WireRequest& request) const {
-  return request.command != wire::cmd_read && request.command != wire::cmd_flush;
+  return !tells_content(request) && request.command != wire::cmd_flush;
 }
 
 bool Connection::has_room(const WireRequest& request) const {
@@ -225,7 +228,7 @@ Connection::Slot& Connection::take_slot(const WireRequest& asked, wire::Errno er
   slot.connection = this;
   slot.wire = asked;
   slot.data_skip = 0;
-  slot.data_bytes = 0;
+  slot.data = {};
   slot.counted_bytes = 0;
 
   std::uint64_t first = asked.offset_bytes;
@@ -249,6 +252,11 @@ Connection::Slot& Connection::take_slot(const WireRequest& asked, wire::Errno er
   slot.offset_bytes = first;
   slot.size_bytes = size;
   if (slot.buffer.bytes != nullptr) slot.buffers = std::span<const iovec>(&slot.part, 1);
+  if (slot.operation == block::Operation::extents) {
+    slot.found_extents.clear();
+    slot.extents = &slot.found_extents;
+    slot.most_extents = (asked.flags & wire::cmd_flag_req_one) != 0 ? 1 : extents_a_reply;
+  }
   slot.on_done = [](block::Request& request) {
     auto& done = static_cast<Slot&>(request);
     done.connection->completed(done);
@@ -283,8 +291,7 @@ void Connection::completed(Slot& slot) {
     wake();
     return;
   }
-  bool is_read = slot.wire.command == wire::cmd_read;
-  if (is_read && server_.options_.read_permitted && !server_.options_.read_permitted()) {
+  if (tells_content(slot.wire) && server_.options_.read_permitted && !server_.options_.read_permitted()) {
     held_.push_back(&slot);  // rule 6: the data is taken, the permission is not there
     server_.arm_recheck();
     return;
@@ -298,9 +305,13 @@ void Connection::recheck_reads() {
 }
 
 void Connection::queue_reply(Slot& slot, wire::Errno error) {
-  slot.header_bytes = encode_reply(slot.header, slot.wire, error, handshake_.structured_replies);
-  bool has_data = slot.wire.command == wire::cmd_read && error == wire::err_none;
-  slot.data_bytes = has_data ? slot.wire.length_bytes : 0;
+  if (error == wire::err_none && slot.wire.command == wire::cmd_read) {
+    slot.data = std::span(slot.buffer.bytes + slot.data_skip, slot.wire.length_bytes);
+  } else if (error == wire::err_none && slot.wire.command == wire::cmd_block_status) {
+    slot.encoded_extents = encode_extents(slot.found_extents);
+    slot.data = slot.encoded_extents;
+  }
+  slot.header_bytes = encode_reply(slot.header, slot.wire, error, slot.data.size(), handshake_.structured_replies);
   if (error == wire::err_none) count(slot);
   replies_.push_back(&slot);
   if (replies_.size() == 1) wake();
@@ -336,7 +347,7 @@ block::Task<void> Connection::write_replies() {
       replies_.pop_front();
       batch.push_back(slot);
       parts.push_back({slot->header.data(), slot->header_bytes});
-      if (slot->data_bytes > 0) parts.push_back({slot->buffer.bytes + slot->data_skip, slot->data_bytes});
+      if (!slot->data.empty()) parts.push_back({slot->data.data(), slot->data.size()});
     }
     auto sent = co_await stream_->write_all(std::span<iovec>(parts));
     for (Slot* slot : batch) free_slot(*slot);

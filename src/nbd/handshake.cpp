@@ -133,6 +133,37 @@ HandshakeStep on_structured_reply(Handshake& handshake, std::span<const std::byt
   return acknowledge(wire::opt_structured_reply, Next::option);
 }
 
+// Either option: which of the contexts that the client names are there. Only the latter chooses; without a name it chooses none.
+HandshakeStep on_meta_context(Handshake& handshake, const Directory& directory, std::uint32_t option,
+                              std::span<const std::byte> data) {
+  const bool sets = option == wire::opt_set_meta_context;
+  if (sets) handshake.allocation_of.clear();
+  if (!handshake.structured_replies)
+    return refuse(option, wire::rep_err_invalid, "metadata contexts need structured replies: ask for these first");
+  Reader in(data);
+  auto name_bytes = in.get<std::uint32_t>();
+  std::string_view text = in.text(name_bytes);
+  auto query_count = in.get<std::uint32_t>();
+  bool wanted = !sets && query_count == 0;
+  for (std::uint32_t i = 0; i < query_count && in.ok(); ++i) {
+    auto query_bytes = in.get<std::uint32_t>();
+    std::string_view query = in.text(query_bytes);
+    wanted |= query == wire::allocation_context || (!sets && query == wire::allocation_namespace);
+  }
+  if (!in.ok() || in.left() != 0) return refuse(option, wire::rep_err_invalid, "the request's lengths do not add up");
+  auto found = find(directory, text);
+  if (!found) return refuse(option, reply_type_of(found.error().code), found.error().message);
+  Writer out;
+  if (wanted) {
+    Writer context;
+    context.put(sets ? wire::allocation_context_id : std::uint32_t{0}).put(wire::allocation_context);
+    add_reply(out, option, wire::rep_meta_context, context.take());
+    if (sets) handshake.allocation_of = found->facts.name;
+  }
+  add_reply(out, option, wire::rep_ack);
+  return {Next::option, out.take()};
+}
+
 bool is_client_name_character(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
          c == '.' || c == ':';
@@ -191,6 +222,8 @@ HandshakeStep on_option(Handshake& handshake, const Directory& directory, std::u
     case wire::opt_info:
     case wire::opt_go: return on_info_or_go(handshake, directory, option, data);
     case wire::opt_structured_reply: return on_structured_reply(handshake, data);
+    case wire::opt_list_meta_context:
+    case wire::opt_set_meta_context: return on_meta_context(handshake, directory, option, data);
     default: return refuse(option, wire::rep_err_unsup, "this option is not supported");
   }
 }

@@ -44,6 +44,7 @@ Result<ExportName> parse_export_name(std::string_view text);
 struct Handshake {
   bool no_zeroes = false;
   bool structured_replies = false;
+  std::string allocation_of;  // the export whose base:allocation was asked for; empty: none
   std::uint32_t option_count = 0;
   ExportFacts chosen;  // once a step says `transmit`
   std::string client;
@@ -53,6 +54,12 @@ struct HandshakeStep {
   enum class Next : std::uint8_t { option, transmit, end } next = Next::option;
   std::vector<std::byte> answer;  // to send first
 };
+
+// The client may ask which parts of its export are holes.
+inline bool tells_allocation(const Handshake& handshake) {
+  return handshake.structured_replies && handshake.allocation_of == handshake.chosen.name &&
+         !handshake.chosen.name.empty();
+}
 
 std::vector<std::byte> greeting();
 HandshakeStep on_client_flags(Handshake& handshake, std::uint32_t flags);

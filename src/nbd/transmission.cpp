@@ -8,6 +8,7 @@ std::uint16_t known_flags(std::uint16_t command, bool structured_replies) {
   switch (command) {
     case wire::cmd_read: return structured_replies ? wire::cmd_flag_df | wire::cmd_flag_fua : wire::cmd_flag_fua;
     case wire::cmd_write_zeroes: return wire::cmd_flag_fua | wire::cmd_flag_no_hole | wire::cmd_flag_fast_zero;
+    case wire::cmd_block_status: return wire::cmd_flag_fua | wire::cmd_flag_req_one;
     default: return wire::cmd_flag_fua;  // allowed, and without meaning, where nothing is written
   }
 }
@@ -36,8 +37,8 @@ Result<WireRequest> parse_request(std::span<const std::byte, wire::request_bytes
   return request;
 }
 
-wire::Errno check_request(const WireRequest& request, const ExportFacts& facts, bool structured_replies) {
-  if ((request.flags & ~known_flags(request.command, structured_replies)) != 0) return wire::err_inval;
+wire::Errno check_request(const WireRequest& request, const ExportFacts& facts, const Handshake& handshake) {
+  if ((request.flags & ~known_flags(request.command, handshake.structured_replies)) != 0) return wire::err_inval;
   if (changes_data(request.command) && facts.read_only) return wire::err_perm;
   switch (request.command) {
     case wire::cmd_flush:
@@ -46,6 +47,9 @@ wire::Errno check_request(const WireRequest& request, const ExportFacts& facts, 
     case wire::cmd_write:
     case wire::cmd_trim:
     case wire::cmd_write_zeroes: break;
+    case wire::cmd_block_status:
+      if (!tells_allocation(handshake)) return wire::err_inval;
+      break;
     default: return wire::err_inval;
   }
   if (request.length_bytes == 0) return wire::err_inval;
@@ -69,6 +73,7 @@ block::Operation operation_of(const WireRequest& request) {
     case wire::cmd_write: return block::Operation::write;
     case wire::cmd_trim: return block::Operation::trim;
     case wire::cmd_write_zeroes: return block::Operation::write_zeroes;
+    case wire::cmd_block_status: return block::Operation::extents;
     default: return block::Operation::flush;
   }
 }
@@ -83,28 +88,40 @@ wire::Errno errno_of(block::IoStatus status) {
 }
 
 std::size_t encode_reply(std::span<std::byte, greatest_reply_header_bytes> into, const WireRequest& request,
-                         wire::Errno error, bool structured_replies) {
+                         wire::Errno error, std::size_t data_bytes, bool structured_replies) {
   std::byte* at = into.data();
-  if (request.command != wire::cmd_read || !structured_replies) {
+  if (!tells_content(request) || !structured_replies) {
     wire::store(at, wire::simple_reply_magic);
     wire::store(at + 4, static_cast<std::uint32_t>(error));
     wire::store(at + 8, request.cookie);
     return wire::simple_reply_bytes;
   }
   bool good = error == wire::err_none;
-  std::uint16_t type = good ? wire::chunk_offset_data : wire::chunk_error;
+  bool is_read = request.command == wire::cmd_read;
+  std::uint16_t type = !good ? wire::chunk_error : is_read ? wire::chunk_offset_data : wire::chunk_block_status;
   wire::store(at, wire::structured_reply_magic);
   wire::store(at + 4, wire::chunk_flag_done);
   wire::store(at + 6, type);
   wire::store(at + 8, request.cookie);
-  wire::store(at + 16, std::uint32_t{good ? 8 + request.length_bytes : 6});
+  std::size_t more_header_bytes = !good ? 6 : is_read ? 8 : 4;
+  wire::store(at + 16, static_cast<std::uint32_t>(more_header_bytes + data_bytes));
   if (good) {
-    wire::store(at + 20, request.offset_bytes);
-    return wire::chunk_header_bytes + 8;
+    if (is_read) wire::store(at + 20, request.offset_bytes);
+    if (!is_read) wire::store(at + 20, wire::allocation_context_id);
+    return wire::chunk_header_bytes + more_header_bytes;
   }
   wire::store(at + 20, static_cast<std::uint32_t>(error));
   wire::store(at + 24, std::uint16_t{0});  // no message
-  return wire::chunk_header_bytes + 6;
+  return wire::chunk_header_bytes + more_header_bytes;
+}
+
+std::vector<std::byte> encode_extents(std::span<const block::Extent> extents) {
+  wire::Writer out;
+  for (const block::Extent& extent : extents) {
+    out.put(static_cast<std::uint32_t>(extent.size_bytes));  // within a request, whose length has 32 bits
+    out.put(extent.is_hole ? wire::state_hole | wire::state_zero : std::uint32_t{0});
+  }
+  return out.take();
 }
 
 }  // namespace zpair::nbd

@@ -24,7 +24,7 @@ Result<WireRequest> parse_request(std::span<const std::byte, wire::request_bytes
 inline bool carries_payload(const WireRequest& request) { return request.command == wire::cmd_write; }
 
 // err_none, or what the client gets as the answer. A read may start and end anywhere, all else at whole blocks.
-wire::Errno check_request(const WireRequest& request, const ExportFacts& facts, bool structured_replies);
+wire::Errno check_request(const WireRequest& request, const ExportFacts& facts, const Handshake& handshake);
 
 // For a request that check_request() accepted.
 block::Operation operation_of(const WireRequest& request);
@@ -35,9 +35,14 @@ inline bool ends_client(block::IoStatus status) {
   return status == block::IoStatus::fenced || status == block::IoStatus::cancelled;
 }
 
-// The header of an answer; returns its length. The data of a read follows.
+inline bool tells_content(const WireRequest& request) {
+  return request.command == wire::cmd_read || request.command == wire::cmd_block_status;
+}
+
+// The header of an answer; returns its length. `data_bytes` follow: of a read, or of encode_extents().
 inline constexpr std::size_t greatest_reply_header_bytes = wire::chunk_header_bytes + 8;
 std::size_t encode_reply(std::span<std::byte, greatest_reply_header_bytes> into, const WireRequest& request,
-                         wire::Errno error, bool structured_replies);
+                         wire::Errno error, std::size_t data_bytes, bool structured_replies);
+std::vector<std::byte> encode_extents(std::span<const block::Extent> extents);
 
 }  // namespace zpair::nbd

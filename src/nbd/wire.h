@@ -30,12 +30,15 @@ enum Option : std::uint32_t {
   opt_info = 6,
   opt_go = 7,
   opt_structured_reply = 8,
+  opt_list_meta_context = 9,
+  opt_set_meta_context = 10,
 };
 
 enum OptionReply : std::uint32_t {
   rep_ack = 1,
   rep_server = 2,
   rep_info = 3,
+  rep_meta_context = 4,
   rep_err_unsup = 0x80000001,
   rep_err_policy = 0x80000002,
   rep_err_invalid = 0x80000003,
@@ -62,13 +65,15 @@ enum Command : std::uint16_t {
   cmd_disc = 2,
   cmd_flush = 3,
   cmd_trim = 4,
-  cmd_write_zeroes = 6
+  cmd_write_zeroes = 6,
+  cmd_block_status = 7
 };
 
 enum CommandFlag : std::uint16_t {
   cmd_flag_fua = 1 << 0,
   cmd_flag_no_hole = 1 << 1,
   cmd_flag_df = 1 << 2,
+  cmd_flag_req_one = 1 << 3,
   cmd_flag_fast_zero = 1 << 4,
 };
 
@@ -76,10 +81,18 @@ enum Chunk : std::uint16_t {
   chunk_none = 0,
   chunk_offset_data = 1,
   chunk_offset_hole = 2,
+  chunk_block_status = 5,
   chunk_error = 32769,
   chunk_error_offset = 32770
 };
 inline constexpr std::uint16_t chunk_flag_done = 1;
+
+// The one metadata context that is served, and the flags of its extents.
+inline constexpr std::string_view allocation_namespace = "base:";
+inline constexpr std::string_view allocation_context = "base:allocation";
+inline constexpr std::uint32_t allocation_context_id = 1;
+inline constexpr std::uint32_t state_hole = 1 << 0;
+inline constexpr std::uint32_t state_zero = 1 << 1;
 
 enum Errno : std::uint32_t {
   err_none = 0,
@@ -94,6 +107,7 @@ enum Errno : std::uint32_t {
 inline constexpr std::size_t request_bytes = 28;
 inline constexpr std::size_t simple_reply_bytes = 16;
 inline constexpr std::size_t chunk_header_bytes = 20;
+inline constexpr std::size_t extent_bytes = 8;
 inline constexpr std::uint32_t greatest_payload_bytes = 32u << 20;
 inline constexpr std::uint32_t greatest_option_bytes = 64u << 10;
 inline constexpr std::size_t greatest_name_bytes = 4096;

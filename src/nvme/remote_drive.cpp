@@ -27,6 +27,7 @@ std::uint8_t opcode_of(block::Operation operation) {
     case block::Operation::flush: return io_opcode::flush;
     case block::Operation::trim: return io_opcode::dataset_management;
     case block::Operation::write_zeroes: return io_opcode::write_zeroes;
+    case block::Operation::extents: break;  // start() refuses it
   }
   return io_opcode::flush;
 }
@@ -164,8 +165,9 @@ void DriveState::start(block::Request& request) {
   bool in_range =
       request.offset_bytes <= geometry.size_bytes && request.size_bytes <= geometry.size_bytes - request.offset_bytes;
   bool has_data = request.operation == block::Operation::read || request.operation == block::Operation::write;
+  bool known = request.operation != block::Operation::extents;
   bool sized = is_flush || (request.size_bytes > 0 && (!has_data || size_of(request.buffers) == request.size_bytes));
-  if (!is_flush && !(aligned && in_range && sized))
+  if (!is_flush && !(aligned && in_range && sized && known))
     return node->complete_later(request, block::IoStatus::invalid, verifier);
 
   RemoteRequest& owner = node->take_request();
@@ -185,7 +187,8 @@ void DriveState::split(RemoteRequest& owner) {
     case block::Operation::write: largest = node->max_transfer_bytes(); break;
     case block::Operation::write_zeroes: largest = max_blocks_a_command * geometry.block_size_bytes; break;
     case block::Operation::trim: largest = max_trim_bytes; break;
-    case block::Operation::flush: break;
+    case block::Operation::flush:
+    case block::Operation::extents: break;
   }
   std::uint64_t at = 0;
   std::vector<IoCommand*> commands;

@@ -194,6 +194,14 @@ uint64_t zp_volume_direct_bytes(const zp_volume* volume);  // any thread; what w
 typedef void zp_read_done(void* context, void* request, int error);
 void zp_volume_read(zp_volume* volume, const struct iovec* iov, uint64_t offset_bytes, uint64_t size_bytes,
                     zp_read_done* done, void* context, void* request);
+struct zp_extent {
+  uint64_t size_bytes;
+  int is_hole;
+};
+// The first `capacity` extents of the range, at most. A hole is one only where no block is: what a txg has not synced is data. 0: `count` has
+// how many; else an indirect block cannot be read. May wait for the legs.
+int zp_volume_extents(zp_volume* volume, uint64_t offset_bytes, uint64_t size_bytes, struct zp_extent* extents,
+                      int capacity, int* count);
 // What a batch wrote is durable only after its commit.
 struct zp_batch {
   uint64_t newest_txg;  // of its records

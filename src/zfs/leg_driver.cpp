@@ -79,6 +79,7 @@ const char* word_for(block::Operation operation) {
     case block::Operation::flush: return "flush";
     case block::Operation::trim: return "trim";
     case block::Operation::write_zeroes: return "write-zeroes";
+    case block::Operation::extents: return "extents";
   }
   return "?";
 }

@@ -724,6 +724,116 @@ zp_volume_read(zp_volume *volume, const struct iovec *iov, uint64_t offset, uint
 	zio_nowait(arrival);
 }
 
+/* ---- which blocks are there */
+
+struct extents {
+	struct zp_extent *into;
+	int capacity, count;
+};
+
+static boolean_t
+add_extent(struct extents *extents, uint64_t size, int is_hole)
+{
+	struct zp_extent *last = extents->count > 0 ? &extents->into[extents->count - 1] : NULL;
+
+	if (last != NULL && last->is_hole == is_hole) {
+		last->size_bytes += size;
+		return (B_TRUE);
+	}
+	if (extents->count == extents->capacity)
+		return (B_FALSE);
+	extents->into[extents->count++] = (struct zp_extent) { size, is_hole };
+	return (B_TRUE);
+}
+
+/* Marks the blocks from `first` on that are changed in a txg which has not synced. */
+static void
+mark_dirty(dnode_t *data, uint64_t first, uint64_t count, uint8_t *is_data)
+{
+	dmu_buf_impl_t from = { .db_level = 0, .db_blkid = first, .db_state = DB_SEARCH };
+	avl_index_t where;
+
+	mutex_enter(&data->dn_dbufs_mtx);
+	VERIFY3P(avl_find(&data->dn_dbufs, &from, &where), ==, NULL);
+	for (dmu_buf_impl_t *block = avl_nearest(&data->dn_dbufs, where, AVL_AFTER);
+	    block != NULL && block->db_level == 0 && block->db_blkid < first + count; block = AVL_NEXT(&data->dn_dbufs, block)) {
+		mutex_enter(&block->db_mtx);
+		if (block->db_dirtycnt > 0)
+			is_data[block->db_blkid - first] = 1;
+		mutex_exit(&block->db_mtx);
+	}
+	mutex_exit(&data->dn_dbufs_mtx);
+}
+
+/*
+ * Marks the blocks from `first` on that a block pointer names; all of them lie below one indirect block of level 1.  Of a block that is
+ * not dirty, with its range held, the pointer in memory is the one that counts: nobody changes it.
+ */
+static int
+mark_allocated(dnode_t *data, uint64_t first, uint64_t count, uint8_t *is_data)
+{
+	int pointers_shift = data->dn_indblkshift - SPA_BLKPTRSHIFT;
+	dmu_buf_impl_t *indirect;
+
+	if (data->dn_nlevels == 1 || data->dn_phys->dn_nlevels != data->dn_nlevels) {
+		/* No level 1, or a new one, which has not taken over what the dnode points to: all that may be there. */
+		for (uint64_t i = 0; i < count && first + i <= data->dn_maxblkid; i++)
+			is_data[i] = 1;
+		return (0);
+	}
+	int error = dbuf_hold_impl(data, 1, first >> pointers_shift, B_TRUE, B_FALSE, FTAG, &indirect);
+	if (error == ENOENT)
+		return (0);
+	if (error != 0)
+		return (error);
+	error = dbuf_read(indirect, NULL, DB_RF_HAVESTRUCT | DB_RF_CANFAIL | DB_RF_NOPREFETCH);
+	if (error == 0) {
+		const blkptr_t *pointers = indirect->db.db_data;
+		uint64_t skip = first & ((1ULL << pointers_shift) - 1);
+		rw_enter(&indirect->db_rwlock, RW_READER);
+		for (uint64_t i = 0; i < count; i++) {
+			if (!BP_IS_HOLE(&pointers[skip + i]))
+				is_data[i] = 1;
+		}
+		rw_exit(&indirect->db_rwlock);
+	}
+	dbuf_rele(indirect, FTAG);
+	return (error);
+}
+
+/* OpenZFS's own search for holes reads what has synced, and waits for a txg each time when anything has not. */
+int
+zp_volume_extents(zp_volume *volume, uint64_t offset, uint64_t size, struct zp_extent *extents, int capacity, int *count)
+{
+	dnode_t *data = volume->data;
+	uint64_t block_size = volume->block_size, end = offset + size;
+	uint64_t pointers = 1ULL << (data->dn_indblkshift - SPA_BLKPTRSHIFT);
+	uint8_t *is_data = malloc(pointers);
+	struct extents found = { extents, capacity, 0 };
+	boolean_t room = B_TRUE;
+	int error = 0;
+
+	while (offset < end && room && error == 0) {
+		uint64_t first = offset / block_size;
+		uint64_t blocks = MIN(pointers - first % pointers, (end - 1) / block_size - first + 1);
+		memset(is_data, 0, blocks);
+		zfs_locked_range_t *range = zfs_rangelock_enter(&volume->ranges, first * block_size, blocks * block_size, RL_READER);
+		rw_enter(&data->dn_struct_rwlock, RW_READER);
+		mark_dirty(data, first, blocks, is_data);	/* first: what syncs meanwhile is in its indirect block then */
+		error = mark_allocated(data, first, blocks, is_data);
+		rw_exit(&data->dn_struct_rwlock);
+		zfs_rangelock_exit(range);
+		for (uint64_t i = 0; i < blocks && room && error == 0; i++) {
+			uint64_t part = MIN((first + i + 1) * block_size, end) - offset;
+			room = add_extent(&found, part, !is_data[i]);
+			offset += room ? part : 0;
+		}
+	}
+	free(is_data);
+	*count = found.count;
+	return (error);
+}
+
 /*
  * Large writes by reference: the data goes to its final place before the commit, instead of into the log and there later.  It
  * costs a command for each block, so not for small blocks.

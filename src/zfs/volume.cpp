@@ -24,6 +24,11 @@ block::IoStatus status_of(int error) {
   }
 }
 
+// What tells a client something of the volume: rule 10 holds it.
+bool tells(const block::Request& request) {
+  return request.operation == block::Operation::read || request.operation == block::Operation::extents;
+}
+
 bool overlap(const block::Request& a, const block::Request& b) {
   return a.offset_bytes < b.offset_bytes + b.size_bytes && b.offset_bytes < a.offset_bytes + a.size_bytes;
 }
@@ -52,7 +57,7 @@ void Volume::State::submit(block::Request& request) {
     return;
   }
   bool start_thread = false;
-  if (request.operation == Operation::read) {
+  if (tells(request)) {
     std::lock_guard lock(mutex);
     waiting_reads.push_back(&request);
     start_thread = readers == 0 || (readers < most_readers && waiting_reads.size() > readers * reads_a_reader);
@@ -65,7 +70,7 @@ void Volume::State::submit(block::Request& request) {
     if (start_thread) ++committers;
   }
   if (!start_thread) return;
-  if (request.operation == Operation::read) {
+  if (tells(request)) {
     engine.volume_threads().run([](void* self) { static_cast<State*>(self)->start_reads(); }, this);
   } else {
     engine.volume_threads().run([](void* self) { static_cast<State*>(self)->commit_batches(); }, this);
@@ -104,12 +109,12 @@ void Volume::State::answer_done() {
   std::vector<block::Request*> finished_now;
   finished_now.swap(answering);
   for (block::Request* request : finished_now) {
-    if (request->operation == block::Operation::read) continue;
+    if (tells(*request)) continue;
     a_write = true;
     std::erase_if(unanswered_writes, [request](const Write& write) { return write.request == request; });
   }
   for (block::Request* request : finished_now) {
-    if (request->operation == block::Operation::read && must_wait(*request, last_write_number)) {
+    if (tells(*request) && must_wait(*request, last_write_number)) {
       held_reads.push_back(HeldRead{request, last_write_number});
     } else {
       answer(*request);
@@ -185,6 +190,10 @@ void Volume::State::start_reads() {
       request = waiting_reads.front();
       waiting_reads.pop_front();
     }
+    if (request->operation == block::Operation::extents) {
+      find_extents(*request);
+      continue;
+    }
     auto done = [](void* self, void* request, int error) {
       block::Request* read = static_cast<block::Request*>(request);
       read->status = status_of(error);
@@ -192,6 +201,17 @@ void Volume::State::start_reads() {
     };
     zp_volume_read(handle, request->buffers.data(), request->offset_bytes, request->size_bytes, done, this, request);
   }
+}
+
+void Volume::State::find_extents(block::Request& request) {
+  std::vector<zp_extent> found(request.most_extents);
+  int count = 0;
+  int error = zp_volume_extents(handle, request.offset_bytes, request.size_bytes, found.data(),
+                                static_cast<int>(found.size()), &count);
+  for (int i = 0; i < count; ++i) request.extents->push_back({found[i].size_bytes, found[i].is_hole != 0});
+  request.status = status_of(error);
+  block::Request* done = &request;
+  finished(std::span(&done, 1));
 }
 
 // ---- the device

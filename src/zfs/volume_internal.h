@@ -28,7 +28,7 @@ struct Volume::State {
   // Shared with the threads.
   std::mutex mutex;
   std::vector<block::Request*> waiting_writes;
-  std::deque<block::Request*> waiting_reads;
+  std::deque<block::Request*> waiting_reads;  // of bytes and of extents
   unsigned committers = 0, readers = 0;
   std::vector<block::Request*> done;  // to be answered on the reactor
 
@@ -60,6 +60,7 @@ struct Volume::State {
   bool must_wait(const block::Request& read, std::uint64_t newest_write) const;
   void commit_batches();  // a thread's
   void start_reads();     // a thread's; they end on others
+  void find_extents(block::Request& request);
   void finished(std::span<block::Request* const> requests);
 };
 

@@ -1,4 +1,5 @@
 """Clients of others over the volume's one socket, the relay, memory, many planned moves."""
+import json
 import re
 import signal
 import statistics
@@ -26,6 +27,33 @@ class Guest:
     def end(self):
         self.process.terminate()
         self.process.wait(30)
+
+
+def holes_of(uri):
+    """[(offset, length)] of what nbdinfo calls a hole."""
+    return [(part["offset"], part["length"]) for part in json.loads(run("nbdinfo", "--map", "--json", uri).stdout) if part["type"] == 3]
+
+
+def test_holes_are_told_on_either_node(pair):
+    """NBD block status: what was written is data at once, over a takeover too; what was trimmed becomes a hole; qemu-img copies the data only."""
+    uris = {node: pair.uris(node, ["tank-a"], ["vm1"])[0] for node in "ab"}
+    mib, size = 1 << 20, 64 << 20
+
+    def all_but(offset, length):
+        return [(0, offset), (offset + length, size - offset - length)]
+
+    run("qemu-io", "-f", "raw", uris["b"], "-c", f"write -P 7 {8 * mib} {4 * mib}")   # by the relay
+    for uri in uris.values():
+        check(holes_of(uri) == all_but(8 * mib, 4 * mib), f"holes: {holes_of(uri)}")
+    pair.kill("a")
+    pair.wait_owner("tank-a", "b")
+    check(holes_of(uris["b"]) == all_but(8 * mib, 4 * mib), f"holes after the takeover: {holes_of(uris['b'])}")
+    run("qemu-io", "-f", "raw", uris["b"], "-c", f"discard {8 * mib} {3 * mib}")
+    wait_for("the trimmed part to be a hole", lambda: holes_of(uris["b"]) == all_but(11 * mib, mib))
+    copy = pair.folder / "copy"
+    run("qemu-img", "convert", "-f", "raw", "-O", "raw", uris["b"], copy)
+    check(copy.stat().st_blocks * 512 == mib, f"the copy has {copy.stat().st_blocks * 512} bytes on its disk")
+    run("qemu-img", "compare", "-f", "raw", "-F", "raw", uris["b"], copy)
 
 
 def test_qemu_across_takeover_and_process_kill(pair):
@@ -63,6 +91,7 @@ def test_qemu_across_takeover_and_process_kill(pair):
         check(stalls(through_qemu)[event] <= directly[event] + 300, f"{event}: QEMU {stalls(through_qemu)[event]} ms, ours {directly[event]} ms")
 
 
+test_holes_are_told_on_either_node.options = {"pools": 1}
 test_qemu_across_takeover_and_process_kill.options = {"pools": 1}
 
 

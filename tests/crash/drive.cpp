@@ -185,7 +185,8 @@ void Drive::submit(block::Request& request) {
   if (!powered_) return;
   Command command{&request, ++last_io_, request.offset_bytes, {}};
   switch (request.operation) {
-    case Operation::read: break;
+    case Operation::read:
+    case Operation::extents: break;
     case Operation::flush:
       tape_.add({.kind = Event::Kind::flush_submitted, .leg = leg_, .io = command.io});
       cache_.flush_submitted(command.io);

@@ -196,6 +196,24 @@ TEST(RealClients, nbdcopy_there_and_back_keeps_every_byte) {
   EXPECT_EQ(run("cmp " + source + " " + fixture.folder + "/back").exit_code, 0);
 }
 
+TEST(RealClients, nbdinfo_and_qemu_img_map_the_holes) {
+  Fixture fixture;
+  fixture.host.on([&] { std::fill_n(fixture.device.bytes.begin() + (1 << 20), 1 << 20, std::byte{1}); });
+  Outcome map = run("nbdinfo --map --json " + fixture.uri);
+  EXPECT_EQ(map.exit_code, 0) << map.output;
+  for (const char* line :
+       {R"("offset": 0, "length": 1048576, "type": 3)", R"("offset": 1048576, "length": 1048576, "type": 0)",
+        R"("offset": 2097152, "length": 14680064, "type": 3)"}) {
+    EXPECT_NE(map.output.find(line), std::string::npos) << line << " is missing in\n" << map.output;
+  }
+  Outcome qemu = run("qemu-img map --output=json -f raw " + fixture.uri);
+  EXPECT_EQ(qemu.exit_code, 0) << qemu.output;
+  EXPECT_NE(qemu.output.find(
+                R"("start": 1048576, "length": 1048576, "depth": 0, "present": true, "zero": false, "data": true)"),
+            std::string::npos)
+      << qemu.output;
+}
+
 TEST(RealClients, qemu_img_converts_and_compares) {
   Fixture fixture;
   std::string source = fixture.random_file("source", 4 << 20);

@@ -86,7 +86,8 @@ TEST(Handshake, every_option_has_its_answer) {
       {"abort", wire::opt_abort, {}, wire::rep_ack, Next::end},
       {"starttls", wire::opt_starttls, {}, wire::rep_err_unsup, Next::option},
       {"unknown", 4711, test::bytes_of("x"), wire::rep_err_unsup, Next::option},
-      {"set meta context", 10, {}, wire::rep_err_unsup, Next::option},
+      {"set meta context without structured replies", wire::opt_set_meta_context,
+       test::RawClient::context_data("tank/vm1", {"base:allocation"}), wire::rep_err_invalid, Next::option},
       {"structured replies", wire::opt_structured_reply, {}, wire::rep_ack, Next::option},
       {"structured replies with data", wire::opt_structured_reply, test::bytes_of("x"), wire::rep_err_invalid,
        Next::option},
@@ -108,6 +109,52 @@ TEST(Handshake, every_option_has_its_answer) {
     EXPECT_EQ(reply_type(step), test_case.type) << test_case.name;
     EXPECT_EQ(step.next, test_case.next) << test_case.name;
   }
+}
+
+TEST(Handshake, the_allocation_context_is_listed_and_chosen) {
+  struct Row {
+    const char* name;
+    std::uint32_t option;
+    Bytes data;
+    std::uint32_t type;  // of the first reply
+    bool chosen;
+  };
+  auto data = test::RawClient::context_data;
+  Bytes cut = data("tank/vm1", {"base:allocation"});
+  cut.pop_back();
+  Bytes many = data("tank/vm1", {});
+  many.back() = std::byte{200};
+  const Row rows[] = {
+      {"list all", wire::opt_list_meta_context, data("tank/vm1", {}), wire::rep_meta_context, false},
+      {"list it", wire::opt_list_meta_context, data("tank/vm1", {"base:allocation"}), wire::rep_meta_context, false},
+      {"list its kind", wire::opt_list_meta_context, data("tank/vm1", {"base:"}), wire::rep_meta_context, false},
+      {"list others", wire::opt_list_meta_context, data("tank/vm1", {"qemu:"}), wire::rep_ack, false},
+      {"list of nothing", wire::opt_list_meta_context, data("tank/vm2", {}), wire::rep_err_unknown, false},
+      {"set", wire::opt_set_meta_context, data("tank/vm1", {"qemu:x", "base:allocation"}), wire::rep_meta_context,
+       true},
+      {"set of nothing", wire::opt_set_meta_context, data("tank/vm2", {"base:allocation"}), wire::rep_err_unknown,
+       false},
+      {"set none", wire::opt_set_meta_context, data("tank/vm1", {}), wire::rep_ack, false},
+      {"set others", wire::opt_set_meta_context, data("tank/vm1", {"base:", "base:x"}), wire::rep_ack, false},
+      {"set cut short", wire::opt_set_meta_context, cut, wire::rep_err_invalid, false},
+      {"set with queries beyond the end", wire::opt_set_meta_context, many, wire::rep_err_invalid, false},
+  };
+  for (const Row& row : rows) {
+    Handshake handshake;
+    (void)on_option(handshake, one_volume(), wire::opt_structured_reply, {});
+    HandshakeStep step = on_option(handshake, one_volume(), row.option, row.data);
+    EXPECT_EQ(reply_type(step), row.type) << row.name;
+    EXPECT_EQ(step.next, Next::option) << row.name;
+    EXPECT_EQ(on_option(handshake, one_volume(), wire::opt_go, test::RawClient::go_data("tank/vm1")).next,
+              Next::transmit);
+    EXPECT_EQ(tells_allocation(handshake), row.chosen) << row.name;
+  }
+  Handshake another;
+  (void)on_option(another, one_volume(), wire::opt_structured_reply, {});
+  (void)on_option(another, one_volume(), wire::opt_set_meta_context, data("tank/vm1", {"base:allocation"}));
+  another.allocation_of = "tank/vm2";  // chosen for another export than the one that is opened then
+  (void)on_option(another, one_volume(), wire::opt_go, test::RawClient::go_data("tank/vm1"));
+  EXPECT_FALSE(tells_allocation(another));
 }
 
 TEST(Handshake, over_tcp_a_client_name_is_required_and_the_refusal_says_so) {
@@ -186,6 +233,7 @@ TEST(Handshake, changed_bytes_never_do_harm) {  // worth most in the asan build
       data[random() % data.size()] = static_cast<std::byte>(random());
     data.resize(random() % 3 == 0 ? random() % (data.size() + 1) : data.size());
     Handshake handshake;
+    handshake.structured_replies = i % 2 != 0;
     HandshakeStep step = on_option(handshake, one_volume(), static_cast<std::uint32_t>(random() % 12), data);
     if (step.next == Next::transmit) {
       EXPECT_EQ(handshake.chosen.name, "tank/vm1");
@@ -226,20 +274,31 @@ TEST(Transmission, every_request_is_checked) {
       {"flush", {0, wire::cmd_flush, 1, 0, 0}, wire::err_none},
       {"flush of a range", {0, wire::cmd_flush, 1, 0, 4096}, wire::err_inval},
       {"cache", {0, 5, 1, 0, 4096}, wire::err_inval},
-      {"block status", {0, 7, 1, 0, 4096}, wire::err_inval},
+      {"block status that was not chosen", {0, wire::cmd_block_status, 1, 0, 4096}, wire::err_inval},
       {"unknown", {0, 99, 1, 0, 4096}, wire::err_inval},
       {"do not fragment without structure", {wire::cmd_flag_df, wire::cmd_read, 1, 0, 4096}, wire::err_inval},
   };
   ExportFacts facts{"tank/vm1", size, 4096, false};
+  Handshake plain;
   for (const RequestCase& test_case : cases) {
-    EXPECT_EQ(check_request(test_case.request, facts, false), test_case.error) << test_case.name;
+    EXPECT_EQ(check_request(test_case.request, facts, plain), test_case.error) << test_case.name;
   }
-  EXPECT_EQ(check_request({wire::cmd_flag_df, wire::cmd_read, 1, 0, 4096}, facts, true), wire::err_none);
+  Handshake structured;
+  structured.structured_replies = true;
+  structured.chosen = facts;
+  EXPECT_EQ(check_request({wire::cmd_flag_df, wire::cmd_read, 1, 0, 4096}, facts, structured), wire::err_none);
+  const WireRequest block_status{wire::cmd_flag_req_one, wire::cmd_block_status, 1, 0, size};
+  EXPECT_EQ(check_request(block_status, facts, structured), wire::err_inval);
+  structured.allocation_of = facts.name;
+  EXPECT_EQ(check_request(block_status, facts, structured), wire::err_none);
+  EXPECT_EQ(check_request({0, wire::cmd_block_status, 1, 0, 0}, facts, structured), wire::err_inval);
+  EXPECT_EQ(check_request({0, wire::cmd_block_status, 1, 512, 4096}, facts, structured), wire::err_inval);
+  EXPECT_EQ(check_request({0, wire::cmd_block_status, 1, 4096, size}, facts, structured), wire::err_inval);
   facts.size_bytes = 1ull << 40;
-  EXPECT_EQ(check_request({0, wire::cmd_read, 1, 0, (32u << 20) + 1}, facts, true), wire::err_inval);
+  EXPECT_EQ(check_request({0, wire::cmd_read, 1, 0, (32u << 20) + 1}, facts, structured), wire::err_inval);
   facts.read_only = true;
   for (std::uint16_t command : {wire::cmd_write, wire::cmd_trim, wire::cmd_write_zeroes}) {
-    EXPECT_EQ(check_request({0, command, 1, 0, 4096}, facts, false), wire::err_perm);
+    EXPECT_EQ(check_request({0, command, 1, 0, 4096}, facts, plain), wire::err_perm);
   }
 }
 

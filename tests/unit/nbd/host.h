@@ -190,11 +190,22 @@ class RawClient {
     wire::Writer out;
     return out.put(static_cast<std::uint32_t>(name.size())).put(name).put(std::uint16_t{0}).take();
   }
+  static Bytes context_data(std::string_view name, const std::vector<std::string>& queries) {
+    wire::Writer out;
+    out.put(static_cast<std::uint32_t>(name.size())).put(name).put(static_cast<std::uint32_t>(queries.size()));
+    for (const std::string& query : queries) out.put(static_cast<std::uint32_t>(query.size())).put(query);
+    return out.take();
+  }
   // True when the export is open.
-  [[nodiscard]] bool go(std::string_view name, bool structured = false) {
+  [[nodiscard]] bool go(std::string_view name, bool structured = false, bool allocation = false) {
     greet();
     if (structured) {
       option(wire::opt_structured_reply);
+      EXPECT_EQ(reply().type, wire::rep_ack);
+    }
+    if (allocation) {
+      option(wire::opt_set_meta_context, context_data(name, {"base:allocation"}));
+      EXPECT_EQ(reply().type, wire::rep_meta_context);
       EXPECT_EQ(reply().type, wire::rep_ack);
     }
     option(wire::opt_go, go_data(name));
@@ -222,6 +233,20 @@ class RawClient {
     if (header.size() != 16) return {};
     EXPECT_EQ(wire::load<std::uint32_t>(header.data()), wire::simple_reply_magic);
     return {wire::load<std::uint32_t>(header.data() + 4), wire::load<std::uint64_t>(header.data() + 8)};
+  }
+  // The extents of one answer: length and flags; none when it is no such answer.
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> block_status() {
+    Bytes header = receive(wire::chunk_header_bytes);
+    if (header.size() != wire::chunk_header_bytes ||
+        wire::load<std::uint16_t>(header.data() + 6) != wire::chunk_block_status)
+      return {};
+    Bytes body = receive(wire::load<std::uint32_t>(header.data() + 16));
+    std::vector<std::pair<std::uint32_t, std::uint32_t>> extents;
+    EXPECT_EQ(wire::load<std::uint32_t>(body.data()), wire::allocation_context_id);
+    for (std::size_t at = 4; at + wire::extent_bytes <= body.size(); at += wire::extent_bytes)
+      extents.emplace_back(wire::load<std::uint32_t>(body.data() + at),
+                           wire::load<std::uint32_t>(body.data() + at + 4));
+    return extents;
   }
 
  private:

@@ -1,5 +1,6 @@
 #pragma once
 // A BlockDevice in memory that a test can hold, watch and break.
+#include <algorithm>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -81,6 +82,20 @@ class MemoryDevice : public block::BlockDevice {
         if (!lost) std::memset(at, 0, request.size_bytes);
         return;
       case block::Operation::flush: return;
+      case block::Operation::extents: find_extents(request); return;
+    }
+  }
+
+  void find_extents(block::Request& request) {  // blocks of zeroes are holes
+    const std::size_t block = geometry_.block_size_bytes;
+    for (std::uint64_t at = request.offset_bytes; at < request.offset_bytes + request.size_bytes; at += block) {
+      bool is_hole = std::all_of(bytes.begin() + at, bytes.begin() + at + block,
+                                 [](std::byte each) { return each == std::byte{0}; });
+      if (request.extents->empty() || request.extents->back().is_hole != is_hole) {
+        if (request.extents->size() == request.most_extents) return;
+        request.extents->push_back({0, is_hole});
+      }
+      request.extents->back().size_bytes += block;
     }
   }
 

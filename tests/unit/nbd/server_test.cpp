@@ -237,6 +237,41 @@ TEST(Server, a_read_is_held_while_it_is_not_permitted_and_writes_are_not) {
   EXPECT_EQ(client.receive(4096), filled(4096, 0));  // taken before the write
 }
 
+TEST(Server, block_status_tells_data_from_holes) {
+  Fixture fixture;
+  fixture.host.on([&] { std::fill_n(fixture.device.bytes.begin() + 8192, 4096, std::byte{1}); });
+  RawClient client = RawClient::to_unix(fixture.path);
+  ASSERT_TRUE(client.go("tank/vm1", true, true));
+  using Extents = std::vector<std::pair<std::uint32_t, std::uint32_t>>;
+  client.request(wire::cmd_block_status, 1, 4096, 65536);
+  EXPECT_EQ(client.block_status(), (Extents{{4096, 3}, {4096, 0}, {57344, 3}}));
+  client.request(wire::cmd_block_status, 2, 0, volume_bytes, {}, wire::cmd_flag_req_one);
+  EXPECT_EQ(client.block_status(), (Extents{{8192, 3}}));
+  client.request(wire::cmd_block_status, 3, 8192, 4096);
+  EXPECT_EQ(client.block_status(), (Extents{{4096, 0}}));
+  client.request(wire::cmd_block_status, 4, 0, volume_bytes + 4096);  // out of range: an error chunk
+  EXPECT_EQ(wire::load<std::uint32_t>(client.receive(26).data() + 20), 22u);
+  for (std::size_t block = 0; block < volume_bytes / 4096; block += 2)
+    fixture.host.on([&] { fixture.device.bytes[block * 4096] = std::byte{1}; });
+  client.request(wire::cmd_block_status, 5, 0, volume_bytes);
+  EXPECT_EQ(client.block_status().size(), volume_bytes / 4096);
+}
+
+// Rule 6.
+TEST(Server, where_the_holes_are_is_held_as_a_read_is) {
+  std::atomic<bool> permitted = false;
+  ServerOptions options;
+  options.read_permitted = [&] { return permitted.load(); };
+  Fixture fixture(std::move(options));
+  RawClient client = RawClient::to_unix(fixture.path);
+  ASSERT_TRUE(client.go("tank/vm1", true, true));
+  client.request(wire::cmd_block_status, 1, 0, 4096);
+  EXPECT_TRUE(fixture.host.until([&] { return fixture.server->status()[0].reads_held == 1; }));
+  EXPECT_TRUE(client.silent());
+  permitted = true;
+  EXPECT_EQ(client.block_status().size(), 1u);
+}
+
 TEST(Server, a_held_read_is_never_answered_when_the_server_closes) {
   ServerOptions options;
   options.read_permitted = [] { return false; };

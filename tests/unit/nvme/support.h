@@ -102,7 +102,8 @@ class MemoryDevice final : public block::BlockDevice {
         break;
       case block::Operation::trim:
       case block::Operation::write_zeroes: std::memset(place, 0, request.size_bytes); break;
-      case block::Operation::flush: break;
+      case block::Operation::flush:
+      case block::Operation::extents: break;
     }
   }
 

@@ -1,5 +1,6 @@
 // Volumes: what they acknowledge, what they refuse, and that they never hang.
 #include <algorithm>
+#include <random>
 
 #include "scenario.h"
 
@@ -280,6 +281,95 @@ TEST(Volume, a_read_waits_for_the_uncommitted_writes_that_it_overlaps) {
   Folder folder;
   make_files(folder.path, one_mirror);
   EXPECT_WELL(in_child(folder, read_of_uncommitted));
+}
+
+// ---- which blocks are there
+
+Task<std::vector<block::Extent>> extents_of(Volume& volume, std::uint64_t first, std::uint64_t count,
+                                            std::uint32_t most) {
+  struct Asked : block::Request {
+    block::Signal done;
+  } asked;
+  std::vector<block::Extent> found;
+  asked.operation = block::Operation::extents;
+  asked.offset_bytes = first * block_bytes;
+  asked.size_bytes = count * block_bytes;
+  asked.extents = &found;
+  asked.most_extents = most;
+  asked.on_done = [](block::Request& request) { static_cast<Asked&>(request).done.set(); };
+  volume.submit(asked);
+  co_await asked.done.wait();
+  REQUIRE(asked.status == block::IoStatus::ok);
+  co_return found;
+}
+
+constexpr std::uint64_t map_blocks = 16384;  // 16 indirect blocks, and two levels of them
+
+// Fails when a block that holds data lies in a hole; returns how many blocks are in holes.
+Task<std::uint64_t> check_extents(Volume& volume, const std::vector<bool>& data, std::uint64_t first,
+                                  std::uint64_t count) {
+  auto extents = co_await extents_of(volume, first, count, 100'000);
+  std::uint64_t at = first, holes = 0;
+  for (std::size_t i = 0; i < extents.size(); ++i) {
+    REQUIRE(extents[i].size_bytes > 0 && extents[i].size_bytes % block_bytes == 0);
+    REQUIRE(i == 0 || extents[i].is_hole != extents[i - 1].is_hole);
+    const std::uint64_t end = at + extents[i].size_bytes / block_bytes;
+    for (; at < end; ++at) {
+      REQUIRE(!extents[i].is_hole || !data[at]);
+      holes += extents[i].is_hole;
+    }
+  }
+  REQUIRE(at == first + count);
+  co_return holes;
+}
+
+Task<void> map_under_load(World& world) {
+  co_await make_pool(world);
+  REQUIRE_OK(set_tunable("zfs_txg_timeout", 1));
+  auto made = co_await world.pool->create_volume({.name = "vm1",
+                                                  .size_bytes = map_blocks * block_bytes,
+                                                  .block_size_bytes = block_bytes,
+                                                  .space = VolumeSpec::Space::thin});
+  REQUIRE_OK(made);
+  auto volume = co_await open(world, "vm1");
+  std::vector<bool> data(map_blocks);
+  auto empty = co_await extents_of(*volume, 0, map_blocks, 100);
+  REQUIRE(empty.back().is_hole && empty.back().size_bytes >= (map_blocks - 1) * block_bytes);
+  std::mt19937_64 random(5);
+  const Txg began = world.pool->last_synced_txg();
+  for (int i = 0; i < 3000 || world.pool->last_synced_txg().value < began.value + 12; ++i) {
+    const std::size_t count =
+        random() % 8 == 0 ? 16 + random() % 64 : 1 + random() % 3;  // the large ones go past the cache
+    // Mostly a few regions again and again, at times a new one: its indirect blocks are new too.
+    const std::uint64_t first = (random() % 4 == 0 ? random() % (map_blocks / 256) * 256 : 512) + random() % 100;
+    if (first + count > map_blocks) continue;
+    if (random() % 4 == 0) {
+      auto trimmed = co_await block::trim(*volume, first * block_bytes, count * block_bytes);
+      REQUIRE(trimmed.ok());
+      std::fill_n(data.begin() + first, count, false);
+    } else {
+      auto status = co_await write_blocks(*volume, first, count, i);
+      REQUIRE(status == block::IoStatus::ok);
+      std::fill_n(data.begin() + first, count, true);
+    }
+    co_await check_extents(*volume, data, first > 8 ? first - 8 : 0, std::min<std::uint64_t>(96, map_blocks - first));
+    if (i % 50 == 0) co_await check_extents(*volume, data, 0, map_blocks);
+  }
+  auto synced = co_await world.pool->snapshot_volume("vm1", "now");
+  REQUIRE_OK(synced);
+  const auto holes = static_cast<std::uint64_t>(std::ranges::count(data, false));
+  auto found = co_await check_extents(*volume, data, 0, map_blocks);
+  REQUIRE(found == holes);
+  auto one = co_await extents_of(*volume, 0, map_blocks, 1);
+  auto all = co_await extents_of(*volume, 0, map_blocks, 100'000);
+  REQUIRE(one.size() == 1 && one[0] == all[0]);
+  co_await volume->close();
+  co_await export_and_close(world);
+}
+TEST(Volume, no_block_with_data_is_ever_called_a_hole) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, map_under_load));
 }
 
 // Volatile caches on both sides and a kill: only what was flushed on both is there. Large writes too (by reference, the data

@@ -41,6 +41,21 @@ zp_explain(struct zp_why *why, int error, const char *format, ...)
 	return (error);
 }
 
+void
+zp_die(const char *format, ...)
+{
+	char text[512];
+	va_list args;
+	va_start(args, format);
+	int size = vsnprintf(text, sizeof (text) - 1, format, args);
+	va_end(args);
+	size = MIN(size, (int)sizeof (text) - 2);
+	text[size] = '\n';
+	ssize_t written = write(STDERR_FILENO, text, size + 1);
+	(void) written;
+	abort();
+}
+
 #ifdef ZPAIR_MUTATIONS
 enum zp_mutation zp_active_mutation = ZP_MUTATION_NONE;
 #endif
@@ -204,6 +219,7 @@ zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 	zfs_vdev_direct_write_verify = 0;	/* nobody else can change a buffer of ours meanwhile */
 	zfs_multihost_fail_intervals = 0;	/* a pause must not suspend the pool: the fence guards it */
 	zp_gate_install();
+	zp_pipeline_install();
 	kernel_init(SPA_MODE_READ | SPA_MODE_WRITE);
 	choose_sha256();
 	/* arc_init() computes its own when it dislikes ours; say it again now that it runs. */

@@ -1,5 +1,5 @@
 #pragma once
-// The plain C border inside this room: on one side engine.c, import.c, legs.c and volume.c, which see libzpool's headers; on the other
+// The plain C border inside this room: on one side the *.c files, which see libzpool's headers; on the other
 // the C++ that sees BlockDevice and the reactor. Numbers of errors are errno's; `why` is for a person.
 // Threading: zp_* functions of the C side may wait for txgs and I/O: engine threads only, never the reactor, unless marked.
 #include <stddef.h>
@@ -45,7 +45,7 @@ void zp_tunable_set(int index, uint64_t value);
 
 extern int zp_durable_log_writes, zp_direct_writes;  // tunables of ours
 
-// ---- the driver (legs.c calls these, leg_driver.cpp has them; any thread)
+// ---- the driver (gate.c calls these, leg_driver.cpp has them; any thread)
 enum zp_operation { ZP_READ, ZP_WRITE, ZP_FLUSH, ZP_TRIM };
 
 // One command. Its data lies in a buffer of the driver's, not of OpenZFS's: a leg that does not answer must be failed while
@@ -153,7 +153,7 @@ int zp_mirrors_add(zp_pool* pool, const struct zp_mirror_spec* mirrors, int coun
 int zp_scrub_start(zp_pool* pool, struct zp_why* why);
 int zp_scan_cancel(zp_pool* pool, struct zp_why* why);
 
-// ---- volumes (volume.c); names with the pool's
+// ---- volumes (datasets.c, volume_log.c, volume.c); names with the pool's
 struct zp_volume_info {
   char name[ZP_NAME_SIZE];
   uint64_t guid, size_bytes, reserved_bytes, used_bytes, referenced_bytes;

@@ -517,7 +517,7 @@ LegHealth LegDriver::health(const Leg& leg) const {
 
 }  // namespace zpair::zfs
 
-// ---- what legs.c calls
+// ---- what gate.c calls
 
 using zpair::zfs::Leg;
 using zpair::zfs::LegIo;

@@ -1,5 +1,5 @@
 /*
- * What engine.c, import.c, legs.c and volume.c share: libzpool's headers, and the pool's handle. Only these four include it.
+ * What the *.c files share: libzpool's headers, and the handles of pools and volumes. Only they include it.
  * libzpool is a debug build: ZFS_DEBUG and DEBUG must be defined here too, or the layout of its structures differs.
  */
 #ifndef ZPAIR_ZFS_INTERNAL_H
@@ -58,8 +58,32 @@ int zp_pool_hold(const char *name, zp_pool **pool, struct zp_why *why);
 /* import.c: an operator has accepted that the import lacks something (rule 11) */
 boolean_t zp_import_is_overridden(void);
 
-/* legs.c: our leaf driver, and what the gate must know of it */
+/* gate.c: our leaf driver, and what the gate must know of it */
 void zp_gate_install(void);
+
+/* pipeline.c */
+void zp_pipeline_install(void);
+
 nvlist_t *zp_mirror_tree(const struct zp_mirror_spec *mirrors, int count);
+
+/* A volume's objects, as the kernel numbers them. */
+#define	DATA_OBJECT	1ULL
+#define	PROPERTY_OBJECT	2ULL
+
+/* volume.c, volume_log.c: open */
+struct zp_volume {
+	zp_pool *pool;
+	char name[ZP_NAME_SIZE];
+	objset_t *os;
+	zilog_t *zilog;
+	dnode_t *data;
+	zfs_rangelock_t ranges;
+	uint64_t size;
+	uint32_t block_size;
+	uint64_t direct_bytes;		/* written past the cache */
+	uint64_t sequence;		/* newest committed: txg << 32 | low half of the log's own sequence */
+	uint64_t replayed_count;
+	uint64_t failed_replay_seq;
+};
 
 #endif

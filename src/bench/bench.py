@@ -17,7 +17,7 @@ import compare
 import report
 import table
 from pair import Pair
-from programs import Failed, Interrupted, end_in_order, open_folder, uninterrupted
+from programs import ending, open_folder, uninterrupted
 from progress import Progress
 from run import Run, Target
 
@@ -68,20 +68,8 @@ def compared(asked):
 
 
 def main():
-    end_in_order()
     asked = arguments_of(sys.argv[1:])
-    try:
-        (measure if asked.command == "run" else compared)(asked)
-        return 0
-    except Interrupted:
-        print("zpair: interrupted: nothing is left behind", file=sys.stderr)
-        return 1
-    except cells.NoSuchCell as error:
-        print(f"zpair: {error}", file=sys.stderr)
-        return 2
-    except (Failed, OSError) as error:
-        print("zpair: " + " ".join(str(error).split("\n")), file=sys.stderr)
-        return 1
+    return ending(lambda: (measure if asked.command == "run" else compared)(asked), "nothing is left behind")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ TURN_SECONDS = 0.9     # programs that start and end, and the settling of what w
 
 
 class NoSuchCell(Exception):
-    pass
+    exit_code = 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import secrets
 import socket
 import time
 
-from programs import Failed, uninterrupted
+from programs import Failed, Usage, uninterrupted
 
 CLIENT_LEAVES_SECONDS = 40   # a client that broke off counts for 20 s
 ANSWER_SECONDS = 130   # of a change
@@ -82,6 +82,17 @@ class Pair:
             self.status()   # for its error
             raise Failed(f"there is no pool {name}: zpair pool list shows them")
         return best
+
+    def pool_named(self, name):
+        """The name of the pool that is meant: None is the only one."""
+        pools = [pool["name"] for pool in self.status()["pools"]]
+        if name is None and len(pools) == 1:
+            return pools[0]
+        if name is None:
+            raise Usage(f"which pool? --pool with one of: {', '.join(pools) or 'there is none'}")
+        if name not in pools:
+            raise Failed(f"there is no pool {name}: zpair pool list shows them")
+        return name
 
     def client_node(self, owner):
         """(name, key of its socket): in a sandbox the owner's, else the one that is asked: a guest runs where its socket is."""

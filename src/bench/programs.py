@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 
 import cells
 
@@ -14,6 +15,12 @@ END_SECONDS = 10   # fio says goodbye to its volume within this when it is told 
 
 class Failed(Exception):
     """One line for a person: what failed, and the mend."""
+    exit_code = 1
+
+
+class Usage(Exception):
+    """The line cannot be done as it is: one line that says why."""
+    exit_code = 2
 
 
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -33,6 +40,26 @@ def end_in_order():
     """From here on the first signal raises Interrupted in the main thread, and further ones do nothing."""
     for number in ENDS:
         signal.signal(number, _interrupt)
+
+
+def ending(work, interrupted):
+    """Runs work() to its end, whichever that is, and returns the exit code. An error that is for a person has an `exit_code`.
+    `interrupted`: what a signal leaves behind."""
+    end_in_order()
+    try:
+        return work() or 0
+    except Interrupted:
+        _complain(f"interrupted: {interrupted}")
+        return 1
+    except Exception as error:
+        if not isinstance(error, OSError) and not hasattr(error, "exit_code"):
+            raise
+        _complain(error)
+        return getattr(error, "exit_code", 1)
+
+
+def _complain(error):
+    print("zpair: " + " ".join(str(error).split("\n")), file=sys.stderr)
 
 
 def open_folder(path, name):

@@ -23,17 +23,12 @@ import certificate  # noqa: E402
 import certificate_page  # noqa: E402
 import drills  # noqa: E402
 from pair import Pair  # noqa: E402
-from programs import Failed, Interrupted, end_in_order, open_folder, uninterrupted  # noqa: E402
+from programs import Failed, Usage, ending, open_folder, uninterrupted  # noqa: E402
 from rehearsal import Rehearsal, machine  # noqa: E402
-from stage import DrillFailed  # noqa: E402
-
-
-class Usage(Exception):
-    pass
 
 
 class Refused(Exception):
-    pass
+    exit_code = 3
 
 
 def arguments_of(line):
@@ -68,17 +63,6 @@ def arguments_of(line):
     return parser.parse_args(line)
 
 
-def the_pool(pair, name):
-    pools = [pool["name"] for pool in pair.status()["pools"]]
-    if name is None and len(pools) == 1:
-        return pools[0]
-    if name is None:
-        raise Usage(f"which pool? --pool with one of: {', '.join(pools) or 'there is none'}")
-    if name not in pools:
-        raise Failed(f"there is no pool {name}: zpair pool list shows them")
-    return name
-
-
 def agree(chosen, pool, asked):
     """A real pair is touched only by somebody's word."""
     if asked.sandbox or asked.yes:
@@ -110,7 +94,7 @@ def rehearse(asked):
     if not asked.sandbox:
         _refuse_what_needs_a_sandbox(chosen)
     pair = Pair(node.split("=", 1) for node in asked.node)
-    pool = the_pool(pair, asked.pool)
+    pool = pair.pool_named(asked.pool)
     out = open_folder(asked.out, "certificate.json") if asked.out else None   # now, not after the drills
     key = asked.key or certificate.own_key_file()
     certificate.prepare_key(key)
@@ -184,22 +168,9 @@ def verify(asked):
 
 
 def main():
-    end_in_order()
     asked = arguments_of(sys.argv[1:])
-    try:
-        return {"run": rehearse, "schedule": schedule, "list": list_them, "verify": verify}[asked.command](asked)
-    except Interrupted:
-        print("zpair: interrupted: what was broken is mended, the drill's volume is gone, and there is no certificate", file=sys.stderr)
-        return 1
-    except Usage as error:
-        print(f"zpair: {error}", file=sys.stderr)
-        return 2
-    except Refused as error:
-        print(f"zpair: {error}", file=sys.stderr)
-        return 3
-    except (Failed, DrillFailed, OSError) as error:
-        print("zpair: " + " ".join(str(error).split("\n")), file=sys.stderr)
-        return 1
+    work = {"run": rehearse, "schedule": schedule, "list": list_them, "verify": verify}[asked.command]
+    return ending(lambda: work(asked), "what was broken is mended, the drill's volume is gone, and there is no certificate")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ AT_EASE_OPERATIONS = 50
 
 class DrillFailed(Exception):
     """What the pair did, or did not do: one line."""
+    exit_code = 1
 
 
 class Journal:

@@ -21,17 +21,13 @@ import search  # noqa: E402
 import settings  # noqa: E402
 import trial  # noqa: E402
 from pair import Pair  # noqa: E402
-from programs import Failed, Interrupted, end_in_order, open_folder, uninterrupted  # noqa: E402
+from programs import Failed, Usage, ending, open_folder, uninterrupted  # noqa: E402
 from progress import Progress  # noqa: E402
 from table import percent, table  # noqa: E402
 
 VOLUME_BYTES = 256 << 20   # or less, in a small pool
 LEAST_VOLUME_BYTES = 32 << 20
 STATE_FILE = "search.json"
-
-
-class Usage(Exception):
-    pass
 
 
 def arguments_of(line):
@@ -61,17 +57,7 @@ class Work:
     def __init__(self, asked):
         self.asked = asked
         self.pair = Pair(node.split("=", 1) for node in asked.node)
-        self.pool = self._the_pool(asked.pool)
-
-    def _the_pool(self, name):
-        pools = [pool["name"] for pool in self.pair.status()["pools"]]
-        if name is None and len(pools) == 1:
-            return pools[0]
-        if name is None:
-            raise Usage(f"which pool? --pool with one of: {', '.join(pools) or 'there is none'}")
-        if name not in pools:
-            raise Failed(f"there is no pool {name}: zpair pool list shows them")
-        return name
+        self.pool = self.pair.pool_named(asked.pool)
 
     def tunables(self):
         return self.pair.ask("GET", f"/v1/tunables?pool={self.pool}")["tunables"]
@@ -255,22 +241,14 @@ def html_of(report):
             f"<section><h2>What was tried</h2><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></section>\n</main>\n</body>\n</html>\n")
 
 
+def run(asked):
+    work = Work(asked)
+    {"show": work.show, "diff": work.diff, "apply": work.apply, "undo": work.undo, "try": work.try_it, "search": work.search}[asked.command]()
+
+
 def main():
-    end_in_order()
     asked = arguments_of(sys.argv[1:])
-    try:
-        work = Work(asked)
-        {"show": work.show, "diff": work.diff, "apply": work.apply, "undo": work.undo, "try": work.try_it, "search": work.search}[asked.command]()
-        return 0
-    except Interrupted:
-        print("zpair: interrupted: the settings are as they were best, the volume is gone, and the same command goes on", file=sys.stderr)
-        return 1
-    except (Usage, cells.NoSuchCell) as error:
-        print(f"zpair: {error}", file=sys.stderr)
-        return 2
-    except (Failed, OSError) as error:
-        print("zpair: " + " ".join(str(error).split("\n")), file=sys.stderr)
-        return 1
+    return ending(lambda: run(asked), "the settings are as they were best, the volume is gone, and the same command goes on")
 
 
 if __name__ == "__main__":

@@ -255,6 +255,7 @@ static const struct {
 	T(spa_slop_shift, "shift", 1, 31, "space kept free: 1 / 2^shift of the pool"),
 	T(zfs_scan_suspend_progress, "switch", 0, 1, "1 holds scrub and resync (for tests)"),
 	T(zp_direct_writes, "switch", 0, 1, "1: whole blocks of large writes go to the legs past the cache"),
+	T(zp_direct_reads, "switch", 0, 1, "1: whole blocks of large reads that no cache holds come past it"),
 	T(zp_durable_log_writes, "switch", 0, 1, "1: a log write is durable by itself (FUA) where it can be, instead of written, then flushed"),
 };
 #undef T

@@ -43,7 +43,7 @@ const struct zp_tunable* zp_tunable_at(int index);
 uint64_t zp_tunable_get(int index);
 void zp_tunable_set(int index, uint64_t value);
 
-extern int zp_durable_log_writes, zp_direct_writes;  // tunables of ours
+extern int zp_durable_log_writes, zp_direct_writes, zp_direct_reads;  // tunables of ours
 
 // ---- the driver (gate.c calls these, leg_driver.cpp has them; any thread)
 enum zp_operation { ZP_READ, ZP_WRITE, ZP_FLUSH, ZP_TRIM };

@@ -10,6 +10,7 @@
 #define	REFERENCE_LEAST	(64ULL << 10)
 #define	REFERENCE_LEAST_BLOCK	(16ULL << 10)
 #define	DIRECT_LEAST_FREE	16		/* direct writes while 1 / 16 of the pool is free */
+#define	DIRECT_READ_LEAST	(128ULL << 10)
 
 /* Walks iovecs: where the next bytes come from or go to. */
 struct cursor {
@@ -30,12 +31,12 @@ next_piece(struct cursor *cursor, uint64_t most, uint64_t *size)
 	return (piece);
 }
 
-/* A read under way: holds its blocks and its range. */
+/* A read under way: holds its blocks and its range.  A block that is NULL arrives in the client's memory by itself. */
 struct reading {
 	zp_read_done *done;
 	void *context, *request;
 	struct cursor into;
-	uint64_t offset, size;
+	uint64_t offset, size, block_size;
 	zfs_locked_range_t *range;
 	int error;
 	uint64_t count;
@@ -51,23 +52,76 @@ read_arrived(zio_t *zio)
 
 	for (uint64_t i = 0; i < read->count; i++) {
 		dmu_buf_impl_t *block = read->blocks[i];
-		if (error == 0 && block->db_state != DB_CACHED)
+		if (error == 0 && block != NULL && block->db_state != DB_CACHED)
 			error = SET_ERROR(EIO);
-		uint64_t skip = read->offset - block->db.db_offset;
-		for (uint64_t left = MIN(read->size, block->db.db_size - skip); error == 0 && left > 0; ) {
+		uint64_t skip = P2PHASE_TYPED(read->offset, read->block_size, uint64_t);
+		for (uint64_t left = MIN(read->size, read->block_size - skip); error == 0 && left > 0; ) {
 			uint64_t piece_size;
 			void *piece = next_piece(&read->into, left, &piece_size);
-			memcpy(piece, (char *)block->db.db_data + skip, piece_size);
+			if (block != NULL)
+				memcpy(piece, (char *)block->db.db_data + skip, piece_size);
 			skip += piece_size;
 			left -= piece_size;
 			read->offset += piece_size;
 			read->size -= piece_size;
 		}
-		dbuf_rele(block, read);
+		if (block != NULL)
+			dbuf_rele(block, read);
 	}
 	zfs_rangelock_exit(read->range);
 	read->done(read->context, read->request, error);
 	free(read);
+}
+
+int zp_direct_reads = 1;
+
+static void
+arrived_past_cache(zio_t *zio)
+{
+	abd_free(zio->io_abd);
+}
+
+/*
+ * A whole block that no cache holds, from a leg into the client's memory, with its checksum verified and healed from the other leg as
+ * any.  Its pointer stays what it is while the range is held.  Not what was freed in a txg that has not synced, since its pointer still
+ * leads to what was there before; nor what is dirty, but for the place that write_past_cache() gave it.
+ */
+static boolean_t
+read_past_cache(zp_volume *volume, dmu_buf_impl_t *block, void *into, zio_t *arrival)
+{
+	spa_t *spa = volume->os->os_spa;
+	zio_t *zio = NULL;
+
+	mutex_enter(&block->db_mtx);
+	const dbuf_dirty_record_t *dirty = list_head(&block->db_dirty_records);
+	const blkptr_t *place = dirty == NULL ? block->db_blkptr : dirty->dt.dl.dr_diowrite &&
+	    dirty->dt.dl.dr_override_state == DR_OVERRIDDEN ? &dirty->dt.dl.dr_overridden_by : NULL;
+	if (block->db_state == DB_UNCACHED && place != NULL && !BP_IS_HOLE(place) && BP_GET_LSIZE(place) == block->db.db_size &&
+	    !dnode_block_freed(volume->data, block->db_blkid) && arc_cached(spa, place) == 0) {
+		zbookmark_phys_t mark;
+		SET_BOOKMARK(&mark, dmu_objset_ds(volume->os)->ds_object, DATA_OBJECT, 0, block->db_blkid);
+		zio = zio_read(arrival, spa, place, abd_get_from_buf(into, block->db.db_size), block->db.db_size,
+		    arrived_past_cache, NULL, ZIO_PRIORITY_SYNC_READ, ZIO_FLAG_CANFAIL, &mark);
+	}
+	mutex_exit(&block->db_mtx);
+	if (zio != NULL)
+		zio_nowait(zio);
+	return (zio != NULL);
+}
+
+/* The memory that the read's next block goes to if it is whole and in one piece, else NULL; the cursor moves on. */
+static void *
+place_of_block(struct cursor *cursor, uint64_t *offset, uint64_t *left, uint64_t block_size)
+{
+	uint64_t want = MIN(*left, block_size - P2PHASE_TYPED(*offset, block_size, uint64_t)), piece_size;
+	void *piece = next_piece(cursor, want, &piece_size);
+	boolean_t whole = want == block_size && piece_size == block_size;
+
+	for (uint64_t done = piece_size; done < want; done += piece_size)
+		(void) next_piece(cursor, want - done, &piece_size);
+	*offset += want;
+	*left -= want;
+	return (whole ? piece : NULL);
 }
 
 /*
@@ -81,14 +135,16 @@ zp_volume_read(zp_volume *volume, const struct iovec *iov, uint64_t offset, uint
 	dnode_t *data = volume->data;
 	uint64_t first = offset / volume->block_size, count = (offset + size - 1) / volume->block_size - first + 1;
 	struct reading *read = malloc(sizeof (*read) + count * sizeof (read->blocks[0]));
-	boolean_t missed = B_FALSE;
+	boolean_t missed = B_FALSE, direct = zp_direct_reads != 0 && size >= DIRECT_READ_LEAST;
+	struct cursor into = { iov, 0 };
 
-	*read = (struct reading) { .done = done, .context = context, .request = request, .into = { iov, 0 }, .offset = offset, .size = size };
+	*read = (struct reading) { .done = done, .context = context, .request = request, .into = into, .offset = offset, .size = size,
+	    .block_size = volume->block_size };
 	read->range = zfs_rangelock_enter(&volume->ranges, offset, size, RL_READER);
 	zio_t *arrival = zio_root(volume->os->os_spa, read_arrived, read, ZIO_FLAG_CANFAIL);
 	arrival->io_type = ZIO_TYPE_READ;	/* so the last block's thread goes on with it, instead of waking another */
 	rw_enter(&data->dn_struct_rwlock, RW_READER);
-	zstream_t *stream = dmu_zfetch_prepare(&data->dn_zfetch, first, count, B_TRUE, B_TRUE);
+	zstream_t *stream = direct ? NULL : dmu_zfetch_prepare(&data->dn_zfetch, first, count, B_TRUE, B_TRUE);
 	for (; read->count < count; read->count++) {
 		read->blocks[read->count] = dbuf_hold(data, first + read->count, read);
 		if (read->blocks[read->count] == NULL) {
@@ -98,6 +154,12 @@ zp_volume_read(zp_volume *volume, const struct iovec *iov, uint64_t offset, uint
 	}
 	rw_exit(&data->dn_struct_rwlock);
 	for (uint64_t i = 0; i < read->count && read->error == 0; i++) {
+		void *place = direct ? place_of_block(&into, &offset, &size, volume->block_size) : NULL;
+		if (place != NULL && read_past_cache(volume, read->blocks[i], place, arrival)) {
+			dbuf_rele(read->blocks[i], read);
+			read->blocks[i] = NULL;
+			continue;
+		}
 		read->error = dbuf_read(read->blocks[i], arrival, DB_RF_CANFAIL | DB_RF_NOPREFETCH);
 		missed |= read->blocks[i]->db_state != DB_CACHED;
 	}

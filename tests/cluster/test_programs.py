@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 EVENTS = ["path-cut", "node-kill-takeover", "node-return-resync", "failback", "switchover", "process-kill-restart", "leg-error",
           "partner-loss", "lone-owner-loss"]
 CELLS = {"randwrite-4k-q1": "IOPS", "randwrite-4k-q16": "IOPS", "randread-4k-q1": "IOPS", "randread-4k-q16": "IOPS",
-         "seqwrite-1m": "MB/s", "seqread-1m": "MB/s"}
+         "seqwrite-1m": "MB/s", "seqread-1m": "MB/s", "cacheread-4k-q16": "IOPS"}
 
 
 class Folder(harness.Pair):

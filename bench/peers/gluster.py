@@ -1,11 +1,13 @@
 """GlusterFS, replica 2: both bricks and the management daemon. Its manual: docs.gluster.org, "Volume Types", and the `virt` group of settings."""
 import json
 import os
+import socket
 import subprocess
 
 import programs
 from peer import Peer
 
+MANAGEMENT_PORT = 24007
 SETTINGS = {"performance.quick-read": "off", "performance.read-ahead": "off", "performance.io-cache": "off", "performance.stat-prefetch": "off",
             "performance.write-behind": "off", "performance.strict-o-direct": "on", "network.remote-dio": "disable", "cluster.eager-lock": "enable"}
 
@@ -26,8 +28,12 @@ class Gluster(Peer):
     reads_from = "the local brick, O_DIRECT"
 
     def start(self):
+        self.volume = None
         if os.geteuid() != 0:
             raise programs.Failed("GlusterFS keeps its state in attributes that only root may set: run as root for it")
+        with socket.socket() as probe:   # fio asks this port, and a daemon of somebody's must not be asked for a volume of ours
+            if probe.connect_ex(("127.0.0.1", MANAGEMENT_PORT)) == 0:
+                raise programs.Failed(f"something listens on port {MANAGEMENT_PORT}, GlusterFS's own: stop it, or leave GlusterFS out (--only)")
         for part in ("state", "run", "a", "b"):
             (self.folder / part).mkdir()
         settings = self.folder / "glusterd.vol"
@@ -35,24 +41,30 @@ class Gluster(Peer):
     type mgmt/glusterd
     option working-directory {self.folder}/state
     option run-directory {self.folder}/run
+    option glusterd-sockfile {self.folder}/glusterd.socket
     option transport-type socket
 end-volume
 """)
         self.daemon("glusterd", "-N", "-f", settings, "-p", self.folder / "run" / "glusterd.pid", "-l", self.folder / "glusterd.log")
-        self.wait_for("glusterd", lambda: subprocess.run(["gluster", "--mode=script", "volume", "list"], capture_output=True).returncode == 0)
+        self.wait_for("glusterd", lambda: subprocess.run([*self._cli(), "volume", "list"], capture_output=True).returncode == 0)
         self.host = own_address()
-        self._gluster("volume", "create", "v", "replica", 2, f"{self.host}:{self.folder}/a/brick", f"{self.host}:{self.folder}/b/brick", "force")
+        self.volume = f"zpair-{os.getpid()}"
+        self._gluster("volume", "create", self.volume, "replica", 2, f"{self.host}:{self.folder}/a/brick", f"{self.host}:{self.folder}/b/brick", "force")
         for key, value in SETTINGS.items():
-            self._gluster("volume", "set", "v", key, value)
-        self._gluster("volume", "start", "v")
-        self.wait_for("both bricks", lambda: programs.run(["gluster", "--mode=script", "volume", "status", "v", "--xml"]).count("<status>1</status>") >= 2)
+            self._gluster("volume", "set", self.volume, key, value)
+        self._gluster("volume", "start", self.volume)
+        self.wait_for("both bricks", lambda: self._gluster("volume", "status", self.volume, "--xml").count("<status>1</status>") >= 2)
 
     def engine(self, writes):
-        return ["--ioengine=gfapi_async", "--volume=v", f"--brick={self.host}", "--filename=volume", "--direct=1", *(["--sync=1"] if writes else [])]
+        return ["--ioengine=gfapi_async", f"--volume={self.volume}", f"--brick={self.host}", "--filename=volume", "--direct=1", *(["--sync=1"] if writes else [])]
 
     def stop(self):
-        subprocess.run(["gluster", "--mode=script", "volume", "stop", "v", "force"], capture_output=True)
+        if self.volume is not None:
+            subprocess.run([*self._cli(), "volume", "stop", self.volume, "force"], capture_output=True)
         super().stop()
 
     def _gluster(self, *words):
-        return programs.run(["gluster", "--mode=script", *words])
+        return programs.run([*self._cli(), *words])
+
+    def _cli(self):
+        return ["gluster", "--mode=script", f"--glusterd-sock={self.folder}/glusterd.socket"]

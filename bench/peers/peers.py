@@ -54,6 +54,8 @@ def measure(peer, cell, legs, tool, asked):
         operations += side["total_ios"]
         values.append(value_of(unit, side["iops"], side["bw_bytes"]))
         latencies.append(side["lat_ns"]["mean"] / 1000)
+    if operations == 0:
+        raise programs.Failed(f"{peer.name}: nothing was done in {cell[0]}")
     value, limit = statistics.median(values), statistics.median(limits)
     return {"peer": peer.name, "cell": cell[0], "unit": unit, "value": round(value, 1), "low": round(min(values), 1), "high": round(max(values), 1),
             "limit": round(limit, 1), "ratio": round(value / limit, 3), "mean_us": round(statistics.median(latencies), 1),

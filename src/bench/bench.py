@@ -67,9 +67,12 @@ def compared(asked):
     sys.stdout.write(json.dumps(result, indent=2) + "\n" if asked.json else table.of_comparison(result))
 
 
+def run(asked):
+    (measure if asked.command == "run" else compared)(asked)
+
+
 def main():
-    asked = arguments_of(sys.argv[1:])
-    return ending(lambda: (measure if asked.command == "run" else compared)(asked), "nothing is left behind")
+    return ending(lambda: run(arguments_of(sys.argv[1:])), "nothing is left behind")
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def nbdkit(file):
         try:
             end = time.monotonic() + 10
             while not socket.exists():
-                if time.monotonic() > end:
-                    raise programs.Failed("nbdkit did not start within 10 s")
+                if time.monotonic() > end or server.poll() is not None:
+                    raise programs.Failed("nbdkit did not start")
                 time.sleep(0.05)
             yield f"nbd+unix:///?socket={socket}"
         finally:
@@ -136,6 +136,8 @@ def main():
             limit, value = statistics.median(limits), statistics.median(values)
             cells.append({"name": cell[0], "value": round(value, 1), "limit": round(limit, 1), "ratio": round(value / limit, 3), "unit": cell[4]})
             print(f"{cell[0]:18} {value:10.0f} {limit:10.0f} {cell[4]:>6} {value / limit:6.2f}", flush=True)
+        if any(cell["name"] == CACHED[0] for cell in cells):
+            print(f"(the limit of {CACHED[0]}: nbdkit's file plugin, from the page cache)")
         if arguments.json:
             pathlib.Path(arguments.json).write_text(json.dumps({"cells": cells}, indent=2) + "\n")
     except programs.Failed as error:

@@ -167,10 +167,12 @@ def verify(asked):
     return 0
 
 
+def run(asked):
+    return {"run": rehearse, "schedule": schedule, "list": list_them, "verify": verify}[asked.command](asked)
+
+
 def main():
-    asked = arguments_of(sys.argv[1:])
-    work = {"run": rehearse, "schedule": schedule, "list": list_them, "verify": verify}[asked.command]
-    return ending(lambda: work(asked), "what was broken is mended, the drill's volume is gone, and there is no certificate")
+    return ending(lambda: run(arguments_of(sys.argv[1:])), "what was broken is mended, the drill's volume is gone, and there is no certificate")
 
 
 if __name__ == "__main__":

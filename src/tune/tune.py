@@ -247,8 +247,7 @@ def run(asked):
 
 
 def main():
-    asked = arguments_of(sys.argv[1:])
-    return ending(lambda: run(asked), "the settings are as they were best, the volume is gone, and the same command goes on")
+    return ending(lambda: run(arguments_of(sys.argv[1:])), "the settings are as they were best, the volume is gone, and the same command goes on")
 
 
 if __name__ == "__main__":

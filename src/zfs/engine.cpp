@@ -5,14 +5,16 @@
 #include <cerrno>
 #include <cstring>
 
-#ifdef ZP_MIMALLOC
-#include <mimalloc.h>
-#endif
-
 #include "base/log.h"
 #include "zfs/engine_internal.h"
 #include "zfs/tunables.h"
 #include "zfs/worker_threads_internal.h"
+
+// jemalloc's options, which it finds by this name. OpenZFS's blocks are made by one thread and freed by another: few arenas, else each keeps
+// its own spare ones. Spare memory goes back to the system after seconds, since blocks in flight come and go all the time.
+extern "C" {
+const char* malloc_conf = "narenas:2,dirty_decay_ms:2000,muzzy_decay_ms:0";
+}
 
 namespace zpair::zfs {
 
@@ -29,11 +31,6 @@ Result<std::unique_ptr<Engine>> Engine::start(block::Reactor& reactor, const Eng
   if (::mkdir(options.config_folder.c_str(), 0700) != 0 && errno != EEXIST) {
     return fail_errno(errno, "cannot make the engine's folder {}", options.config_folder);
   }
-#ifdef ZP_MIMALLOC
-  // Memory goes back to the system after a second, not after 25 ms: blocks in flight come and go all the time.
-  mi_option_set_default(mi_option_decommit_delay, 1000);
-  mi_option_set_default(mi_option_segment_decommit_delay, 1000);
-#endif
   BatchScheduling batch;  // for OpenZFS's own threads
   zp_why why{};
   zp_engine_options plain{options.config_folder.c_str(), options.zfs_host_id, options.arc_bytes, options.dirty_bytes,

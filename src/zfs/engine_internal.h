@@ -187,9 +187,14 @@ int zp_note_get(const char* name, const char* note, char value[ZP_NOTE_SIZE], st
 int zp_volume_open(zp_pool* pool, const char* name, uint64_t floor_sequence, zp_volume** volume,
                    uint64_t* replayed_count, struct zp_why* why);
 void zp_volume_close(zp_volume* volume);
-uint64_t zp_volume_size(const zp_volume* volume);          // any thread
-uint64_t zp_volume_sequence(const zp_volume* volume);      // any thread
-uint64_t zp_volume_direct_bytes(const zp_volume* volume);  // any thread; what went past the cache since it was opened
+uint64_t zp_volume_size(const zp_volume* volume);      // any thread
+uint64_t zp_volume_sequence(const zp_volume* volume);  // any thread
+struct zp_direct {
+  uint64_t written_bytes, read_bytes;
+};
+struct zp_direct zp_volume_direct(const zp_volume* volume);  // any thread; what went past the cache since it was opened
+// How often a hand-over was spared (pipeline.c): log blocks issued, roots ended.
+void zp_pipeline_counts(uint64_t* log_blocks, uint64_t* roots);
 // Calls `done` once, from this or another thread, which it must not hold up: the bytes are there, or `error` says why not.
 typedef void zp_read_done(void* context, void* request, int error);
 void zp_volume_read(zp_volume* volume, const struct iovec* iov, uint64_t offset_bytes, uint64_t size_bytes,
@@ -198,7 +203,7 @@ struct zp_extent {
   uint64_t size_bytes;
   int is_hole;
 };
-// The first `capacity` extents of the range, at most. A hole is one only where no block is: what a txg has not synced is data. 0: `count` has
+// The first extents of the range, one at least, `capacity` at most; fewer when many indirect blocks have to be read. A hole is one only where no block is: what a txg has not synced is data. 0: `count` has
 // how many; else an indirect block cannot be read. May wait for the legs.
 int zp_volume_extents(zp_volume* volume, uint64_t offset_bytes, uint64_t size_bytes, struct zp_extent* extents,
                       int capacity, int* count);

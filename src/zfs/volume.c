@@ -11,6 +11,7 @@
 #define	REFERENCE_LEAST_BLOCK	(16ULL << 10)
 #define	DIRECT_LEAST_FREE	16		/* direct writes while 1 / 16 of the pool is free */
 #define	DIRECT_READ_LEAST	(128ULL << 10)
+#define	INDIRECT_READS_MOST	16	/* for one look at extents: it occupies a thread while it waits */
 
 /* Walks iovecs: where the next bytes come from or go to. */
 struct cursor {
@@ -83,8 +84,9 @@ arrived_past_cache(zio_t *zio)
 
 /*
  * A whole block that no cache holds, from a leg into the client's memory, with its checksum verified and healed from the other leg as
- * any.  Its pointer stays what it is while the range is held.  Not what was freed in a txg that has not synced, since its pointer still
- * leads to what was there before; nor what is dirty, but for the place that write_past_cache() gave it.
+ * any.  Not what was freed in a txg that has not synced, since its pointer still leads to what was there before: asked first, because
+ * the sync of such a txg clears the pointer before it forgets the free, and once nothing is freed nobody changes the pointer while
+ * the range is held.  Nor what is dirty, but for the place that write_past_cache() gave it.
  */
 static boolean_t
 read_past_cache(zp_volume *volume, dmu_buf_impl_t *block, void *into, zio_t *arrival)
@@ -93,20 +95,23 @@ read_past_cache(zp_volume *volume, dmu_buf_impl_t *block, void *into, zio_t *arr
 	zio_t *zio = NULL;
 
 	mutex_enter(&block->db_mtx);
+	boolean_t freed = dnode_block_freed(volume->data, block->db_blkid);
 	const dbuf_dirty_record_t *dirty = list_head(&block->db_dirty_records);
 	const blkptr_t *place = dirty == NULL ? block->db_blkptr : dirty->dt.dl.dr_diowrite &&
 	    dirty->dt.dl.dr_override_state == DR_OVERRIDDEN ? &dirty->dt.dl.dr_overridden_by : NULL;
-	if (block->db_state == DB_UNCACHED && place != NULL && !BP_IS_HOLE(place) && BP_GET_LSIZE(place) == block->db.db_size &&
-	    !dnode_block_freed(volume->data, block->db_blkid) && arc_cached(spa, place) == 0) {
+	if (!freed && block->db_state == DB_UNCACHED && place != NULL && !BP_IS_HOLE(place) &&
+	    BP_GET_LSIZE(place) == block->db.db_size && arc_cached(spa, place) == 0) {
 		zbookmark_phys_t mark;
 		SET_BOOKMARK(&mark, dmu_objset_ds(volume->os)->ds_object, DATA_OBJECT, 0, block->db_blkid);
 		zio = zio_read(arrival, spa, place, abd_get_from_buf(into, block->db.db_size), block->db.db_size,
 		    arrived_past_cache, NULL, ZIO_PRIORITY_SYNC_READ, ZIO_FLAG_CANFAIL, &mark);
 	}
 	mutex_exit(&block->db_mtx);
-	if (zio != NULL)
-		zio_nowait(zio);
-	return (zio != NULL);
+	if (zio == NULL)
+		return (B_FALSE);
+	(void) atomic_add_64_nv(&volume->direct_read_bytes, block->db.db_size);
+	zio_nowait(zio);
+	return (B_TRUE);
 }
 
 /* The memory that the read's next block goes to if it is whole and in one piece, else NULL; the cursor moves on. */
@@ -176,17 +181,17 @@ struct extents {
 };
 
 static boolean_t
-add_extent(struct extents *extents, uint64_t size, int is_hole)
+add_extent(struct extents *extents, struct zp_extent next)
 {
 	struct zp_extent *last = extents->count > 0 ? &extents->into[extents->count - 1] : NULL;
 
-	if (last != NULL && last->is_hole == is_hole) {
-		last->size_bytes += size;
+	if (last != NULL && last->is_hole == next.is_hole) {
+		last->size_bytes += next.size_bytes;
 		return (B_TRUE);
 	}
 	if (extents->count == extents->capacity)
 		return (B_FALSE);
-	extents->into[extents->count++] = (struct zp_extent) { size, is_hole };
+	extents->into[extents->count++] = next;
 	return (B_TRUE);
 }
 
@@ -211,10 +216,11 @@ mark_dirty(dnode_t *data, uint64_t first, uint64_t count, uint8_t *is_data)
 
 /*
  * Marks the blocks from `first` on that a block pointer names; all of them lie below one indirect block of level 1.  Of a block that is
- * not dirty, with its range held, the pointer in memory is the one that counts: nobody changes it.
+ * not dirty, with its range held, the pointer in memory is the one that counts: only the sync of an earlier trim may still clear it,
+ * and either answer is right then.
  */
 static int
-mark_allocated(dnode_t *data, uint64_t first, uint64_t count, uint8_t *is_data)
+mark_allocated(dnode_t *data, uint64_t first, uint64_t count, uint8_t *is_data, int *read_count)
 {
 	int pointers_shift = data->dn_indblkshift - SPA_BLKPTRSHIFT;
 	dmu_buf_impl_t *indirect;
@@ -230,6 +236,7 @@ mark_allocated(dnode_t *data, uint64_t first, uint64_t count, uint8_t *is_data)
 		return (0);
 	if (error != 0)
 		return (error);
+	*read_count += indirect->db_state != DB_CACHED;
 	error = dbuf_read(indirect, NULL, DB_RF_HAVESTRUCT | DB_RF_CANFAIL | DB_RF_NOPREFETCH);
 	if (error == 0) {
 		const blkptr_t *pointers = indirect->db.db_data;
@@ -255,21 +262,21 @@ zp_volume_extents(zp_volume *volume, uint64_t offset, uint64_t size, struct zp_e
 	uint8_t *is_data = malloc(pointers);
 	struct extents found = { extents, capacity, 0 };
 	boolean_t room = B_TRUE;
-	int error = 0;
+	int error = 0, read_count = 0;
 
-	while (offset < end && room && error == 0) {
+	while (offset < end && room && error == 0 && read_count < INDIRECT_READS_MOST) {
 		uint64_t first = offset / block_size;
 		uint64_t blocks = MIN(pointers - first % pointers, (end - 1) / block_size - first + 1);
 		memset(is_data, 0, blocks);
 		zfs_locked_range_t *range = zfs_rangelock_enter(&volume->ranges, first * block_size, blocks * block_size, RL_READER);
 		rw_enter(&data->dn_struct_rwlock, RW_READER);
 		mark_dirty(data, first, blocks, is_data);	/* first: what syncs meanwhile is in its indirect block then */
-		error = mark_allocated(data, first, blocks, is_data);
+		error = mark_allocated(data, first, blocks, is_data, &read_count);
 		rw_exit(&data->dn_struct_rwlock);
 		zfs_rangelock_exit(range);
 		for (uint64_t i = 0; i < blocks && room && error == 0; i++) {
 			uint64_t part = MIN((first + i + 1) * block_size, end) - offset;
-			room = add_extent(&found, part, !is_data[i]);
+			room = add_extent(&found, (struct zp_extent) { part, !is_data[i] });
 			offset += room ? part : 0;
 		}
 	}

@@ -231,8 +231,10 @@ const VolumeInfo& Volume::info() const {
 
 VolumeLog Volume::log() const { return VolumeLog{state_->info.guid, state_->sequence()}; }
 
-std::uint64_t Volume::direct_bytes() const {
-  return state_->handle != nullptr ? zp_volume_direct_bytes(state_->handle) : 0;
+Volume::Direct Volume::direct() const {
+  if (state_->handle == nullptr) return {};
+  const zp_direct direct = zp_volume_direct(state_->handle);
+  return {direct.written_bytes, direct.read_bytes};
 }
 
 block::Task<void> Volume::close() {

@@ -58,7 +58,11 @@ class Volume : public block::BlockDevice {
 
   const VolumeInfo& info() const;
   VolumeLog log() const;
-  std::uint64_t direct_bytes() const;  // whole blocks of large writes that went past the cache since it was opened
+  // Whole blocks of large requests that went past the cache since it was opened.
+  struct Direct {
+    std::uint64_t written_bytes = 0, read_bytes = 0;
+  };
+  Direct direct() const;
 
   struct State;
 

@@ -3,7 +3,7 @@
 //
 // Group commit: writes that arrive while a commit is under way gather; the next free committer takes all of them, writes each
 // into OpenZFS's memory and log list, commits once, and answers all. A few committers overlap, so that the log is never idle
-// while a batch is prepared. Reads are started by a few threads and end on OpenZFS's.
+// while a batch is prepared. Reads are started by a few threads and end on OpenZFS's; a look at extents occupies one of them to its end.
 #include <atomic>
 #include <deque>
 #include <mutex>

@@ -264,10 +264,11 @@ zp_volume_size(const zp_volume *volume)
 	return (__atomic_load_n(&volume->size, __ATOMIC_ACQUIRE));
 }
 
-uint64_t
-zp_volume_direct_bytes(const zp_volume *volume)
+struct zp_direct
+zp_volume_direct(const zp_volume *volume)
 {
-	return (__atomic_load_n(&volume->direct_bytes, __ATOMIC_RELAXED));
+	return ((struct zp_direct) { __atomic_load_n(&volume->direct_bytes, __ATOMIC_RELAXED),
+	    __atomic_load_n(&volume->direct_read_bytes, __ATOMIC_RELAXED) });
 }
 
 uint64_t

@@ -52,8 +52,9 @@ struct zp_pool {
 
 int zp_explain(struct zp_why *why, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* engine.c: opens a pool that is in the library's namespace, and checks its layout */
+/* engine.c: opens a pool that is in the library's namespace, and checks its layout; a tree of vdevs for a new one */
 int zp_pool_hold(const char *name, zp_pool **pool, struct zp_why *why);
+nvlist_t *zp_mirror_tree(const struct zp_mirror_spec *mirrors, int count);
 
 /* import.c: an operator has accepted that the import lacks something (rule 11) */
 boolean_t zp_import_is_overridden(void);
@@ -63,8 +64,6 @@ void zp_gate_install(void);
 
 /* pipeline.c */
 void zp_pipeline_install(void);
-
-nvlist_t *zp_mirror_tree(const struct zp_mirror_spec *mirrors, int count);
 
 /* A volume's objects, as the kernel numbers them. */
 #define	DATA_OBJECT	1ULL
@@ -80,7 +79,7 @@ struct zp_volume {
 	zfs_rangelock_t ranges;
 	uint64_t size;
 	uint32_t block_size;
-	uint64_t direct_bytes;		/* written past the cache */
+	uint64_t direct_bytes, direct_read_bytes;	/* written and read past the cache */
 	uint64_t sequence;		/* newest committed: txg << 32 | low half of the log's own sequence */
 	uint64_t replayed_count;
 	uint64_t failed_replay_seq;

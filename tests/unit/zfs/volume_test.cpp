@@ -6,11 +6,32 @@
 
 extern "C" int dsl_prop_set_int(const char* dataset, const char* property, int source,
                                 std::uint64_t value);  // libzpool's
+extern "C" void zp_pipeline_counts(std::uint64_t* log_blocks, std::uint64_t* roots);
 
 namespace zpair::zfs::test {
 namespace {
 
 const std::vector<std::string> one_mirror = {"a0", "b0"};
+
+struct Asked : block::Request {
+  block::Signal done;
+};
+
+Task<std::vector<block::Extent>> extents_of(Volume& volume, std::uint64_t first, std::uint64_t count,
+                                            std::uint32_t most) {
+  Asked asked;
+  std::vector<block::Extent> found;
+  asked.operation = block::Operation::extents;
+  asked.offset_bytes = first * block_bytes;
+  asked.size_bytes = count * block_bytes;
+  asked.extents = &found;
+  asked.most_extents = most;
+  asked.on_done = [](block::Request& request) { static_cast<Asked&>(request).done.set(); };
+  volume.submit(asked);
+  co_await asked.done.wait();
+  REQUIRE(asked.status == block::IoStatus::ok);
+  co_return found;
+}
 
 Task<void> make_pool(World& world, block::FaultOptions options = {}) {
   co_await world.open_drives(one_mirror, options);
@@ -253,6 +274,12 @@ Task<void> read_pending(Volume& volume, std::uint64_t first, std::uint64_t gener
   pending.answered = true;
   pending.done.set();
 }
+Task<void> look_pending(Volume& volume, std::uint64_t first, Pending& pending) {
+  auto extents = co_await extents_of(volume, first, 1, 10);
+  REQUIRE(extents.size() == 1 && !extents[0].is_hole);
+  pending.answered = true;
+  pending.done.set();
+}
 Task<void> read_of_uncommitted(World& world) {
   co_await make_pool(world);
   auto made = co_await world.pool->create_volume({.name = "vm1", .size_bytes = 8 << 20});
@@ -261,17 +288,19 @@ Task<void> read_of_uncommitted(World& world) {
   auto status = co_await write_blocks(*volume, 0, 64, 1);
   REQUIRE(status == block::IoStatus::ok);
   REQUIRE_OK(world.drive("b0").apply("hang on"));
-  Pending write, reader, other_reader;
+  Pending write, reader, other_reader, look;
   block::TaskGroup group;
   group.spawn(write_pending(*volume, 7, write));
   while (world.pool->leg_health(world.leg_of("b0")).oldest_write_ns == 0) co_await world.reactor->yield();
   group.spawn(read_pending(*volume, 7, 2, reader));  // sees the new data: it may not say so yet
   group.spawn(read_pending(*volume, 40, 1, other_reader));
+  group.spawn(look_pending(*volume, 7, look));
   co_await other_reader.done.wait();
   for (int i = 0; i < 300; ++i) co_await world.reactor->after_ms(0);
-  REQUIRE(!write.answered && !reader.answered);
+  REQUIRE(!write.answered && !reader.answered && !look.answered);
   REQUIRE_OK(world.drive("b0").apply("clear"));
   co_await reader.done.wait();
+  co_await look.done.wait();
   REQUIRE(write.answered);
   co_await group.close();
   co_await volume->close();
@@ -286,10 +315,6 @@ TEST(Volume, a_read_waits_for_the_uncommitted_writes_that_it_overlaps) {
 // ---- large reads past the cache
 
 constexpr std::uint64_t read_blocks = 4096;  // 16 MiB
-
-struct Asked : block::Request {
-  block::Signal done;
-};
 
 Task<block::IoStatus> read_parts(Volume& volume, std::uint64_t offset_bytes, std::span<const iovec> parts) {
   Asked asked;
@@ -343,6 +368,10 @@ Task<void> read_large_under_load(World& world) {
       }
     }
   }
+  REQUIRE(volume->direct().read_bytes > 100 * read_blocks);
+  std::uint64_t log_blocks = 0, roots = 0;
+  zp_pipeline_counts(&log_blocks, &roots);
+  REQUIRE(log_blocks >= 1500 && roots >= 1500);  // each commit was spared both hand-overs
   co_await volume->close();
   co_await export_and_close(world);
 }
@@ -383,7 +412,8 @@ Task<void> read_large_from_a_spoiled_leg(World& world) {
   }
   std::fprintf(stderr, "checksum errors: %llu, then %llu\n", static_cast<unsigned long long>(errors[0]),
                static_cast<unsigned long long>(errors[1]));
-  REQUIRE(errors[0] > 0 && errors[1] == errors[0]);  // none is met twice
+  REQUIRE(errors[0] > 0 && errors[1] == errors[0]);                                      // none is met twice
+  REQUIRE(volume->direct().read_bytes == 2 * read_blocks * std::uint64_t{block_bytes});  // nor did a cache answer
   co_await volume->close();
   co_await export_and_close(world);
 }
@@ -403,22 +433,6 @@ TEST(Volume, large_reads_past_the_cache_are_verified_and_heal_a_leg) {
 }
 
 // ---- which blocks are there
-
-Task<std::vector<block::Extent>> extents_of(Volume& volume, std::uint64_t first, std::uint64_t count,
-                                            std::uint32_t most) {
-  Asked asked;
-  std::vector<block::Extent> found;
-  asked.operation = block::Operation::extents;
-  asked.offset_bytes = first * block_bytes;
-  asked.size_bytes = count * block_bytes;
-  asked.extents = &found;
-  asked.most_extents = most;
-  asked.on_done = [](block::Request& request) { static_cast<Asked&>(request).done.set(); };
-  volume.submit(asked);
-  co_await asked.done.wait();
-  REQUIRE(asked.status == block::IoStatus::ok);
-  co_return found;
-}
 
 constexpr std::uint64_t map_blocks = 16384;  // 16 indirect blocks, and two levels of them
 
@@ -569,7 +583,7 @@ Task<void> write_past_the_cache(World& world) {
     REQUIRE(wrong == 0);
   }
   REQUIRE(world.pool->last_synced_txg().value <= txg.value + 3);  // else this tests something else
-  REQUIRE(volume->direct_bytes() >= region_count * (32 + 16 + 24 + 16) * block_bytes);
+  REQUIRE(volume->direct().written_bytes >= region_count * (32 + 16 + 24 + 16) * block_bytes);
   volume.release();  // the kill takes it
   kill(getpid(), SIGKILL);
 }

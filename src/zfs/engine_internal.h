@@ -203,8 +203,9 @@ struct zp_extent {
   uint64_t size_bytes;
   int is_hole;
 };
-// The first extents of the range, one at least, `capacity` at most; fewer when many indirect blocks have to be read. A hole is one only where no block is: what a txg has not synced is data. 0: `count` has
-// how many; else an indirect block cannot be read. May wait for the legs.
+// The first extents of the range, one at least, `capacity` at most; fewer when many indirect blocks have to be read. A
+// hole is one only where no block is: what a txg has not synced is data. 0: `count` has how many; else an indirect block
+// cannot be read. May wait for the legs.
 int zp_volume_extents(zp_volume* volume, uint64_t offset_bytes, uint64_t size_bytes, struct zp_extent* extents,
                       int capacity, int* count);
 // What a batch wrote is durable only after its commit.

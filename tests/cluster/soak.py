@@ -33,6 +33,7 @@ SERVES_AGAIN_SECONDS = 120
 IN_SYNC_SECONDS = 700           # a leg that errs again and again waits up to ten minutes before it is tried again
 MOST_RESIDENT_BYTES = 2 << 30   # of any process of the pair
 MOST_DESCRIPTORS = 700
+SWITCH = "zpair"   # a dead switch holds what tries to come through until it is healed: its last look counts, not its highest
 PROGRAMS = ("zpaird", "zpair-pool", "zpair-load", "zpair", "etcd")
 
 
@@ -300,7 +301,7 @@ class Watch:
                     descriptors = len(list((entry / "fd").iterdir()))
                 except (OSError, ValueError, IndexError):
                     continue   # it has just ended
-                before = self.most.get(name, (0, 0))
+                before = self.most.get(name, (0, 0)) if name != SWITCH else (0, 0)
                 self.most[name] = (max(before[0], resident), max(before[1], descriptors))
 
     def judge(self):

@@ -52,7 +52,7 @@ def test_holes_are_told_on_either_node(pair):
     wait_for("the trimmed part to be a hole", lambda: holes_of(uris["b"]) == all_but(11 * mib, mib))
     copy = pair.folder / "copy"
     run("qemu-img", "convert", "-f", "raw", "-O", "raw", uris["b"], copy)
-    check(copy.stat().st_blocks * 512 == mib, f"the copy has {copy.stat().st_blocks * 512} bytes on its disk")
+    check(copy.stat().st_blocks * 512 < mib + (64 << 10), f"the copy has {copy.stat().st_blocks * 512} bytes on its disk")
     run("qemu-img", "compare", "-f", "raw", "-F", "raw", uris["b"], copy)
 
 

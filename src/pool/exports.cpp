@@ -1,6 +1,7 @@
 #include "pool/exports.h"
 
 #include <algorithm>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -10,6 +11,24 @@
 #include "nbd/socket_handover.h"
 
 namespace zpair::pool {
+
+namespace {
+
+constexpr std::size_t volumes_at_a_time = 64;  // each waits, for reads or a txg, and occupies a thread of the engine
+
+// Runs each(volume) for all of them, many at a time.
+template <class Volumes, class Each>
+block::Task<void> side_by_side(Volumes& volumes, Each& each) {
+  auto next = volumes.begin();
+  auto work = [&volumes, &each, &next]() -> block::Task<void> {
+    while (next != volumes.end()) co_await each(*next++);
+  };
+  block::TaskGroup workers;
+  for (std::size_t i = 0; i < std::min(volumes.size(), volumes_at_a_time); ++i) workers.spawn(work());
+  co_await workers.close();
+}
+
+}  // namespace
 
 Exports::Exports(zfs::Pool& pool, Options options)
     : pool_(pool),
@@ -21,16 +40,24 @@ Exports::~Exports() { ZP_ASSERT(closed_, "exports are closed before they end"); 
 block::Task<Result<std::vector<std::string>>> Exports::open_all() {
   ZP_CO_TRY(volumes, co_await pool_.list_volumes());
   std::vector<std::string> left_out;
-  for (const zfs::VolumeInfo& volume : volumes) {
+  std::optional<Error> ended;
+  auto open_one = [this, &left_out, &ended](const zfs::VolumeInfo& volume) -> block::Task<void> {
+    if (ended) co_return;
     const Change change(*this, volume.name);
     know(volume);
     entries_[volume.name].imported = true;
     auto opened = co_await open(volume.name);
-    if (opened) continue;
-    if (closed_) co_return std::unexpected(opened.error());
-    left_out.push_back(
-        fmt::format("volume {} does not open and is not served: {}", export_name(volume.name), opened.error().message));
-  }
+    if (opened) co_return;
+    if (closed_) {
+      ended = opened.error();
+    } else {
+      left_out.push_back(fmt::format("volume {} does not open and is not served: {}", export_name(volume.name),
+                                     opened.error().message));
+    }
+  };
+  co_await side_by_side(volumes, open_one);
+  std::ranges::sort(left_out);
+  if (ended) co_return std::unexpected(*ended);
   co_return left_out;
 }
 
@@ -125,10 +152,13 @@ block::Task<void> Exports::close() {
   co_await server_.close();
   co_await tasks_.close();
   while (!changing_.empty()) co_await change_over_.wait();
+  std::vector<zfs::Volume*> volumes;
   for (auto& [name, entry] : entries_) {
-    if (entry.volume) co_await entry.volume->close();
-    entry.volume.reset();
+    if (entry.volume) volumes.push_back(entry.volume.get());
   }
+  auto close_one = [](zfs::Volume* volume) -> block::Task<void> { co_await volume->close(); };
+  co_await side_by_side(volumes, close_one);
+  for (auto& [name, entry] : entries_) entry.volume.reset();
 }
 
 void Exports::take_socket(std::string volume, std::uint64_t guid, UniqueFd listening) {

@@ -247,12 +247,24 @@ zp_volume_open(zp_pool *pool, const char *name, uint64_t floor_sequence, zp_volu
 	return (0);
 }
 
+/* The wait for a txg costs three, and an idle volume needs none. */
+static boolean_t
+has_unsynced(objset_t *os)
+{
+	for (int txg = 0; txg < TXG_SIZE; txg++) {
+		if (txg_list_member(&dmu_objset_pool(os)->dp_dirty_datasets, dmu_objset_ds(os), txg))
+			return (B_TRUE);
+	}
+	return (B_FALSE);
+}
+
 void
 zp_volume_close(zp_volume *volume)
 {
 	zil_close(volume->zilog);
 	dnode_rele(volume->data, volume);
-	txg_wait_synced(dmu_objset_pool(volume->os), 0);
+	if (has_unsynced(volume->os))
+		txg_wait_synced(dmu_objset_pool(volume->os), 0);
 	dmu_objset_disown(volume->os, B_FALSE, volume);
 	zfs_rangelock_fini(&volume->ranges);
 	free(volume);

@@ -46,9 +46,9 @@ class Peer:
                       f"--output={os.devnull}"])
         return path
 
-    def daemon(self, *command, **options):
+    def daemon(self, *command):
         with open(self.folder / f"{pathlib.Path(command[0]).name}.{len(self.children)}.log", "w") as log:
-            child = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, start_new_session=True, **options)
+            child = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, start_new_session=True)
         self.children.append(child)
         return child
 

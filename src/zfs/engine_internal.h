@@ -31,6 +31,8 @@ void zp_engine_limit(uint64_t arc_bytes, uint64_t dirty_bytes, uint64_t log_byte
 int zp_gate_self_test(struct zp_why* why);
 // What the gate saw since the start: mirror writes, and those that were short on a leg outside the ack set.
 void zp_gate_counts(uint64_t* writes, uint64_t* allowed_short_writes);
+// How often a hand-over was spared since the start (pipeline.c): log blocks issued, roots ended.
+void zp_pipeline_counts(uint64_t* log_blocks, uint64_t* roots);
 
 struct zp_tunable {
   const char* name;
@@ -193,8 +195,6 @@ struct zp_direct {
   uint64_t written_bytes, read_bytes;
 };
 struct zp_direct zp_volume_direct(const zp_volume* volume);  // any thread; what went past the cache since it was opened
-// How often a hand-over was spared (pipeline.c): log blocks issued, roots ended.
-void zp_pipeline_counts(uint64_t* log_blocks, uint64_t* roots);
 // Calls `done` once, from this or another thread, which it must not hold up: the bytes are there, or `error` says why not.
 typedef void zp_read_done(void* context, void* request, int error);
 void zp_volume_read(zp_volume* volume, const struct iovec* iov, uint64_t offset_bytes, uint64_t size_bytes,

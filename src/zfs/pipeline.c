@@ -1,6 +1,6 @@
 /*
  * The embedded OpenZFS: where its I/O pipeline need not change threads.  A durable write at a time waits for each thread that it is
- * handed to (10 to 25 us of wake-up each), and a commit passed six of them.
+ * handed to: 10 to 25 us of wake-up each.
  *
  * spa_taskq_dispatch() hands a zio to another thread, so that the one which has it can go on with something else.  Two of these
  * have nothing else to do:

@@ -221,6 +221,7 @@ zp_engine_start(const struct zp_engine_options *options, struct zp_why *why)
 	zp_gate_install();
 	zp_pipeline_install();
 	kernel_init(SPA_MODE_READ | SPA_MODE_WRITE);
+	zp_partial_install();
 	choose_sha256();
 	/* arc_init() computes its own when it dislikes ours; say it again now that it runs. */
 	zp_engine_limit(options->arc_bytes, options->dirty_bytes, options->log_bytes);

@@ -155,7 +155,7 @@ int zp_mirrors_add(zp_pool* pool, const struct zp_mirror_spec* mirrors, int coun
 int zp_scrub_start(zp_pool* pool, struct zp_why* why);
 int zp_scan_cancel(zp_pool* pool, struct zp_why* why);
 
-// ---- volumes (datasets.c, volume_log.c, volume.c); names with the pool's
+// ---- volumes (datasets.c, volume_log.c, volume.c, volume_write.c); names with the pool's
 struct zp_volume_info {
   char name[ZP_NAME_SIZE];
   uint64_t guid, size_bytes, reserved_bytes, used_bytes, referenced_bytes;
@@ -195,6 +195,7 @@ struct zp_direct {
   uint64_t written_bytes, read_bytes;
 };
 struct zp_direct zp_volume_direct(const zp_volume* volume);  // any thread; what went past the cache since it was opened
+uint64_t zp_volume_partial_writes(const zp_volume* volume);  // any thread; since it was opened (partial_write.c)
 // Calls `done` once, from this or another thread, which it must not hold up: the bytes are there, or `error` says why not.
 typedef void zp_read_done(void* context, void* request, int error);
 void zp_volume_read(zp_volume* volume, const struct iovec* iov, uint64_t offset_bytes, uint64_t size_bytes,
@@ -208,15 +209,19 @@ struct zp_extent {
 // cannot be read. May wait for the legs.
 int zp_volume_extents(zp_volume* volume, uint64_t offset_bytes, uint64_t size_bytes, struct zp_extent* extents,
                       int capacity, int* count);
-// What a batch wrote is durable only after its commit.
+// What a batch wrote is durable, and may be read, only after its commit.
 struct zp_batch {
   uint64_t newest_txg;  // of its records
   uint64_t log_before;  // the log's sequence before its first record
+  // partial_write.c
+  struct zp_group* group;  // of writes whose records are not noted yet
+  unsigned filling;        // groups whose blocks are not filled yet
+  uint64_t void_txg;       // the newest with the record of a write that failed
 };
-void zp_volume_prefetch(zp_volume* volume, uint64_t offset_bytes, uint64_t size_bytes);
 void zp_batch_begin(zp_volume* volume, struct zp_batch* batch);
-int zp_volume_write(zp_volume* volume, struct zp_batch* batch, const struct iovec* iov, uint64_t offset_bytes,
-                    uint64_t size_bytes);
+// `error` is set once the batch is committed; `iov` must last until then.
+void zp_volume_write(zp_volume* volume, struct zp_batch* batch, const struct iovec* iov, uint64_t offset_bytes,
+                     uint64_t size_bytes, int* error);
 int zp_volume_free(zp_volume* volume, struct zp_batch* batch, uint64_t offset_bytes, uint64_t size_bytes);
 void zp_batch_commit(zp_volume* volume, struct zp_batch* batch);
 

@@ -1,26 +1,13 @@
 /*
- * The embedded OpenZFS: an open volume's data.  What zp_volume_write() did is in memory and in the list of log records;
- * zp_batch_commit() makes it durable: it returns when the log blocks are written and flushed on every leg of the ack set (the gate
- * and the driver see to it).
+ * The embedded OpenZFS: what is read of an open volume, and which of its blocks are there.
  */
 #include "zfs/zfs_internal.h"
 
-#define	WRITE_MOST	(1ULL << 20)	/* bytes in one transaction */
-#define	WRITE_LEAST	(128ULL << 10)	/* the same, when space is short */
-#define	REFERENCE_LEAST	(64ULL << 10)
-#define	REFERENCE_LEAST_BLOCK	(16ULL << 10)
-#define	DIRECT_LEAST_FREE	16		/* direct writes while 1 / 16 of the pool is free */
 #define	DIRECT_READ_LEAST	(128ULL << 10)
 #define	INDIRECT_READS_MOST	16	/* for one look at extents: it occupies a thread while it waits */
 
-/* Walks iovecs: where the next bytes come from or go to. */
-struct cursor {
-	const struct iovec *iov;
-	size_t used;
-};
-
-static void *
-next_piece(struct cursor *cursor, uint64_t most, uint64_t *size)
+void *
+zp_next_piece(struct zp_cursor *cursor, uint64_t most, uint64_t *size)
 {
 	while (cursor->used == cursor->iov->iov_len) {
 		cursor->iov++;
@@ -36,7 +23,7 @@ next_piece(struct cursor *cursor, uint64_t most, uint64_t *size)
 struct reading {
 	zp_read_done *done;
 	void *context, *request;
-	struct cursor into;
+	struct zp_cursor into;
 	uint64_t offset, size, block_size;
 	zfs_locked_range_t *range;
 	int error;
@@ -58,7 +45,7 @@ read_arrived(zio_t *zio)
 		uint64_t skip = P2PHASE_TYPED(read->offset, read->block_size, uint64_t);
 		for (uint64_t left = MIN(read->size, read->block_size - skip); error == 0 && left > 0; ) {
 			uint64_t piece_size;
-			void *piece = next_piece(&read->into, left, &piece_size);
+			void *piece = zp_next_piece(&read->into, left, &piece_size);
 			if (block != NULL)
 				memcpy(piece, (char *)block->db.db_data + skip, piece_size);
 			skip += piece_size;
@@ -116,14 +103,14 @@ read_past_cache(zp_volume *volume, dmu_buf_impl_t *block, void *into, zio_t *arr
 
 /* The memory that the read's next block goes to if it is whole and in one piece, else NULL; the cursor moves on. */
 static void *
-place_of_block(struct cursor *cursor, uint64_t *offset, uint64_t *left, uint64_t block_size)
+place_of_block(struct zp_cursor *cursor, uint64_t *offset, uint64_t *left, uint64_t block_size)
 {
 	uint64_t want = MIN(*left, block_size - P2PHASE_TYPED(*offset, block_size, uint64_t)), piece_size;
-	void *piece = next_piece(cursor, want, &piece_size);
+	void *piece = zp_next_piece(cursor, want, &piece_size);
 	boolean_t whole = want == block_size && piece_size == block_size;
 
 	for (uint64_t done = piece_size; done < want; done += piece_size)
-		(void) next_piece(cursor, want - done, &piece_size);
+		(void) zp_next_piece(cursor, want - done, &piece_size);
 	*offset += want;
 	*left -= want;
 	return (whole ? piece : NULL);
@@ -141,7 +128,7 @@ zp_volume_read(zp_volume *volume, const struct iovec *iov, uint64_t offset, uint
 	uint64_t first = offset / volume->block_size, count = (offset + size - 1) / volume->block_size - first + 1;
 	struct reading *read = malloc(sizeof (*read) + count * sizeof (read->blocks[0]));
 	boolean_t missed = B_FALSE, direct = zp_direct_reads != 0 && size >= DIRECT_READ_LEAST;
-	struct cursor into = { iov, 0 };
+	struct zp_cursor into = { iov, 0 };
 
 	*read = (struct reading) { .done = done, .context = context, .request = request, .into = into, .offset = offset, .size = size,
 	    .block_size = volume->block_size };
@@ -283,252 +270,4 @@ zp_volume_extents(zp_volume *volume, uint64_t offset, uint64_t size, struct zp_e
 	free(is_data);
 	*count = found.count;
 	return (error);
-}
-
-/*
- * Large writes by reference: the data goes to its final place before the commit, instead of into the log and there later.  It
- * costs a command for each block, so not for small blocks.
- */
-static boolean_t
-by_reference(const zp_volume *volume, uint64_t size)
-{
-	const zilog_t *zilog = volume->zilog;
-
-	return (size >= volume->block_size && (zilog->zl_logbias == ZFS_LOGBIAS_THROUGHPUT ||
-	    (size >= REFERENCE_LEAST && volume->block_size >= REFERENCE_LEAST_BLOCK && !spa_has_slogs(zilog->zl_spa))));
-}
-
-static void
-note_write(zp_volume *volume, dmu_tx_t *tx, struct cursor from, uint64_t offset, uint64_t size)
-{
-	zilog_t *zilog = volume->zilog;
-	uint64_t block_size = volume->block_size;
-	boolean_t refer = by_reference(volume, size);
-	uint64_t logged = 0;
-
-	while (size > 0) {
-		itx_wr_state_t state = WR_COPIED;
-		uint64_t length = size;
-		if (refer) {
-			length = MIN(block_size - P2PHASE_TYPED(offset, block_size, uint64_t), size);
-			state = length == block_size ? WR_INDIRECT : WR_NEED_COPY;
-		} else if (size > zil_max_copied_data(zilog)) {
-			state = WR_NEED_COPY;
-		}
-		itx_t *itx = zil_itx_create(TX_WRITE, sizeof (lr_write_t) + (state == WR_COPIED ? length : 0));
-		lr_write_t *lr = (lr_write_t *)&itx->itx_lr;
-		char *into = (char *)(lr + 1);
-		for (uint64_t left = length; left > 0; ) {
-			uint64_t piece_size;
-			const void *piece = next_piece(&from, left, &piece_size);
-			if (state == WR_COPIED) {
-				memcpy(into, piece, piece_size);
-				into += piece_size;
-			}
-			left -= piece_size;
-		}
-		itx->itx_wr_state = state;
-		itx->itx_private = volume;
-		itx->itx_sync = B_TRUE;
-		lr->lr_foid = DATA_OBJECT;
-		lr->lr_offset = offset;
-		lr->lr_length = length;
-		lr->lr_blkoff = 0;
-		BP_ZERO(&lr->lr_blkptr);
-		zil_itx_assign(zilog, itx, tx);
-		if (state != WR_INDIRECT)
-			logged += length;
-		offset += length;
-		size -= length;
-	}
-	if (logged > 0)
-		dsl_pool_wrlog_count(zilog->zl_dmu_pool, logged, tx->tx_txg);	/* pushes a txg when the log gets long */
-}
-
-/*
- * What a batch's commit proves, for the floor: its newest record is of txg newest_txg and has a sequence above log_before.  An
- * import either begins at that txg or later, or finds a record above log_before in the claimed log.
- */
-void
-zp_batch_begin(zp_volume *volume, struct zp_batch *batch)
-{
-	batch->newest_txg = 0;
-	batch->log_before = __atomic_load_n(&volume->zilog->zl_lr_seq, __ATOMIC_RELAXED);
-}
-
-/*
- * A write of a part of a block waits for the rest of the block: so that the writes of a batch wait together and not one after
- * the other, the reads of all of them start first.
- */
-void
-zp_volume_prefetch(zp_volume *volume, uint64_t offset, uint64_t size)
-{
-	uint64_t end = offset + size, last = P2ALIGN_TYPED(end - 1, volume->block_size, uint64_t);
-
-	if (P2PHASE(offset, volume->block_size) != 0 || size < volume->block_size)
-		dmu_prefetch_by_dnode(volume->data, 0, offset, 1, ZIO_PRIORITY_SYNC_READ);
-	if (last > offset && P2PHASE(end, volume->block_size) != 0)
-		dmu_prefetch_by_dnode(volume->data, 0, last, 1, ZIO_PRIORITY_SYNC_READ);
-}
-
-int zp_direct_writes = 1;
-
-/*
- * Direct writes take space at once and give none back before their txg has synced: what is not synced yet counts.  OpenZFS 2.3.2
- * uses freed memory when it finds no place for such a write, so space must not get short.
- */
-static boolean_t
-has_space_for_direct(zp_volume *volume, uint64_t size, uint64_t txg)
-{
-	zp_pool *pool = volume->pool;
-	metaslab_class_t *class = spa_normal_class(pool->spa);
-	uint64_t space = metaslab_class_get_space(class), taken = metaslab_class_get_alloc(class);
-	uint64_t synced = spa_last_synced_txg(pool->spa), slot = txg & TXG_MASK, former = pool->direct_txg[slot];
-
-	if (former != txg && atomic_cas_64(&pool->direct_txg[slot], former, txg) == former)
-		(void) atomic_swap_64(&pool->direct_bytes[slot], 0);
-	taken += atomic_add_64_nv(&pool->direct_bytes[slot], size);
-	for (int i = 0; i < TXG_SIZE; i++) {
-		if (i != (int)slot && pool->direct_txg[i] > synced)
-			taken += pool->direct_bytes[i];
-	}
-	return (taken + space / DIRECT_LEAST_FREE <= space);
-}
-
-/*
- * Whole blocks, handed to the legs from the client's buffer in this transaction: no copy into the cache, and the record has the
- * place to refer to.  Not blocks that were freed in a txg that has not synced: OpenZFS 2.3.2 would read them as zeroes until it
- * has (mended upstream by 1644e2ffd2).  The caller holds the range: nobody frees them meanwhile.
- */
-static boolean_t
-may_write_past_cache(zp_volume *volume, uint64_t offset, uint64_t size, dmu_tx_t *tx)
-{
-	for (uint64_t at = offset; at < offset + size; at += volume->block_size) {
-		if (dnode_block_freed(volume->data, at / volume->block_size) && !zp_mutated(ZP_DIRECT_OVER_FREED))
-			return (B_FALSE);
-	}
-	return (has_space_for_direct(volume, size, dmu_tx_get_txg(tx)));
-}
-
-static int
-write_past_cache(zp_volume *volume, uint64_t offset, uint64_t size, void *piece, dmu_tx_t *tx)
-{
-	abd_t *data = abd_get_from_buf(piece, size);
-	int error = dmu_write_abd(volume->data, offset, size, data, DMU_DIRECTIO, tx);
-	abd_free(data);
-	if (error == 0)
-		(void) atomic_add_64_nv(&volume->direct_bytes, size);
-	return (error);
-}
-
-/* A piece of the client's memory: its whole blocks past the cache if `direct`, what is left through it. */
-static int
-write_piece(zp_volume *volume, uint64_t offset, uint64_t size, char *piece, boolean_t direct, dmu_tx_t *tx)
-{
-	uint64_t first = P2ROUNDUP_TYPED(offset, volume->block_size, uint64_t);
-	uint64_t end = P2ALIGN_TYPED(offset + size, volume->block_size, uint64_t);
-	int error = 0;
-
-	if (!direct || end <= first || !may_write_past_cache(volume, first, end - first, tx) ||
-	    write_past_cache(volume, first, end - first, piece + (first - offset), tx) != 0)
-		return (dmu_write_by_dnode(volume->data, offset, size, piece, tx));
-	if (first > offset)
-		error = dmu_write_by_dnode(volume->data, offset, first - offset, piece, tx);
-	if (error == 0 && offset + size > end)
-		error = dmu_write_by_dnode(volume->data, end, offset + size - end, piece + (end - offset), tx);
-	return (error);
-}
-
-int
-zp_volume_write(zp_volume *volume, struct zp_batch *batch, const struct iovec *iov, uint64_t offset, uint64_t size)
-{
-	struct cursor cursor = { iov, 0 };
-	int error = 0;
-
-	zfs_locked_range_t *range = zfs_rangelock_enter(&volume->ranges, offset, size, RL_WRITER);
-	int retries = 0;
-	while (size > 0 && error == 0) {
-		uint64_t part = MIN(size, retries == 0 ? WRITE_MOST : WRITE_LEAST);
-		dmu_tx_t *tx = dmu_tx_create(volume->os);
-		dmu_tx_hold_write_by_dnode(tx, volume->data, offset, part);
-		error = dmu_tx_assign(tx, DMU_TX_WAIT);
-		if (error != 0) {
-			dmu_tx_abort(tx);
-			/*
-			 * OpenZFS reckons what is in flight at several times its size, which may exceed what is left of a thick
-			 * volume's reservation in a full pool: once synced it counts as what it is.
-			 */
-			if (error == ENOSPC && dmu_objset_ds(volume->os)->ds_reserved != 0 && retries++ < 3) {
-				txg_wait_synced(dmu_objset_pool(volume->os), 0);
-				error = 0;
-				continue;
-			}
-			break;
-		}
-		retries = MIN(retries, 1);
-		struct cursor from = cursor;
-		boolean_t direct = zp_direct_writes != 0 && by_reference(volume, part);
-		for (uint64_t at = offset, left = part; left > 0 && error == 0; ) {
-			uint64_t piece_size;
-			char *piece = next_piece(&cursor, left, &piece_size);
-			error = write_piece(volume, at, piece_size, piece, direct, tx);
-			at += piece_size;
-			left -= piece_size;
-		}
-		if (error == 0)
-			note_write(volume, tx, from, offset, part);
-		batch->newest_txg = MAX(batch->newest_txg, dmu_tx_get_txg(tx));
-		dmu_tx_commit(tx);
-		offset += part;
-		size -= part;
-	}
-	zfs_rangelock_exit(range);
-	return (error);
-}
-
-/*
- * Freed first, noted then (the kernel's zvol does it the other way round): a record counts as done once its txg has synced, so
- * nothing of the free may be in a later one.
- */
-int
-zp_volume_free(zp_volume *volume, struct zp_batch *batch, uint64_t offset, uint64_t size)
-{
-	zfs_locked_range_t *range = zfs_rangelock_enter(&volume->ranges, offset, size, RL_WRITER);
-	int error = dmu_free_long_range(volume->os, DATA_OBJECT, offset, size);
-	if (error == 0) {
-		dmu_tx_t *tx = dmu_tx_create(volume->os);
-		dmu_tx_mark_netfree(tx);
-		error = dmu_tx_assign(tx, DMU_TX_WAIT);
-		if (error != 0) {
-			dmu_tx_abort(tx);
-		} else {
-			itx_t *itx = zil_itx_create(TX_TRUNCATE, sizeof (lr_truncate_t));
-			lr_truncate_t *lr = (lr_truncate_t *)&itx->itx_lr;
-			lr->lr_foid = DATA_OBJECT;
-			lr->lr_offset = offset;
-			lr->lr_length = size;
-			itx->itx_sync = B_TRUE;
-			zil_itx_assign(volume->zilog, itx, tx);
-			batch->newest_txg = MAX(batch->newest_txg, dmu_tx_get_txg(tx));
-			dmu_tx_commit(tx);
-		}
-	}
-	zfs_rangelock_exit(range);
-	return (error);
-}
-
-void
-zp_batch_commit(zp_volume *volume, struct zp_batch *batch)
-{
-	if (volume->zilog->zl_sync != ZFS_SYNC_ALWAYS)
-		zp_die("rule 2: volume %s has no sync=always any more", volume->name);
-	if (!zp_mutated(ZP_COMMIT_SKIPPED))
-		zil_commit(volume->zilog, DATA_OBJECT);
-	if (batch->newest_txg == 0)
-		return;
-	uint64_t sequence = batch->newest_txg << 32 | (uint32_t)(batch->log_before + 1);
-	uint64_t seen = __atomic_load_n(&volume->sequence, __ATOMIC_RELAXED);
-	while (sequence > seen &&
-	    !__atomic_compare_exchange_n(&volume->sequence, &seen, sequence, B_TRUE, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-		continue;
 }

@@ -148,6 +148,7 @@ void Volume::State::finished(std::span<block::Request* const> requests) {
 
 void Volume::State::commit_batches() {
   std::vector<block::Request*> batch;
+  std::vector<int> errors;
   for (;;) {
     batch.clear();
     {
@@ -160,20 +161,17 @@ void Volume::State::commit_batches() {
     }
     zp_batch written;
     zp_batch_begin(handle, &written);
-    if (batch.size() > 1) {
-      for (block::Request* request : batch) {
-        if (request->operation == block::Operation::write)
-          zp_volume_prefetch(handle, request->offset_bytes, request->size_bytes);
+    errors.assign(batch.size(), 0);
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      block::Request& request = *batch[i];
+      if (request.operation == block::Operation::write) {
+        zp_volume_write(handle, &written, request.buffers.data(), request.offset_bytes, request.size_bytes, &errors[i]);
+      } else {
+        errors[i] = zp_volume_free(handle, &written, request.offset_bytes, request.size_bytes);
       }
     }
-    for (block::Request* request : batch) {
-      int error =
-          request->operation == block::Operation::write
-              ? zp_volume_write(handle, &written, request->buffers.data(), request->offset_bytes, request->size_bytes)
-              : zp_volume_free(handle, &written, request->offset_bytes, request->size_bytes);
-      request->status = status_of(error);
-    }
     zp_batch_commit(handle, &written);
+    for (std::size_t i = 0; i < batch.size(); ++i) batch[i]->status = status_of(errors[i]);
     finished(batch);
   }
 }
@@ -235,6 +233,10 @@ Volume::Direct Volume::direct() const {
   if (state_->handle == nullptr) return {};
   const zp_direct direct = zp_volume_direct(state_->handle);
   return {direct.written_bytes, direct.read_bytes};
+}
+
+std::uint64_t Volume::partial_writes() const {
+  return state_->handle == nullptr ? 0 : zp_volume_partial_writes(state_->handle);
 }
 
 block::Task<void> Volume::close() {

@@ -185,6 +185,15 @@ fill_replay(void)
 		replay[type] = type == TX_WRITE ? replay_write : type == TX_TRUNCATE ? replay_truncate : replay_unknown;
 }
 
+static void
+free_volume(zp_volume *volume)
+{
+	zfs_rangelock_fini(&volume->ranges);
+	mutex_destroy(&volume->fill_lock);
+	cv_destroy(&volume->filled);
+	free(volume);
+}
+
 int
 zp_volume_open(zp_pool *pool, const char *name, uint64_t floor_sequence, zp_volume **volumep, uint64_t *replayed_count,
     struct zp_why *why)
@@ -210,6 +219,8 @@ zp_volume_open(zp_pool *pool, const char *name, uint64_t floor_sequence, zp_volu
 	}
 	volume->block_size = volume->data->dn_datablksz;
 	zfs_rangelock_init(&volume->ranges, NULL, NULL);
+	mutex_init(&volume->fill_lock, NULL, MUTEX_DEFAULT, NULL);
+	cv_init(&volume->filled, NULL, CV_DEFAULT, NULL);
 	volume->zilog = zil_open(volume->os, get_data, NULL);
 
 	const zil_header_t *header = volume->zilog->zl_header;
@@ -233,8 +244,7 @@ zp_volume_open(zp_pool *pool, const char *name, uint64_t floor_sequence, zp_volu
 		volume->zilog->zl_get_data = NULL;
 		dnode_rele(volume->data, volume);
 		dmu_objset_disown(volume->os, B_FALSE, volume);
-		zfs_rangelock_fini(&volume->ranges);
-		free(volume);
+		free_volume(volume);
 		return (error);
 	}
 	(void) zil_replay(volume->os, volume, replay);
@@ -266,8 +276,7 @@ zp_volume_close(zp_volume *volume)
 	if (has_unsynced(volume->os))
 		txg_wait_synced(dmu_objset_pool(volume->os), 0);
 	dmu_objset_disown(volume->os, B_FALSE, volume);
-	zfs_rangelock_fini(&volume->ranges);
-	free(volume);
+	free_volume(volume);
 }
 
 uint64_t

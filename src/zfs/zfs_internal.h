@@ -69,7 +69,7 @@ void zp_pipeline_install(void);
 #define	DATA_OBJECT	1ULL
 #define	PROPERTY_OBJECT	2ULL
 
-/* volume.c, volume_log.c: open */
+/* An open volume (volume_log.c). */
 struct zp_volume {
 	zp_pool *pool;
 	char name[ZP_NAME_SIZE];
@@ -80,9 +80,31 @@ struct zp_volume {
 	uint64_t size;
 	uint32_t block_size;
 	uint64_t direct_bytes, direct_read_bytes;	/* written and read past the cache */
+	uint64_t partial_writes;
 	uint64_t sequence;		/* newest committed: txg << 32 | low half of the log's own sequence */
 	uint64_t replayed_count;
 	uint64_t failed_replay_seq;
+	kmutex_t fill_lock;		/* partial_write.c; of each batch's `filling` and `void_txg` too */
+	kcondvar_t filled;
 };
+
+/* volume.c: walks iovecs; where the next bytes come from or go to. */
+struct zp_cursor {
+	const struct iovec *iov;
+	size_t used;
+};
+void *zp_next_piece(struct zp_cursor *cursor, uint64_t most, uint64_t *size);
+
+/* volume_write.c */
+boolean_t zp_is_copied_to_log(const zp_volume *volume, uint64_t size);
+int zp_write_now(zp_volume *volume, struct zp_batch *batch, const struct iovec *iov, uint64_t offset, uint64_t size);
+void zp_note_write(zp_volume *volume, dmu_tx_t *tx, struct zp_cursor from, uint64_t offset, uint64_t size);
+
+/* partial_write.c */
+void zp_partial_install(void);
+boolean_t zp_partial_take(zp_volume *volume, struct zp_batch *batch, const struct iovec *iov, uint64_t offset, uint64_t size, int *error,
+    zfs_locked_range_t *range);
+void zp_partial_note(zp_volume *volume, struct zp_batch *batch);
+void zp_partial_wait(zp_volume *volume, struct zp_batch *batch);
 
 #endif

@@ -11,7 +11,6 @@ extern "C" void spa_close(void* spa, const void* tag);
 namespace zpair::zfs::test {
 namespace {
 
-const std::vector<std::string> one_mirror = {"a0", "b0"};
 
 Task<std::unique_ptr<Volume>> pool_with_volume(World& world, block::FaultOptions options = {}) {
   co_await world.open_drives(one_mirror, options);

@@ -204,6 +204,35 @@ inline End in_child(const Folder& folder, Task<void> (*scenario)(World&), ChildO
     EXPECT_TRUE(end_.exited_well()) << "status " << end_.status << ", it said:\n" << end_.said; \
   } while (0)
 
+// ---- a pool of one mirror
+
+inline const std::vector<std::string> one_mirror = {"a0", "b0"};
+
+inline Task<void> make_pool(World& world, block::FaultOptions options = {}) {
+  co_await world.open_drives(one_mirror, options);
+  world.make_pool();
+  auto layout = co_await world.pool->create_pool(world.mirrors(1));
+  REQUIRE_OK(layout);
+}
+inline Task<void> export_and_close(World& world) {
+  auto exported = co_await world.pool->export_pool();
+  REQUIRE_OK(exported);
+  co_await world.close_drives();
+}
+inline Task<std::unique_ptr<Volume>> open(World& world, std::string name) {
+  auto volume = co_await world.pool->open_volume(std::move(name));
+  REQUIRE_OK(volume);
+  co_return std::move(*volume);
+}
+inline Task<ImportReport> import_again(World& world, block::FaultOptions options = {}) {
+  co_await world.open_drives(one_mirror, options);
+  auto spec = co_await world.import_spec(one_mirror);
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  co_return std::move(*report);
+}
+
 // ---- data: each block says where it is and which write made it
 
 inline constexpr std::uint32_t block_bytes = 4096;

@@ -11,8 +11,6 @@ extern "C" void zp_pipeline_counts(std::uint64_t* log_blocks, std::uint64_t* roo
 namespace zpair::zfs::test {
 namespace {
 
-const std::vector<std::string> one_mirror = {"a0", "b0"};
-
 struct Asked : block::Request {
   block::Signal done;
 };
@@ -31,23 +29,6 @@ Task<std::vector<block::Extent>> extents_of(Volume& volume, std::uint64_t first,
   co_await asked.done.wait();
   REQUIRE(asked.status == block::IoStatus::ok);
   co_return found;
-}
-
-Task<void> make_pool(World& world, block::FaultOptions options = {}) {
-  co_await world.open_drives(one_mirror, options);
-  world.make_pool();
-  auto layout = co_await world.pool->create_pool(world.mirrors(1));
-  REQUIRE_OK(layout);
-}
-Task<void> export_and_close(World& world) {
-  auto exported = co_await world.pool->export_pool();
-  REQUIRE_OK(exported);
-  co_await world.close_drives();
-}
-Task<std::unique_ptr<Volume>> open(World& world, std::string name) {
-  auto volume = co_await world.pool->open_volume(std::move(name));
-  REQUIRE_OK(volume);
-  co_return std::move(*volume);
 }
 
 Task<void> life(World& world) {
@@ -232,11 +213,7 @@ Task<void> zero_and_die(World& world) {
   kill(getpid(), SIGKILL);
 }
 Task<void> check_zeroes(World& world) {
-  co_await world.open_drives(one_mirror);
-  auto spec = co_await world.import_spec(one_mirror);
-  world.make_pool();
-  auto report = co_await world.pool->import_pool(spec);
-  REQUIRE_OK(report);
+  co_await import_again(world);
   auto volume = co_await open(world, "vm1");
   std::vector<Block> blocks(512), wanted(512);
   fill(wanted, 0, 1);
@@ -393,27 +370,28 @@ Task<void> write_large(World& world) {
   co_await volume->close();
   co_await export_and_close(world);
 }
+constexpr std::uint64_t spoiled_places = 24;
 Task<void> read_large_from_a_spoiled_leg(World& world) {
-  co_await world.open_drives(one_mirror);
-  auto spec = co_await world.import_spec(one_mirror);
-  world.make_pool();
-  auto report = co_await world.pool->import_pool(spec);
-  REQUIRE_OK(report);
+  co_await import_again(world);
   auto volume = co_await open(world, "vm1");
-  std::uint64_t errors[2] = {};
-  for (std::uint64_t& error_count : errors) {
+  // A mirror may read either leg, so a spoiled place is met in some pass; healed, it is met once at most.
+  constexpr std::uint64_t passes = 12;
+  std::uint64_t errors = 0;
+  for (std::uint64_t pass = 0; pass < passes; ++pass) {
     for (std::uint64_t first = 0; first < read_blocks; first += 256) {
       auto wrong = co_await wrong_blocks(*volume, first, 256, 3);
       REQUIRE(wrong == 0);
     }
     auto status = co_await world.pool->status();
     REQUIRE_OK(status);
-    for (const auto& leg : status->legs) error_count += leg.checksum_error_count;
+    errors = 0;
+    for (const auto& leg : status->legs) errors += leg.checksum_error_count;
+    std::fprintf(stderr, "checksum errors after pass %llu: %llu\n", static_cast<unsigned long long>(pass),
+                 static_cast<unsigned long long>(errors));
+    REQUIRE(errors <= spoiled_places);
   }
-  std::fprintf(stderr, "checksum errors: %llu, then %llu\n", static_cast<unsigned long long>(errors[0]),
-               static_cast<unsigned long long>(errors[1]));
-  REQUIRE(errors[0] > 0 && errors[1] == errors[0]);                                      // none is met twice
-  REQUIRE(volume->direct().read_bytes == 2 * read_blocks * std::uint64_t{block_bytes});  // nor did a cache answer
+  REQUIRE(errors > 0);
+  REQUIRE(volume->direct().read_bytes == passes * read_blocks * std::uint64_t{block_bytes});  // nor did a cache answer
   co_await volume->close();
   co_await export_and_close(world);
 }
@@ -424,8 +402,8 @@ TEST(Volume, large_reads_past_the_cache_are_verified_and_heal_a_leg) {
   {
     std::fstream drive(folder.path + "/a0", std::ios::in | std::ios::out | std::ios::binary);
     const std::vector<char> garbage(4096, 'x');
-    for (std::uint64_t at = 8 << 20; at < 32 << 20; at += 1 << 20) {
-      drive.seekp(static_cast<std::streamoff>(at));
+    for (std::uint64_t place = 0; place < spoiled_places; ++place) {
+      drive.seekp(static_cast<std::streamoff>((8 + place) << 20));
       drive.write(garbage.data(), static_cast<std::streamsize>(garbage.size()));
     }
   }
@@ -767,11 +745,7 @@ TEST(Unreadable, a_volume_that_cannot_be_read_does_not_lose_its_log_silently) {
 }
 
 Task<void> import_but_for_one_layout(World& world) {
-  co_await world.open_drives(one_mirror);
-  auto spec = co_await world.import_spec(one_mirror);
-  world.make_pool();
-  auto report = co_await world.pool->import_pool(spec);
-  REQUIRE_OK(report);
+  co_await import_again(world);
   auto list = co_await world.pool->list_volumes();
   REQUIRE(list && list->size() == 2);
   const VolumeInfo& spoiled = list->front();
@@ -826,13 +800,7 @@ Task<void> holds(Volume& volume, std::uint64_t first, std::size_t count, std::ui
   auto wrong = co_await wrong_blocks(volume, first, count, generation);
   REQUIRE(wrong == 0);
 }
-Task<void> import_all(World& world) {
-  co_await world.open_drives(one_mirror);
-  auto spec = co_await world.import_spec(one_mirror);
-  world.make_pool();
-  auto report = co_await world.pool->import_pool(spec);
-  REQUIRE_OK(report);
-}
+Task<void> import_all(World& world) { co_await import_again(world); }
 
 Task<void> clone_and_die(World& world) {
   co_await make_pool(world);

@@ -37,15 +37,15 @@ Exports::Exports(zfs::Pool& pool, Options options)
 
 Exports::~Exports() { ZP_ASSERT(closed_, "exports are closed before they end"); }
 
-block::Task<Result<std::vector<std::string>>> Exports::open_all() {
-  ZP_CO_TRY(volumes, co_await pool_.list_volumes());
+block::Task<Result<std::vector<std::string>>> Exports::open_all(std::vector<zfs::ImportedVolume> volumes) {
   std::vector<std::string> left_out;
   std::optional<Error> ended;
-  auto open_one = [this, &left_out, &ended](const zfs::VolumeInfo& volume) -> block::Task<void> {
+  auto open_one = [this, &left_out, &ended](const zfs::ImportedVolume& volume) -> block::Task<void> {
     if (ended) co_return;
     const Change change(*this, volume.name);
-    know(volume);
-    entries_[volume.name].imported = true;
+    Entry& entry = entries_[volume.name];
+    entry.known = {.name = volume.name, .guid = volume.guid};
+    entry.imported = true;
     auto opened = co_await open(volume.name);
     if (opened) co_return;
     if (closed_) {
@@ -59,11 +59,6 @@ block::Task<Result<std::vector<std::string>>> Exports::open_all() {
   std::ranges::sort(left_out);
   if (ended) co_return std::unexpected(*ended);
   co_return left_out;
-}
-
-// From now on it is one of the pool's volumes, whether it opens or not.
-void Exports::know(const zfs::VolumeInfo& info) {
-  entries_[info.name].known = {info.name, info.size_bytes, info.guid, info.unreadable};
 }
 
 Result<void> Exports::check_free(const std::string& name) const {
@@ -262,7 +257,7 @@ block::Task<Result<zfs::VolumeInfo>> Exports::clone(std::string name, std::strin
 
 // A volume that is there now: known at once, so that one which does not open can still be destroyed.
 block::Task<Result<zfs::VolumeInfo>> Exports::begin(zfs::VolumeInfo info) {
-  know(info);
+  entries_[info.name].known = {.name = info.name, .size_bytes = info.size_bytes, .guid = info.guid};
   auto opened = co_await open(info.name);
   options_.volumes_changed();
   if (!opened) co_return fail(opened.error(), "volume {} was made, but does not open", export_name(info.name));

@@ -43,8 +43,8 @@ class Exports {
   Exports(zfs::Pool& pool, Options options);
   ~Exports();
 
-  // Replays what the import left; no client yet. Answers which volumes do not open, and why, one line each.
-  block::Task<Result<std::vector<std::string>>> open_all();
+  // What an import found; no client yet. Answers which volumes do not open, and why, one line each.
+  block::Task<Result<std::vector<std::string>>> open_all(std::vector<zfs::ImportedVolume> volumes);
   void serve();  // rule 6: acknowledgements may leave from now on
   bool serving() const { return serving_; }
   block::Task<void> drain();  // takes nothing new; returns when all requests have finished
@@ -105,7 +105,6 @@ class Exports {
   Result<void> check_free(const std::string& name) const;
   Result<void> check_known(const std::string& name) const;
   Result<void> check_no_client(const std::string& name) const;
-  void know(const zfs::VolumeInfo& info);
   block::Task<Result<void>> open(std::string name);
   block::Task<Result<zfs::VolumeInfo>> begin(zfs::VolumeInfo info);
   block::Task<void> shut(std::string name);

@@ -91,6 +91,7 @@ block::Task<void> Process::run_import(owner::ImportPool order) {
     seconds += took;
     timeline_.end_part(part, began_ns + static_cast<Nanoseconds>(seconds * static_cast<double>(ns_per_s)));
   }
+  imported_volumes_ = std::move(imported->volumes);
   apply_ack_set();
   co_await tuning_.load(*pool_);
   feed(owner::Imported{boot_time_ns(), imported->uberblock_txg, std::move(absent)});
@@ -140,7 +141,7 @@ block::Task<bool> Process::match_mirror(std::vector<LegId> legs) {
 void Process::carry_out(const owner::ReplayLogs&) { tasks_.spawn(run_replay()); }
 
 block::Task<void> Process::run_replay() {
-  auto opened = co_await exports_->open_all();
+  auto opened = co_await exports_->open_all(std::exchange(imported_volumes_, {}));
   if (!opened) {
     finish(control::exit_failed, "failed", opened.error().message);
     co_return;

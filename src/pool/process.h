@@ -189,6 +189,7 @@ class Process final : private Hands {
   std::unique_ptr<zfs::Pool> pool_;
   Tuning tuning_;
   std::unique_ptr<Exports> exports_;
+  std::vector<zfs::ImportedVolume> imported_volumes_;  // not opened yet
   struct EarlySocket {
     std::uint64_t guid = 0;
     UniqueFd fd;

@@ -259,13 +259,14 @@ zp_volume_resize(const char *name, zp_volume *volume, uint64_t size, struct zp_w
 }
 
 static int
-look_at_layout(objset_t *os, struct zp_volume_info *info, struct zp_why *why)
+look_at_volume(objset_t *os, struct zp_volume_info *info, struct zp_why *why)
 {
 	dsl_dataset_t *ds = dmu_objset_ds(os);
 	dmu_object_info_t data;
 	uint64_t number;
-	int error = zap_lookup(os, PROPERTY_OBJECT, "size", 8, 1, &info->size_bytes);
 
+	info->guid = dsl_dataset_phys(ds)->ds_guid;
+	int error = zap_lookup(os, PROPERTY_OBJECT, "size", 8, 1, &info->size_bytes);
 	if (error == 0)
 		error = dmu_object_info(os, DATA_OBJECT, &data);
 	if (error != 0)
@@ -294,12 +295,20 @@ zp_volume_look(const char *name, struct zp_volume_info *info, struct zp_why *why
 	if (dmu_objset_type(os) != DMU_OST_ZVOL) {
 		error = zp_explain(why, ENOTBLK, "%s is no volume", name);
 	} else {
-		dsl_dataset_t *ds = dmu_objset_ds(os);
-		info->guid = dsl_dataset_phys(ds)->ds_guid;
-		info->log_is_live = !ds->ds_is_snapshot && !BP_IS_HOLE(&dmu_objset_zil(os)->zl_header->zh_log);
-		error = look_at_layout(os, info, why);
+		error = look_at_volume(os, info, why);
 	}
 	dmu_objset_rele(os, FTAG);
+	return (error);
+}
+
+int
+zp_volume_look_open(zp_volume *volume, struct zp_volume_info *info, struct zp_why *why)
+{
+	memset(info, 0, sizeof (*info));
+	(void) snprintf(info->name, sizeof (info->name), "%s", volume->name);
+	dsl_pool_config_enter(dmu_objset_pool(volume->os), FTAG);
+	int error = look_at_volume(volume->os, info, why);
+	dsl_pool_config_exit(dmu_objset_pool(volume->os), FTAG);
 	return (error);
 }
 

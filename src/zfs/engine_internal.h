@@ -132,6 +132,9 @@ struct zp_import_check {
   int enforce;
   const struct zp_log_floor* floors;
   int floor_count;
+  // Called for each volume, from any thread, one at a time; guid 0: it cannot be read. `log_is_live`: has a log, which a claim keeps.
+  void (*found)(void* context, const char* name, uint64_t guid, int log_is_live);
+  void* context;
 };
 int zp_pool_import(const char* name, struct zp_label* const* labels, int count, const struct zp_import_check* check,
                    zp_pool** pool, uint64_t* uberblock_txg, struct zp_why* why);
@@ -161,7 +164,6 @@ struct zp_volume_info {
   uint64_t guid, size_bytes, reserved_bytes, used_bytes, referenced_bytes;
   uint32_t block_size_bytes;
   char compression[32];
-  int log_is_live;  // has records to replay
 };
 typedef struct zp_volume zp_volume;
 
@@ -189,6 +191,7 @@ int zp_note_get(const char* name, const char* note, char value[ZP_NOTE_SIZE], st
 int zp_volume_open(zp_pool* pool, const char* name, uint64_t floor_sequence, zp_volume** volume,
                    uint64_t* replayed_count, struct zp_why* why);
 void zp_volume_close(zp_volume* volume);
+int zp_volume_look_open(zp_volume* volume, struct zp_volume_info* info, struct zp_why* why);
 uint64_t zp_volume_size(const zp_volume* volume);      // any thread
 uint64_t zp_volume_sequence(const zp_volume* volume);  // any thread
 struct zp_direct {

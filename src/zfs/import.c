@@ -181,12 +181,11 @@ out:
  */
 
 static struct {
-	const struct zp_log_floor *floors;
-	int count;
-	boolean_t *found;	/* whose volume is there */
-	boolean_t enforce;
+	const struct zp_import_check *asked;	/* NULL: no import is under way */
+	boolean_t *floor_found;			/* whose volume is there */
+	boolean_t walked, some_inconsistent;
 	pthread_mutex_t mutex;
-	struct zp_why wrong;	/* the first thing */
+	struct zp_why wrong;			/* the first thing */
 } import_check = { .mutex = PTHREAD_MUTEX_INITIALIZER };
 
 __attribute__((format(printf, 1, 2))) static int
@@ -201,7 +200,7 @@ note_wrong(const char *format, ...)
 		va_end(arguments);
 	}
 	(void) pthread_mutex_unlock(&import_check.mutex);
-	return (import_check.enforce ? EPERM : 0);
+	return (zp_import_is_overridden() ? 0 : EPERM);
 }
 
 /* Whoever walks the volumes takes an error for the end of the list. */
@@ -221,20 +220,71 @@ check_list_below(dsl_pool_t *dp, dsl_dataset_t *ds, const char *name)
 }
 
 static int
-check_floors(objset_t *os, dsl_dataset_t *ds, const char *name)
+check_floors(spa_t *spa, dsl_dataset_t *ds, boolean_t has_log, const char *name)
 {
 	int error = 0;
 
-	for (int i = 0; i < import_check.count; i++) {
-		const struct zp_log_floor *floor = &import_check.floors[i];
+	for (int i = 0; i < import_check.asked->floor_count; i++) {
+		const struct zp_log_floor *floor = &import_check.asked->floors[i];
 		if (floor->volume_guid != dsl_dataset_phys(ds)->ds_guid)
 			continue;
-		import_check.found[i] = B_TRUE;
-		if (floor->sequence >> 32 > os->os_spa->spa_uberblock.ub_txg && BP_IS_HOLE(&dmu_objset_zil(os)->zl_header->zh_log))
+		import_check.floor_found[i] = B_TRUE;
+		if (floor->sequence >> 32 > spa->spa_uberblock.ub_txg && !has_log && !zp_mutated(ZP_FLOOR_IGNORED))
 			error = note_wrong("volume %s has no log, but record %llu of txg %llu was committed", name,
 			    (u_longlong_t)(uint32_t)floor->sequence, (u_longlong_t)(floor->sequence >> 32));
 	}
 	return (error);
+}
+
+/*
+ * Whether a dataset is a volume, and has a log: from its root block.  To open it costs a millisecond, for its many properties.  ENOTSUP:
+ * it must be opened to know.
+ */
+static int
+read_root(spa_t *spa, dsl_dataset_t *ds, boolean_t *is_volume, boolean_t *has_log)
+{
+	zbookmark_phys_t mark;
+	arc_flags_t flags = ARC_FLAG_WAIT;
+	arc_buf_t *buffer = NULL;
+
+	rrw_enter(&ds->ds_bp_rwlock, RW_READER, FTAG);
+	blkptr_t root = *dsl_dataset_get_blkptr(ds);
+	rrw_exit(&ds->ds_bp_rwlock, FTAG);
+	if (BP_IS_HOLE(&root) || BP_SHOULD_BYTESWAP(&root) || BP_IS_PROTECTED(&root))
+		return (ENOTSUP);
+	SET_BOOKMARK(&mark, ds->ds_object, ZB_ROOT_OBJECT, ZB_ROOT_LEVEL, ZB_ROOT_BLKID);
+	int error = arc_read(NULL, spa, &root, arc_getbuf_func, &buffer, ZIO_PRIORITY_SYNC_READ, ZIO_FLAG_CANFAIL, &flags, &mark);
+	if (error != 0)
+		return (error == ENOTSUP ? EIO : error);
+	const objset_phys_t *phys = buffer->b_data;
+	*is_volume = phys->os_type == DMU_OST_ZVOL;
+	*has_log = !BP_IS_HOLE(&phys->os_zil_header.zh_log);
+	arc_buf_destroy(buffer, &buffer);
+	return (0);
+}
+
+static int
+look_at_root(spa_t *spa, dsl_dataset_t *ds, boolean_t *is_volume, boolean_t *has_log)
+{
+	objset_t *os;
+	int error = read_root(spa, ds, is_volume, has_log);
+
+	if (error == ENOTSUP) {
+		error = dmu_objset_from_ds(ds, &os);
+		if (error == 0) {
+			*is_volume = dmu_objset_type(os) == DMU_OST_ZVOL;
+			*has_log = !BP_IS_HOLE(&dmu_objset_zil(os)->zl_header->zh_log);
+		}
+	}
+	return (error);
+}
+
+static void
+note_volume(const char *name, uint64_t guid, boolean_t has_log)
+{
+	(void) pthread_mutex_lock(&import_check.mutex);
+	import_check.asked->found(import_check.asked->context, name, guid, has_log);
+	(void) pthread_mutex_unlock(&import_check.mutex);
 }
 
 /*
@@ -246,25 +296,44 @@ zil_check_log_chain(dsl_pool_t *dp, dsl_dataset_t *ds, void *tx)
 {
 	static int (*real)(dsl_pool_t *, dsl_dataset_t *, void *);
 	char name[ZFS_MAX_DATASET_NAME_LEN];
+	boolean_t is_volume, has_log;
 	objset_t *os;
 
-	dsl_dataset_name(ds, name);
-	int error = check_list_below(dp, ds, name);
-	if (error != 0)
-		return (error);
-	if (dmu_objset_from_ds(ds, &os) != 0)
-		return (note_wrong("volume %s cannot be read: its log is lost without it", name));
-	error = check_floors(os, ds, name);
-	if (error != 0)
-		return (error);
 	if (real == NULL)
 		real = (int (*)(dsl_pool_t *, dsl_dataset_t *, void *))dlsym(RTLD_NEXT, "zil_check_log_chain");
 	VERIFY3P(real, !=, NULL);
-	return (real(dp, ds, tx));
+	if (import_check.asked == NULL)
+		return (real(dp, ds, tx));
+	dsl_dataset_name(ds, name);
+	if (dsl_dataset_phys(ds)->ds_flags & DS_FLAG_INCONSISTENT)
+		import_check.some_inconsistent = B_TRUE;
+	int error = check_list_below(dp, ds, name);
+	if (error != 0)
+		return (error);
+	if (look_at_root(dp->dp_spa, ds, &is_volume, &has_log) != 0 || (has_log && dmu_objset_from_ds(ds, &os) != 0)) {
+		note_volume(name, 0, B_FALSE);
+		return (note_wrong("volume %s cannot be read: its log is lost without it", name));
+	}
+	if (is_volume)
+		note_volume(name, dsl_dataset_phys(ds)->ds_guid, has_log);
+	error = check_floors(dp->dp_spa, ds, has_log, name);
+	return (error != 0 || !has_log ? error : real(dp, ds, tx));
+}
+
+/* A claim changes a dataset that has a log, and nothing else here: there is no checkpoint to go back to, and no log is dropped. */
+static int
+claim_if_it_has_a_log(dsl_pool_t *dp, dsl_dataset_t *ds, void *tx)
+{
+	boolean_t is_volume, has_log;
+
+	if (spa_get_log_state(dp->dp_spa) != SPA_LOG_CLEAR && dp->dp_spa->spa_uberblock.ub_checkpoint_txg == 0 &&
+	    look_at_root(dp->dp_spa, ds, &is_volume, &has_log) == 0 && !has_log)
+		return (0);
+	return (zil_claim(dp, ds, tx));
 }
 
 /*
- * The walk that asks it.  A floor whose volume is nowhere refuses.  One of a volume that was destroyed is not meant: its records are
+ * The walks that ask these.  A floor whose volume is nowhere refuses.  One of a volume that was destroyed is not meant: its records are
  * older than its end, which is in a txg of the pool (volumes are closed first, and an end waits for its txg).
  */
 int
@@ -275,14 +344,34 @@ dmu_objset_find_dp(dsl_pool_t *dp, uint64_t dir, int func(dsl_pool_t *, dsl_data
 	if (real == NULL)
 		real = (__typeof__(real))dlsym(RTLD_NEXT, "dmu_objset_find_dp");
 	VERIFY3P(real, !=, NULL);
-	int error = real(dp, dir, func, arg, flags);
-	for (int i = 0; i < import_check.count && error == 0 && func == zil_check_log_chain; i++) {
-		uint64_t txg = import_check.floors[i].sequence >> 32;
-		if (!import_check.found[i] && txg > dp->dp_spa->spa_uberblock.ub_txg)
+	if (import_check.asked == NULL)
+		return (real(dp, dir, func, arg, flags));
+	int error = real(dp, dir, func == zil_claim ? claim_if_it_has_a_log : func, arg, flags);
+	if (func != zil_check_log_chain)
+		return (error);
+	import_check.walked = B_TRUE;
+	for (int i = 0; i < import_check.asked->floor_count && error == 0; i++) {
+		const struct zp_log_floor *floor = &import_check.asked->floors[i];
+		uint64_t txg = floor->sequence >> 32;
+		if (!import_check.floor_found[i] && txg > dp->dp_spa->spa_uberblock.ub_txg && !zp_mutated(ZP_FLOOR_IGNORED))
 			error = note_wrong("txg %llu was committed to the log of the volume of guid %llu, which is not in the pool",
-			    (u_longlong_t)txg, (u_longlong_t)import_check.floors[i].volume_guid);
+			    (u_longlong_t)txg, (u_longlong_t)floor->volume_guid);
 	}
 	return (error);
+}
+
+/* An import ends with a walk that destroys what a broken receive left; one after the other, each opened: not when there is none. */
+int
+dmu_objset_find(const char *name, int func(const char *, void *), void *arg, int flags)
+{
+	static int (*real)(const char *, int (*)(const char *, void *), void *, int);
+
+	if (real == NULL)
+		real = (__typeof__(real))dlsym(RTLD_NEXT, "dmu_objset_find");
+	VERIFY3P(real, !=, NULL);
+	if (import_check.asked != NULL && func == dsl_destroy_inconsistent && import_check.walked && !import_check.some_inconsistent)
+		return (0);
+	return (real(name, func, arg, flags));
 }
 
 /*
@@ -334,7 +423,7 @@ spa_config_update(spa_t *spa, int what)
 boolean_t
 zp_import_is_overridden(void)
 {
-	return (!import_check.enforce);
+	return (import_check.asked != NULL && !import_check.asked->enforce);
 }
 
 int
@@ -346,15 +435,14 @@ zp_pool_import(const char *name, struct zp_label *const *labels, int count, cons
 		return (ENXIO);
 	nvlist_t *props = fnvlist_alloc();
 	fnvlist_add_string(props, zpool_prop_to_name(ZPOOL_PROP_CACHEFILE), "none");
-	import_check.enforce = check->enforce != 0;
-	import_check.floors = check->floors;
-	import_check.count = zp_mutated(ZP_FLOOR_IGNORED) ? 0 : check->floor_count;
-	import_check.found = calloc(MAX(check->floor_count, 1), sizeof (boolean_t));
+	import_check.floor_found = calloc(MAX(check->floor_count, 1), sizeof (boolean_t));
+	import_check.walked = import_check.some_inconsistent = B_FALSE;
 	import_check.wrong.text[0] = '\0';
+	import_check.asked = check;
 	/* The fence has proven that nobody else uses the pool; the multihost check would only cost 20 s. */
 	int error = spa_import((char *)(uintptr_t)name, config, props, ZFS_IMPORT_SKIP_MMP);
-	import_check.count = 0;
-	free(import_check.found);
+	import_check.asked = NULL;
+	free(import_check.floor_found);
 	fnvlist_free(props);
 	fnvlist_free(config);
 	if (error != 0 && import_check.wrong.text[0] != '\0')

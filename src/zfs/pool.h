@@ -46,8 +46,15 @@ struct ImportSpec {
   } floor = Floor::enforce;  // skip: an operator's override only
 };
 
+struct ImportedVolume {
+  std::string name;        // without the pool's
+  std::uint64_t guid = 0;  // 0: it cannot be read
+  bool has_log = false;
+};
+
 struct ImportReport {
   Txg uberblock_txg;  // the one that was imported
+  std::vector<ImportedVolume> volumes;
   unsigned replayed_volume_count = 0;
   std::uint64_t replayed_record_count = 0;
   std::vector<LegId> absent_legs;  // in the pool's tree, not named: now persistently offline
@@ -178,8 +185,7 @@ class Pool {
   block::Task<Result<void>> end(End how);
   block::Task<void> close_replayed();
   block::Task<Result<void>> learn_layout();
-  block::Task<Result<void>> learn_log_floors(const std::vector<VolumeLog>& floor_logs);
-  block::Task<Result<void>> replay_logs(ImportReport& report, bool enforce);
+  block::Task<Result<void>> replay_logs(ImportReport& report, const std::vector<VolumeLog>& floor_logs, bool enforce);
   block::Task<void> take_absent_legs_offline(ImportReport& report);
   block::Task<Result<void>> take_offline(const std::vector<LegId>& legs);
   block::Task<Result<ResyncOutcome>> resync(std::vector<LegId> legs, Txg since, bool seed);

@@ -130,19 +130,11 @@ Result<Txg> check_labels(const std::string& pool_name, const ImportSpec& spec, c
   return Txg{best_txg};
 }
 
-// Volumes whose logs have records to replay, readable or not: whole names. May wait.
-int volumes_with_live_logs(zp_pool* pool, std::vector<std::string>& names, zp_why* why) {
-  auto found = [](void* context, const char* name) {
-    zp_volume_info info;
-    zp_why no_layout;
-    if (std::strchr(name, '@') != nullptr) return 0;
-    static_cast<void>(zp_volume_look(name, &info, &no_layout));
-    if (info.log_is_live) static_cast<std::vector<std::string>*>(context)->push_back(name);
-    return 0;
-  };
-  const int error = zp_volumes_each(pool, found, &names);
-  if (error != 0) std::snprintf(why->text, sizeof why->text, "cannot list the volumes: %s", std::strerror(error));
-  return error;
+// Of an import, which calls it from several threads, one at a time.
+void note_volume(void* context, const char* name, std::uint64_t guid, int has_log) {
+  const char* slash = std::strchr(name, '/');
+  if (slash == nullptr) return;  // the pool's own root
+  static_cast<ImportReport*>(context)->volumes.push_back({slash + 1, guid, has_log != 0});
 }
 
 }  // namespace
@@ -182,7 +174,8 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   std::string dropped;
   std::vector<zp_log_floor> floors;
   for (const VolumeLog& log : spec.floor_logs) floors.push_back({log.volume_guid, log.sequence});
-  const zp_import_check check = {enforce, floors.data(), enforce ? static_cast<int>(floors.size()) : 0};
+  const zp_import_check check = {enforce, floors.data(), enforce ? static_cast<int>(floors.size()) : 0, note_volume,
+                                 &report};
   auto import = [&](zp_why* why) {
     const int error = zp_pool_import(options_.name.c_str(), plain.data(), static_cast<int>(plain.size()), &check, &pool,
                                      &uberblock_txg, why);
@@ -210,9 +203,7 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   ZP_CO_CHECK(co_await learn_layout());
   lap(report.import_seconds);
 
-  Result<void> replayed;
-  if (enforce) replayed = co_await learn_log_floors(spec.floor_logs);
-  if (replayed) replayed = co_await replay_logs(report, enforce);
+  Result<void> replayed = co_await replay_logs(report, spec.floor_logs, enforce);
   if (!replayed) {
     co_await close_replayed();
     driver_->set_importing(false);
@@ -230,27 +221,17 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   co_return report;
 }
 
-Task<Result<void>> Pool::learn_log_floors(const std::vector<VolumeLog>& floor_logs) {
-  ZP_CO_TRY(volumes, co_await list_volumes());
-  for (const VolumeInfo& volume : volumes) {
+// Every log, side by side: an import without it would lose what was acknowledged (rule 7), or let legs return before it (rule 8).
+// What a floor says of a volume that has no log, the import has checked. The volumes stay open for whoever asks for them. Not
+// enforced: a volume that does not open is left closed.
+Task<Result<void>> Pool::replay_logs(ImportReport& report, const std::vector<VolumeLog>& floor_logs, bool enforce) {
+  std::vector<std::string> live;
+  for (const ImportedVolume& volume : report.volumes) {
+    if (volume.has_log && !zp_mutated(ZP_LOGS_NOT_REPLAYED)) live.push_back(full_name(volume.name));
     for (const VolumeLog& log : floor_logs) {
-      if (log.volume_guid == volume.guid) handle_->floor_sequences[volume.name] = log.sequence;
+      if (enforce && log.volume_guid == volume.guid) handle_->floor_sequences[volume.name] = log.sequence;
     }
   }
-  co_return Result<void>{};
-}
-
-// Every log, side by side, that has records to replay or that the floor says something about: an import without it would
-// lose what was acknowledged (rule 7), or let legs return before it (rule 8). The volumes stay open for whoever asks for them.
-// Not enforced: a volume that does not open is left closed.
-Task<Result<void>> Pool::replay_logs(ImportReport& report, bool enforce) {
-  std::vector<std::string> live;
-  auto find_live = [&live, pool = handle_->pool](zp_why* why) { return volumes_with_live_logs(pool, live, why); };
-  ZP_CO_CHECK(co_await ask(engine_, find_live));
-  for (const auto& [name, sequence] : handle_->floor_sequences) {
-    if (std::ranges::find(live, full_name(name)) == live.end()) live.push_back(full_name(name));
-  }
-  if (zp_mutated(ZP_LOGS_NOT_REPLAYED)) live.clear();
   std::optional<Error> refused;
   block::TaskGroup replays;
   auto replay_one = [](Pool& self, const std::string& full_name, ImportReport& into,

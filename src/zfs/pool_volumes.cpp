@@ -194,15 +194,17 @@ Task<Result<std::unique_ptr<Volume>>> Pool::open_volume(std::string name) {
     ZP_CO_CHECK(co_await ask(engine_, open));
   }
   handle_->floor_sequences.erase(name);
-  auto info = co_await look_at(name);
-  if (!info) {
+  zp_volume_info info;
+  auto look = [volume, &info](zp_why* why) { return zp_volume_look_open(volume, &info, why); };
+  Result<void> looked = co_await ask(engine_, look);
+  if (!looked) {
     auto close = [volume] { zp_volume_close(volume); };
     co_await apart(engine_, close);
-    co_return std::unexpected(info.error());
+    co_return std::unexpected(looked.error());
   }
   auto state = std::make_unique<Volume::State>(engine_);
   state->handle = volume;
-  state->info = std::move(*info);
+  state->info = info_of(info);
   handle_->open_volumes[name] = state.get();
   state->on_closed = [handle = handle_.get(), name] { handle->open_volumes.erase(name); };
   co_return std::unique_ptr<Volume>(new Volume(std::move(state)));

@@ -150,10 +150,12 @@ Task<void> open_all_but_one(World& world) {
   auto exports = co_await serve_one_volume(world);
   auto created = co_await exports->create({.name = "vm2", .size_bytes = 16 << 20});
   REQUIRE_OK(created);
+  std::vector<zfs::ImportedVolume> imported;
+  for (const Exports::Known& known : exports->known()) imported.push_back({.name = known.name, .guid = known.guid});
   co_await exports->close();
   co_await set_sync(world, sync_disabled);
   exports = make_exports(world);
-  auto opened = co_await exports->open_all();
+  auto opened = co_await exports->open_all(imported);
   REQUIRE_OK(opened);
   REQUIRE(opened->size() == 1 && opened->front().find("volume tank/vm1 does not open and is not served: rule 2") == 0);
   exports->serve();

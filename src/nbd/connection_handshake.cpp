@@ -52,6 +52,8 @@ block::Task<bool> Connection::admit_link() {
   if (ending_) co_return false;
 
   options_.volume = asked->volume;
+  co_await server_.make_ready(asked->volume);
+  if (ending_) co_return false;
   const Server::Export* found = server_.find_export(asked->volume);
   bool known = found != nullptr && asked->means(found->facts);
   auto answered = co_await write_link_answer(*stream_, known ? LinkAnswer::admitted : LinkAnswer::unknown_volume);
@@ -101,6 +103,8 @@ Directory Connection::directory() const {
 // True: the client chose an export and this connection is one of its connections.
 block::Task<bool> Connection::negotiate() {
   const TimeBound bound(*this, "a client did not choose an export");
+  if (!options_.volume.empty()) co_await server_.make_ready(options_.volume);
+  if (ending_) co_return false;
   const Directory offers = directory();
   std::vector<std::byte> hello = greeting();
   auto greeted = co_await stream_->write_all(std::span<const std::byte>(hello));

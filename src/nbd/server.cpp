@@ -45,6 +45,10 @@ Server::Export* Server::find_export(const std::string& name) {
   return found == exports_.end() || found->second->removing ? nullptr : found->second.get();
 }
 
+block::Task<void> Server::make_ready(std::string name) {
+  if (find_export(name) == nullptr && options_.make_ready) co_await options_.make_ready(std::move(name));
+}
+
 block::Task<Result<void>> Server::remove_export(std::string name) {
   Export* removed = find_export(name);
   if (removed == nullptr) co_return fail(ErrorCode::not_found, "volume {} is not served here", name);

@@ -40,6 +40,8 @@ struct ServerOptions {
   std::uint32_t requests_per_connection = 256;       // more wait in the socket
   std::uint64_t bytes_per_connection = 64ull << 20;  // of reads and writes in flight
   std::int64_t handshake_ms = 10'000;                // a client that has not chosen an export by then is dropped
+  // Awaited before a client is told that there is no such export: it may be on its way.
+  std::function<block::Task<void>(std::string)> make_ready;
 };
 
 struct ExportOptions {
@@ -117,6 +119,7 @@ class Server {
   void pulse();  // wakes whoever waits for a state of the server or its connections
   void arm_recheck();
   Export* find_export(const std::string& name);
+  block::Task<void> make_ready(std::string name);
 
   ServerOptions options_;
   std::unique_ptr<BufferPool> buffers_;

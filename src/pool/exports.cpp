@@ -1,7 +1,8 @@
 #include "pool/exports.h"
 
+#include <poll.h>
+
 #include <algorithm>
-#include <optional>
 #include <span>
 #include <utility>
 
@@ -15,6 +16,7 @@ namespace zpair::pool {
 namespace {
 
 constexpr std::size_t volumes_at_a_time = 64;  // each waits, for reads or a txg, and occupies a thread of the engine
+constexpr std::size_t pending_at_a_time = 4;   // while others are served
 
 // Runs each(volume) for all of them, many at a time.
 template <class Volumes, class Each>
@@ -33,32 +35,65 @@ block::Task<void> side_by_side(Volumes& volumes, Each& each) {
 Exports::Exports(zfs::Pool& pool, Options options)
     : pool_(pool),
       options_(std::move(options)),
-      server_(nbd::ServerOptions{.read_permitted = options_.read_permitted}) {}
+      server_(nbd::ServerOptions{.read_permitted = options_.read_permitted, .make_ready = [this](std::string name) {
+                                   return open_pending(name.substr(options_.pool_name.size() + 1));
+                                 }}) {}
 
 Exports::~Exports() { ZP_ASSERT(closed_, "exports are closed before they end"); }
 
-block::Task<Result<std::vector<std::string>>> Exports::open_all(std::vector<zfs::ImportedVolume> volumes) {
-  std::vector<std::string> left_out;
-  std::optional<Error> ended;
-  auto open_one = [this, &left_out, &ended](const zfs::ImportedVolume& volume) -> block::Task<void> {
-    if (ended) co_return;
-    const Change change(*this, volume.name);
+block::Task<Result<void>> Exports::open_imported(std::vector<zfs::ImportedVolume> volumes) {
+  std::vector<std::string> with_log;
+  for (const zfs::ImportedVolume& volume : volumes) {
     Entry& entry = entries_[volume.name];
     entry.known = {.name = volume.name, .guid = volume.guid};
-    entry.imported = true;
-    auto opened = co_await open(volume.name);
-    if (opened) co_return;
-    if (closed_) {
-      ended = opened.error();
-    } else {
-      left_out.push_back(fmt::format("volume {} does not open and is not served: {}", export_name(volume.name),
-                                     opened.error().message));
-    }
+    entry.imported = entry.pending = true;
+    if (volume.has_log) with_log.push_back(volume.name);
+  }
+  auto open_one = [this](const std::string& name) { return open_pending(name); };
+  co_await side_by_side(with_log, open_one);
+  if (closed_) co_return fail(ErrorCode::cancelled, "pool {} is no longer served here", options_.pool_name);
+  co_return Result<void>{};
+}
+
+block::Task<void> Exports::open_pending(std::string name) {
+  auto is_pending = [this, &name] {
+    auto found = entries_.find(name);
+    return !closed_ && found != entries_.end() && found->second.pending;
   };
-  co_await side_by_side(volumes, open_one);
-  std::ranges::sort(left_out);
-  if (ended) co_return std::unexpected(*ended);
-  co_return left_out;
+  while (is_pending() && changing_.contains(name)) co_await change_over_.wait();
+  if (!is_pending()) co_return;
+  const Change change(*this, name);
+  auto opened = co_await open(name);
+  entries_[name].pending = false;
+  if (opened || closed_) co_return;
+  options_.left_out(
+      fmt::format("volume {} does not open and is not served: {}", export_name(name), opened.error().message));
+}
+
+// One that a client waits for at its socket, before any other; empty: none is left.
+std::string Exports::next_pending() const {
+  std::vector<const Entry*> entries;
+  std::vector<pollfd> sockets;
+  for (const auto& [name, entry] : entries_) {
+    if (!entry.pending || changing_.contains(name)) continue;
+    entries.push_back(&entry);
+    sockets.push_back({.fd = entry.socket ? entry.socket.get() : -1, .events = POLLIN, .revents = 0});
+  }
+  if (entries.empty()) return {};
+  static_cast<void>(::poll(sockets.data(), sockets.size(), 0));
+  auto asked_for = std::ranges::find_if(sockets, [](const pollfd& socket) { return socket.revents != 0; });
+  return entries[asked_for == sockets.end() ? 0 : asked_for - sockets.begin()]->known.name;
+}
+
+block::Task<void> Exports::open_rest() {
+  auto work = [this]() -> block::Task<void> {
+    for (std::string name = next_pending(); !closed_ && !name.empty(); name = next_pending())
+      co_await open_pending(name);
+  };
+  block::TaskGroup workers;
+  for (std::size_t i = 0; i < pending_at_a_time; ++i) workers.spawn(work());
+  co_await workers.close();
+  if (!closed_) options_.volumes_changed();
 }
 
 Result<void> Exports::check_free(const std::string& name) const {
@@ -121,6 +156,7 @@ void Exports::serve() {
   for (auto& [name, entry] : entries_) listen_where_possible(name, entry);
   for (Client& client : std::exchange(waiting_clients_, {}))
     take_client(client.volume, client.guid, std::move(client.fd));
+  tasks_.spawn(open_rest());
 }
 
 void Exports::listen_where_possible(const std::string& name, Entry& entry) {
@@ -202,6 +238,7 @@ block::Task<Result<zfs::VolumeInfo>> Exports::create(zfs::VolumeSpec spec) {
 }
 
 block::Task<Result<void>> Exports::resize(std::string name, std::uint64_t size_bytes) {
+  co_await open_pending(name);
   ZP_CO_CHECK(check_free(name));
   const Change change(*this, name);
   ZP_CO_TRY(info, co_await pool_.resize_volume(name, size_bytes));
@@ -211,6 +248,7 @@ block::Task<Result<void>> Exports::resize(std::string name, std::uint64_t size_b
 }
 
 block::Task<Result<void>> Exports::destroy(std::string name) {
+  co_await open_pending(name);
   ZP_CO_CHECK(check_free(name));
   ZP_CO_CHECK(check_known(name));
   ZP_CO_CHECK(check_no_client(name));
@@ -265,6 +303,7 @@ block::Task<Result<zfs::VolumeInfo>> Exports::begin(zfs::VolumeInfo info) {
 }
 
 block::Task<Result<void>> Exports::roll_back(std::string name, std::string snapshot) {
+  co_await open_pending(name);
   ZP_CO_CHECK(check_free(name));
   ZP_CO_CHECK(check_known(name));
   ZP_CO_CHECK(check_no_client(name));
@@ -286,7 +325,7 @@ block::Task<Result<std::vector<VolumeView>>> Exports::list() {
   for (zfs::VolumeInfo& info : volumes) {
     const std::string name = info.name;
     auto found = entries_.find(name);
-    const bool open = found != entries_.end() && found->second.volume != nullptr;
+    const bool open = found != entries_.end() && (found->second.volume != nullptr || found->second.pending);
     std::string problem = found != entries_.end() ? found->second.known.problem : info.unreadable;
     views.push_back({std::move(info), open, client_count(name), std::move(problem)});
   }

@@ -39,12 +39,14 @@ class Exports {
     std::int64_t may_come_back_ms = 20'000;  // QEMU's longest wait between two tries is 16 s
     std::function<bool()> read_permitted;    // rule 6
     std::function<void()> volumes_changed;
+    std::function<void(std::string)> left_out;  // an imported volume that does not open, and why: in one line
   };
   Exports(zfs::Pool& pool, Options options);
   ~Exports();
 
-  // What an import found; no client yet. Answers which volumes do not open, and why, one line each.
-  block::Task<Result<std::vector<std::string>>> open_all(std::vector<zfs::ImportedVolume> volumes);
+  // What an import found; no client yet. Those with a log open now: they have clients, most likely. The others open while these
+  // are served, and at once for a client that asks: a takeover takes no longer for a thousand volumes that nobody uses.
+  block::Task<Result<void>> open_imported(std::vector<zfs::ImportedVolume> volumes);
   void serve();  // rule 6: acknowledgements may leave from now on
   bool serving() const { return serving_; }
   block::Task<void> drain();  // takes nothing new; returns when all requests have finished
@@ -85,6 +87,7 @@ class Exports {
     std::uint64_t socket_guid = 0;
     bool listening = false;
     bool imported = false;  // it had clients of a former process, perhaps
+    bool pending = false;   // imported, and not opened yet
     Known known;            // stays while the volume is shut for a moment: its socket must too. guid 0: no volume yet
   };
   // While it lives, nobody else changes the volume, and close() waits.
@@ -106,6 +109,9 @@ class Exports {
   Result<void> check_known(const std::string& name) const;
   Result<void> check_no_client(const std::string& name) const;
   block::Task<Result<void>> open(std::string name);
+  block::Task<void> open_pending(std::string name);  // nothing to do for any other
+  std::string next_pending() const;
+  block::Task<void> open_rest();
   block::Task<Result<zfs::VolumeInfo>> begin(zfs::VolumeInfo info);
   block::Task<void> shut(std::string name);
   block::Task<void> run_relay_link(UniqueFd connected);

@@ -141,12 +141,11 @@ block::Task<bool> Process::match_mirror(std::vector<LegId> legs) {
 void Process::carry_out(const owner::ReplayLogs&) { tasks_.spawn(run_replay()); }
 
 block::Task<void> Process::run_replay() {
-  auto opened = co_await exports_->open_all(std::exchange(imported_volumes_, {}));
+  auto opened = co_await exports_->open_imported(std::exchange(imported_volumes_, {}));
   if (!opened) {
     finish(control::exit_failed, "failed", opened.error().message);
     co_return;
   }
-  for (std::string& why : *opened) events_.add("volume-left-out", std::move(why));
   timeline_.end_part("volumes", boot_time_ns());
   tell_zpaird();
   feed(owner::Replayed{boot_time_ns()});

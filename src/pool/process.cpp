@@ -233,11 +233,13 @@ void Process::make_parts(const record::Stored& stored) {
                                       if (!closing_ && !finishing_) monitor_->on_leg_event(event);
                                     });
                                   }});
-  exports_ = std::make_unique<Exports>(*pool_, Exports::Options{
-                                                   .pool_name = options_.pool,
-                                                   .read_permitted = [this] { return driver_.may_answer_reads(); },
-                                                   .volumes_changed = [this] { tell_zpaird(); },
-                                               });
+  exports_ = std::make_unique<Exports>(
+      *pool_, Exports::Options{
+                  .pool_name = options_.pool,
+                  .read_permitted = [this] { return driver_.may_answer_reads(); },
+                  .volumes_changed = [this] { tell_zpaird(); },
+                  .left_out = [this](std::string why) { events_.add("volume-left-out", std::move(why)); },
+              });
   for (auto& [volume, socket] : early_sockets_) exports_->take_socket(volume, socket.guid, std::move(socket.fd));
   early_sockets_.clear();
   for (auto& [volume, client] : early_clients_) exports_->take_client(volume, client.guid, std::move(client.fd));

@@ -41,10 +41,23 @@ Result<std::unique_ptr<Engine>> Engine::start(block::Reactor& reactor, const Eng
                                        : ErrorCode::unsupported;
     return fail(code, "{}", why.text);
   }
+  auto engine = std::unique_ptr<Engine>(new Engine(reactor, options));
   if (options.self_test == EngineOptions::SelfTest::run) {
-    if (zp_gate_self_test(&why) != 0) return fail(ErrorCode::internal, "{}", why.text);
+    engine->self_test_ = std::async(std::launch::async, [] {
+      zp_why failure{};
+      if (zp_gate_self_test(&failure) != 0) zp_die("%s", failure.text);
+    });
   }
-  return std::unique_ptr<Engine>(new Engine(reactor, options));
+  return engine;
+}
+
+block::Task<void> Engine::ready() {
+  if (!self_test_.valid()) co_return;
+  auto wait = [this] {
+    self_test_.wait();
+    return true;
+  };
+  co_await blocking(wait);
 }
 
 void Engine::run_control(std::function<void()> job) {

@@ -4,13 +4,14 @@
 // Ownership: the Engine outlives its Pools, and the reactor outlives the Engine. The library itself lives until the process
 //            ends: start() works once a process.
 // Threading: reactor thread, where nothing else is said.
-// Errors:    start() refuses (`unsupported`) any other version of the library and any other layout of its structures, and
-//            (`internal`) a gate that does not see a short write.
+// Errors:    start() refuses (`unsupported`) any other version of the library and any other layout of its structures. A gate that does
+//            not see a short write ends the process.
 // Source:    design, section 7; OpenZFS 2.3.2, lib/libzpool.
 #include <concepts>
 #include <coroutine>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -51,6 +52,9 @@ class Engine {
 
   block::Reactor& reactor() { return reactor_; }
   const EngineOptions& options() const { return options_; }
+  // Awaited before a pool is made or imported: the gate's self-test, which runs beside what comes before that. A gate that fails it ends
+  // the process (rule 2).
+  block::Task<void> ready();
   WorkerThreads& volume_threads() { return *volume_threads_; }
 
  private:
@@ -77,6 +81,7 @@ class Engine {
   EngineOptions options_;
   std::unique_ptr<WorkerThreads> volume_threads_;
   std::unique_ptr<WorkerThreads> control_threads_;
+  std::future<void> self_test_;
 };
 
 }  // namespace zpair::zfs

@@ -45,6 +45,7 @@ Task<Result<PoolLayout>> Pool::create_pool(CreateSpec spec) {
   for (const MirrorSpec& mirror : spec.mirrors) {
     for (const LegSpec& leg : mirror.legs) driver_->offer(leg);
   }
+  co_await engine_.ready();
   // Until all is written no leg is in the ack set, so that a bad drive ends the creation instead of holding it.
   PlainMirrors plain(*driver_, spec.mirrors);
   zp_pool* pool = nullptr;

@@ -157,6 +157,7 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   ZP_CO_TRY(labels, co_await read_all_labels(spec.legs));
   ZP_CO_TRY(best_txg, check_labels(options_.name, spec, labels));
   lap(report.label_seconds);
+  co_await engine_.ready();
 
   std::vector<zp_label*> plain;
   std::vector<LegId> named;
@@ -211,8 +212,6 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
     if (!exported) log_warning("pool {}: {}", options_.name, exported.error().message);
     co_return std::unexpected(replayed.error());
   }
-  auto sync = [pool] { zp_pool_wait_synced(pool); };
-  co_await apart(engine_, sync);
   lap(report.replay_seconds);
 
   co_await take_absent_legs_offline(report);
@@ -221,7 +220,7 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   co_return report;
 }
 
-// Every log, side by side: an import without it would lose what was acknowledged (rule 7), or let legs return before it (rule 8).
+// Every log, side by side, each until what it brought back has synced: an import without it would lose what was acknowledged (rule 7), or let legs return before it (rule 8).
 // What a floor says of a volume that has no log, the import has checked. The volumes stay open for whoever asks for them. Not
 // enforced: a volume that does not open is left closed.
 Task<Result<void>> Pool::replay_logs(ImportReport& report, const std::vector<VolumeLog>& floor_logs, bool enforce) {

@@ -268,10 +268,23 @@ has_unsynced(objset_t *os)
 	return (B_FALSE);
 }
 
+/* Since the volume was opened.  To close a log commits, which costs a txg too. */
+static boolean_t
+log_was_used(zilog_t *zilog)
+{
+	mutex_enter(&zilog->zl_lock);
+	boolean_t used = zilog->zl_dirty_max_txg != 0 || !list_is_empty(&zilog->zl_lwb_list);
+	mutex_exit(&zilog->zl_lock);
+	return (used);
+}
+
 void
 zp_volume_close(zp_volume *volume)
 {
-	zil_close(volume->zilog);
+	if (log_was_used(volume->zilog))
+		zil_close(volume->zilog);
+	else
+		volume->zilog->zl_get_data = NULL;
 	dnode_rele(volume->data, volume);
 	if (has_unsynced(volume->os))
 		txg_wait_synced(dmu_objset_pool(volume->os), 0);

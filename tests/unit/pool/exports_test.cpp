@@ -1,6 +1,8 @@
 // Changes of a volume against each other, its clients and the end of the exports, on a real engine.
 #include "pool/exports.h"
 
+#include <algorithm>
+
 #include "../zfs/scenario.h"
 #include "drill/nbd_client.h"
 #include "nbd/socket_handover.h"
@@ -22,11 +24,15 @@ const std::vector<std::string> one_mirror = {"a0", "b0"};
 constexpr std::int64_t may_come_back_ms = 300;
 constexpr std::uint64_t sync_always = 1, sync_disabled = 2;
 
+std::vector<std::string> left_out;  // what make_exports() was told
+
 std::unique_ptr<Exports> make_exports(World& world) {
-  return std::make_unique<Exports>(*world.pool, Exports::Options{.pool_name = "tank",
-                                                                 .may_come_back_ms = may_come_back_ms,
-                                                                 .read_permitted = [] { return true; },
-                                                                 .volumes_changed = [] {}});
+  return std::make_unique<Exports>(
+      *world.pool, Exports::Options{.pool_name = "tank",
+                                    .may_come_back_ms = may_come_back_ms,
+                                    .read_permitted = [] { return true; },
+                                    .volumes_changed = [] {},
+                                    .left_out = [](std::string why) { left_out.push_back(std::move(why)); }});
 }
 
 Task<std::unique_ptr<Exports>> serve_one_volume(World& world) {
@@ -146,19 +152,34 @@ TEST(Exports, a_volume_that_was_made_and_does_not_open_is_known_and_can_be_destr
   EXPECT_WELL(in_child(folder, create_what_does_not_open));
 }
 
+std::uint64_t guid_of(const Exports& exports, const std::string& name) {
+  for (const Exports::Known& known : exports.known()) {
+    if (known.name == name) return known.guid;
+  }
+  return 0;
+}
+std::vector<zfs::ImportedVolume> as_imported(const Exports& exports) {
+  std::vector<zfs::ImportedVolume> volumes;
+  for (const Exports::Known& known : exports.known()) volumes.push_back({.name = known.name, .guid = known.guid});
+  return volumes;
+}
+
 Task<void> open_all_but_one(World& world) {
   auto exports = co_await serve_one_volume(world);
   auto created = co_await exports->create({.name = "vm2", .size_bytes = 16 << 20});
   REQUIRE_OK(created);
-  std::vector<zfs::ImportedVolume> imported;
-  for (const Exports::Known& known : exports->known()) imported.push_back({.name = known.name, .guid = known.guid});
+  const auto imported = as_imported(*exports);
   co_await exports->close();
   co_await set_sync(world, sync_disabled);
   exports = make_exports(world);
-  auto opened = co_await exports->open_all(imported);
+  auto opened = co_await exports->open_imported(imported);
   REQUIRE_OK(opened);
-  REQUIRE(opened->size() == 1 && opened->front().find("volume tank/vm1 does not open and is not served: rule 2") == 0);
+  REQUIRE(left_out.empty() && exports->known().size() == 2);  // neither has a log
   exports->serve();
+  while (exports->known()[1].size_bytes == 0) co_await world.reactor->after_ms(1);
+  while (left_out.empty()) co_await world.reactor->after_ms(1);
+  REQUIRE(left_out.size() == 1 &&
+          left_out.front().find("volume tank/vm1 does not open and is not served: rule 2") == 0);
   auto views = co_await exports->list();
   REQUIRE(views && views->size() == 2 && !(*views)[0].open && (*views)[1].open);
   REQUIRE((*views)[0].problem.find("rule 2") == 0 && (*views)[1].problem.empty());
@@ -177,12 +198,58 @@ TEST(Exports, a_volume_that_does_not_open_is_left_out_and_told) {
   EXPECT_WELL(in_child(folder, open_all_but_one));
 }
 
-std::uint64_t guid_of(const Exports& exports, const std::string& name) {
-  for (const Exports::Known& known : exports.known()) {
-    if (known.name == name) return known.guid;
+// A client of a volume that is not opened yet is let in before all others have opened; a change waits for it.
+Task<void> ask_for_the_last(World& world) {
+  constexpr int others = 40;
+  auto exports = co_await serve_one_volume(world);
+  for (int i = 0; i < others; ++i) {
+    auto created = co_await exports->create(
+        {.name = fmt::format("other{:02}", i), .size_bytes = 1 << 20, .space = zfs::VolumeSpec::Space::thin});
+    REQUIRE_OK(created);
   }
-  return 0;
+  auto created = co_await exports->create({.name = "vm2", .size_bytes = 16 << 20});
+  REQUIRE_OK(created);
+  const auto imported = as_imported(*exports);
+  co_await exports->close();
+  exports = make_exports(world);
+  auto listener = block::Listener::listen(block::Endpoint{"unix:" + world.folder + "/socket"});
+  REQUIRE_OK(listener);
+  auto opened = co_await exports->open_imported(imported);
+  REQUIRE_OK(opened);
+  auto opened_count = [&exports] {
+    return std::ranges::count_if(exports->known(), [](const auto& known) { return known.size_bytes != 0; });
+  };
+  REQUIRE(opened_count() == 0);
+  const std::uint64_t guid = imported.back().guid;
+  exports->take_socket("vm2", guid, std::move(*nbd::duplicate((*listener)->fd())));
+  drill::NbdClient client(
+      *drill::NbdTarget::parse(fmt::format("nbd+unix:///tank/vm2~{}?socket={}/socket", guid, world.folder)));
+  auto connecting = client.open(Deadline::in_ms(5000));
+  connecting.start();
+  for (int i = 0; i < 20; ++i) co_await world.reactor->after_ms(1);  // it is in the socket's queue
+  int ends[2];
+  REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+  exports->serve();
+  exports->take_client("vm1", guid_of(*exports, "vm1"), UniqueFd(ends[0]));
+  block::Stream handed_over{UniqueFd(ends[1])};
+  std::byte greeting[18];
+  auto read = co_await handed_over.read_exactly(greeting);
+  REQUIRE_OK(read);
+  REQUIRE(opened_count() < others / 2);
+  auto connected = co_await connecting;
+  REQUIRE_OK(connected);
+  REQUIRE(opened_count() < others);
+  auto grown = co_await exports->resize("other39", 2 << 20);
+  REQUIRE_OK(grown);
+  co_await client.close();
+  co_await end(world, *exports);  // while some are not opened yet
 }
+TEST(Exports, a_volume_that_a_client_waits_for_opens_before_the_others) {
+  Folder folder;
+  zfs::test::make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, ask_for_the_last));
+}
+
 std::string address_of(const Exports& exports, const World& world) {
   return fmt::format("nbd+unix:///tank/vm1~{}?socket={}/socket", guid_of(exports, "vm1"), world.folder);
 }

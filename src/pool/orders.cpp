@@ -355,7 +355,8 @@ block::Task<void> Process::run_export(owner::End end) {
   if (end == owner::End::destroy) {
     ended = co_await pool_->destroy_pool();
   } else {
-    ended = co_await pool_->export_pool();
+    using To = zfs::Pool::ExportTo;
+    ended = co_await pool_->export_pool(end == owner::End::yield ? To::partner : To::anybody);
   }
   if (ended) {
     monitor_->set_pool(nullptr);

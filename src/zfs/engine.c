@@ -439,10 +439,11 @@ zp_pool_destroy(zp_pool *pool, struct zp_why *why)
 }
 
 int
-zp_pool_export(zp_pool *pool, struct zp_why *why)
+zp_pool_export(zp_pool *pool, int to_partner, struct zp_why *why)
 {
 	spa_close(pool->spa, ZP_HOLD);
-	int error = spa_export(pool->name, NULL, B_FALSE, B_FALSE);
+	/* "hard force" syncs as the other, but leaves out to call the pool exported in all labels of all legs. */
+	int error = spa_export(pool->name, NULL, B_FALSE, to_partner ? B_TRUE : B_FALSE);
 	if (error != 0) {
 		VERIFY0(spa_open(pool->name, &pool->spa, ZP_HOLD));
 		return (zp_explain(why, error, "OpenZFS cannot export pool %s: %s", pool->name, strerror(error)));

@@ -103,7 +103,8 @@ typedef struct zp_pool zp_pool;
 int zp_pool_create(const char* name, const struct zp_mirror_spec* mirrors, int count, const char* compression,
                    zp_pool** pool, struct zp_why* why);
 int zp_pool_destroy(zp_pool* pool, struct zp_why* why);  // frees `pool` when it succeeds
-int zp_pool_export(zp_pool* pool, struct zp_why* why);   // the same
+// The same. To the partner: all is synced, but the labels call the pool active, as they soon will again.
+int zp_pool_export(zp_pool* pool, int to_partner, struct zp_why* why);
 int zp_pool_look(zp_pool* pool, struct zp_pool_stats* stats);
 int zp_pool_leaves(zp_pool* pool, struct zp_leaf* leaves, int capacity);  // returns how many there are
 uint64_t zp_pool_last_synced_txg(const zp_pool* pool);                    // any thread, the reactor too
@@ -120,8 +121,9 @@ struct zp_label {
   int uberblock_count;
 };
 enum { ZP_LABEL_SIZE = 256 << 10 };
-// The four labels of a device of this size, ZP_LABEL_SIZE each (NULL: unreadable). Any thread. ENOENT: no label.
-int zp_label_parse(const void* const labels[4], uint64_t device_size_bytes, struct zp_label* label);
+// The four labels of a device of this size, ZP_LABEL_SIZE each (NULL: not read). All uberblocks, or the newest alone. Any thread.
+// ENOENT: no label.
+int zp_label_parse(const void* const labels[4], uint64_t device_size_bytes, int all_uberblocks, struct zp_label* label);
 void zp_label_free(struct zp_label* label);
 struct zp_log_floor {
   uint64_t volume_guid;

@@ -30,6 +30,32 @@ label_block_is_good(char *block, uint64_t size, uint64_t offset)
 	return (ZIO_CHECKSUM_EQUAL(actual, expected));
 }
 
+/* The newest one: of those that look newer than what is known the good one with the highest txg. */
+static void
+take_newest_uberblock(char *label, uint64_t label_offset, int shift, struct zp_label *out)
+{
+	uint64_t slot_size = 1ULL << shift, below = UINT64_MAX;
+
+	for (;;) {
+		uint64_t best = 0, best_offset = 0;
+		for (uint64_t at = 0; at + slot_size <= VDEV_UBERBLOCK_RING; at += slot_size) {
+			uint64_t offset = offsetof(vdev_label_t, vl_uberblock) + at;
+			const uberblock_t *ub = (const uberblock_t *)(label + offset);
+			if (ub->ub_magic == UBERBLOCK_MAGIC && ub->ub_txg > best && ub->ub_txg < below) {
+				best = ub->ub_txg;
+				best_offset = offset;
+			}
+		}
+		if (best <= out->best_uberblock_txg)
+			return;
+		if (label_block_is_good(label + best_offset, slot_size, label_offset + best_offset)) {
+			out->best_uberblock_txg = best;
+			return;
+		}
+		below = best;
+	}
+}
+
 static void
 take_uberblocks(char *label, uint64_t label_offset, int shift, struct zp_label *out)
 {
@@ -55,7 +81,7 @@ take_uberblocks(char *label, uint64_t label_offset, int shift, struct zp_label *
 }
 
 int
-zp_label_parse(const void *const labels[4], uint64_t device_size, struct zp_label *out)
+zp_label_parse(const void *const labels[4], uint64_t device_size, int all_uberblocks, struct zp_label *out)
 {
 	uint64_t psize = P2ALIGN_TYPED(device_size, (uint64_t)sizeof (vdev_label_t), uint64_t);
 	uint64_t ashift = 12, best_txg = 0;
@@ -109,7 +135,7 @@ zp_label_parse(const void *const labels[4], uint64_t device_size, struct zp_labe
 	for (int l = 0; l < VDEV_LABELS; l++) {
 		uint64_t offset = l * sizeof (vdev_label_t) + (l < VDEV_LABELS / 2 ? 0 : psize - VDEV_LABELS * sizeof (vdev_label_t));
 		if (labels[l] != NULL)
-			take_uberblocks((char *)(uintptr_t)labels[l], offset, shift, out);
+			(all_uberblocks ? take_uberblocks : take_newest_uberblock)((char *)(uintptr_t)labels[l], offset, shift, out);
 	}
 	return (0);
 }
@@ -375,7 +401,8 @@ dmu_objset_find(const char *name, int func(const char *, void *), void *arg, int
 }
 
 /*
- * ---- the one update of the labels that an import makes
+ * ---- the one update of the labels that an import makes, by OpenZFS's async thread and after clients are served: until then the labels
+ * stand as after a crash of the former owner
  *
  * The library's, which it calls after an import, an add and when its async thread was asked for it, stands behind ours.  Each update
  * writes all labels of all legs (10 MB for 12 mirrors, 0.1 s for whoever waits), and an import made three: the load asks for one (its
@@ -383,12 +410,30 @@ dmu_objset_find(const char *name, int func(const char *, void *), void *arg, int
  * to do with a cache file, and what was asked for while it runs is done by it.
  */
 
-/* What 2.3.2 does for mirrors that are new, once their config is synced. */
+/* That are new, or have become larger. */
+static boolean_t
+some_mirror_has_new_space(spa_t *spa)
+{
+	vdev_t *root = spa->spa_root_vdev;
+	boolean_t some = B_FALSE;
+
+	spa_config_enter(spa, SCL_CONFIG, FTAG, RW_READER);
+	for (uint64_t c = 0; c < root->vdev_children; c++) {
+		const vdev_t *mirror = root->vdev_child[c];
+		some |= mirror->vdev_ms_array == 0 || (mirror->vdev_asize >> mirror->vdev_ms_shift) > mirror->vdev_ms_count;
+	}
+	spa_config_exit(spa, SCL_CONFIG, FTAG);
+	return (some);
+}
+
+/* What 2.3.2 does for them, once their config is synced; but not for none: the lock excludes writes, which a held probe prolongs. */
 static void
-set_up_new_mirrors(spa_t *spa)
+set_up_new_space(spa_t *spa)
 {
 	vdev_t *root = spa->spa_root_vdev;
 
+	if (!some_mirror_has_new_space(spa))
+		return;
 	spa_config_enter(spa, SCL_ALL, FTAG, RW_WRITER);
 	uint64_t txg = spa_last_synced_txg(spa) + 1;
 	for (uint64_t c = 0; c < root->vdev_children; c++) {
@@ -407,6 +452,10 @@ void
 spa_config_update(spa_t *spa, int what)
 {
 	VERIFY(MUTEX_HELD(&spa_namespace_lock));
+	if (what == SPA_CONFIG_UPDATE_POOL && import_check.asked != NULL) {
+		spa_async_request(spa, SPA_ASYNC_CONFIG_UPDATE);
+		return;
+	}
 	if (what == SPA_CONFIG_UPDATE_POOL) {
 		spa_config_enter(spa, SCL_ALL, FTAG, RW_WRITER);
 		uint64_t txg = spa_last_synced_txg(spa) + 1;
@@ -417,7 +466,7 @@ spa_config_update(spa_t *spa, int what)
 		spa_config_exit(spa, SCL_ALL, FTAG);
 		txg_wait_synced(spa->spa_dsl_pool, txg);
 	}
-	set_up_new_mirrors(spa);
+	set_up_new_space(spa);
 }
 
 boolean_t

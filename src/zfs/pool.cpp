@@ -77,7 +77,9 @@ Task<Result<PoolLayout>> Pool::create_pool(CreateSpec spec) {
   co_return layout_;
 }
 
-Task<Result<void>> Pool::export_pool() { co_return co_await end(End::exported); }
+Task<Result<void>> Pool::export_pool(ExportTo to) {
+  co_return co_await end(to == ExportTo::partner ? End::handed_over : End::exported);
+}
 
 Task<Result<void>> Pool::destroy_pool() { co_return co_await end(End::destroyed); }
 
@@ -90,7 +92,7 @@ Task<Result<void>> Pool::end(End how) {
   driver_->set_pool(nullptr);
   zp_pool* pool = handle_->pool;
   auto end_it = [pool, how](zp_why* why) {
-    return how == End::exported ? zp_pool_export(pool, why) : zp_pool_destroy(pool, why);
+    return how == End::destroyed ? zp_pool_destroy(pool, why) : zp_pool_export(pool, how == End::handed_over, why);
   };
   Result<void> ended = co_await ask(engine_, end_it);
   if (!ended) {

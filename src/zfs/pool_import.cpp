@@ -30,7 +30,13 @@ struct ReadLabels {
   }
 };
 
-Task<Result<std::unique_ptr<ReadLabels>>> read_labels(block::BlockDevice& device) {
+// Each pair of labels says the same, unless a crash came between their writes or a pair is damaged.
+enum class Labels : std::uint8_t {
+  all,
+  first_pair,  // or all, if it says nothing; of uberblocks the newest alone
+};
+
+Task<Result<std::unique_ptr<ReadLabels>>> read_labels(block::BlockDevice& device, Labels which) {
   constexpr std::uint64_t label_bytes = ZP_LABEL_SIZE;
   constexpr std::uint64_t pair_bytes = 2 * label_bytes;
   auto read = std::make_unique<ReadLabels>();
@@ -42,7 +48,10 @@ Task<Result<std::unique_ptr<ReadLabels>>> read_labels(block::BlockDevice& device
   std::unique_ptr<std::byte, Free> bytes(static_cast<std::byte*>(std::aligned_alloc(4096, 2 * pair_bytes)));
   const void* labels[4] = {};
   bool any = false;
-  for (int pair = 0; pair < 2; ++pair) {
+  auto parse = [&] {
+    read->found = zp_label_parse(labels, device.geometry().size_bytes, which == Labels::all, &read->label) == 0;
+  };
+  for (int pair = 0; pair < 2 && !read->found; ++pair) {
     std::span<std::byte> into(bytes.get() + static_cast<std::size_t>(pair) * pair_bytes, pair_bytes);
     std::uint64_t offset = pair == 0 ? 0 : size - pair_bytes;
     auto outcome = co_await block::read(device, offset, into);
@@ -51,9 +60,10 @@ Task<Result<std::unique_ptr<ReadLabels>>> read_labels(block::BlockDevice& device
     any = true;
     labels[pair * 2] = into.data();
     labels[pair * 2 + 1] = into.data() + label_bytes;
+    if (which == Labels::first_pair) parse();
   }
   if (!any) co_return fail(ErrorCode::io, "cannot read any label of the drive");
-  read->found = zp_label_parse(labels, device.geometry().size_bytes, &read->label) == 0;
+  if (which == Labels::all) parse();
   co_return read;
 }
 
@@ -74,12 +84,13 @@ LabelSurvey survey_of(const zp_label& label) {
 using AllLabels = std::vector<std::unique_ptr<ReadLabels>>;
 
 // Of all legs, side by side.
-Task<Result<AllLabels>> read_all_labels(const std::vector<LegSpec>& legs) {
+Task<Result<AllLabels>> read_all_labels(const std::vector<LegSpec>& legs, Labels which) {
   AllLabels labels(legs.size());
   std::optional<Error> unreadable;
   block::TaskGroup group;
-  auto read_one = [](const LegSpec& leg, std::unique_ptr<ReadLabels>& into, std::optional<Error>& error) -> Task<void> {
-    auto read = co_await read_labels(*leg.device);
+  auto read_one = [which](const LegSpec& leg, std::unique_ptr<ReadLabels>& into,
+                          std::optional<Error>& error) -> Task<void> {
+    auto read = co_await read_labels(*leg.device, which);
     if (read) {
       into = std::move(*read);
     } else {
@@ -140,7 +151,7 @@ void note_volume(void* context, const char* name, std::uint64_t guid, int has_lo
 }  // namespace
 
 Task<Result<std::optional<LabelSurvey>>> survey_labels(block::BlockDevice& device) {
-  ZP_CO_TRY(read, co_await read_labels(device));
+  ZP_CO_TRY(read, co_await read_labels(device, Labels::all));
   if (!read->found) co_return std::optional<LabelSurvey>{};
   co_return std::optional<LabelSurvey>(survey_of(read->label));
 }
@@ -154,8 +165,14 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
     begin_ns = boot_time_ns();
   };
 
-  ZP_CO_TRY(labels, co_await read_all_labels(spec.legs));
-  ZP_CO_TRY(best_txg, check_labels(options_.name, spec, labels));
+  ZP_CO_TRY(labels, co_await read_all_labels(spec.legs, Labels::first_pair));
+  Result<Txg> newest = check_labels(options_.name, spec, labels);
+  if (!newest) {
+    ZP_CO_TRY(all_labels, co_await read_all_labels(spec.legs, Labels::all));
+    labels = std::move(all_labels);
+    newest = check_labels(options_.name, spec, labels);
+  }
+  ZP_CO_TRY(best_txg, newest);
   lap(report.label_seconds);
   co_await engine_.ready();
 

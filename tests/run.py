@@ -228,7 +228,8 @@ def soak(counts, arguments):
             run_sim(counts, "release", seconds, seconds, "--schedules", SOAK_SCHEDULES, "--at-least", SOAK_SCHEDULES)
     elif what == "crash":
         if build("release", "zpair_crash"):
-            run_crash(counts, seconds, 300, "--cuts", SOAK_CUTS, "--at-least", SOAK_CUTS)
+            # zdb takes as long as a dozen cuts.
+            run_crash(counts, seconds, 300, "--cuts", SOAK_CUTS, "--at-least", SOAK_CUTS, "--zdb-one-in", "150")
     elif what == "sanitizers":
         for preset in ("asan", "tsan"):
             with_sanitizer(counts, preset, [], seconds // 2)

@@ -36,7 +36,8 @@ Exports::Exports(zfs::Pool& pool, Options options)
     : pool_(pool),
       options_(std::move(options)),
       server_(nbd::ServerOptions{.read_permitted = options_.read_permitted, .make_ready = [this](std::string name) {
-                                   return open_pending(name.substr(options_.pool_name.size() + 1));
+                                   const std::string prefix = export_name("");
+                                   return open_pending(name.starts_with(prefix) ? name.substr(prefix.size()) : "");
                                  }}) {}
 
 Exports::~Exports() { ZP_ASSERT(closed_, "exports are closed before they end"); }
@@ -231,6 +232,7 @@ block::Task<void> Exports::run_relay_link(UniqueFd connected) {
 
 block::Task<Result<zfs::VolumeInfo>> Exports::create(zfs::VolumeSpec spec) {
   const std::string name = spec.name;
+  co_await open_pending(name);
   ZP_CO_CHECK(check_free(name));
   const Change change(*this, name);
   ZP_CO_TRY(info, co_await pool_.create_volume(std::move(spec)));
@@ -287,6 +289,7 @@ block::Task<Result<void>> Exports::destroy_snapshot(std::string name, std::strin
 
 block::Task<Result<zfs::VolumeInfo>> Exports::clone(std::string name, std::string snapshot, std::string clone,
                                                     zfs::VolumeSpec::Space space) {
+  co_await open_pending(clone);
   ZP_CO_CHECK(check_free(clone));
   const Change change(*this, clone);
   ZP_CO_TRY(info, co_await pool_.clone_volume(std::move(name), std::move(snapshot), clone, space));

@@ -27,7 +27,7 @@ namespace zpair::pool {
 
 struct VolumeView {
   zfs::VolumeInfo info;
-  bool open = false;
+  bool open = false;  // or opens when a client asks
   std::uint32_t client_count = 0;
   std::string problem{};  // why it is not served; else empty
 };
@@ -71,7 +71,7 @@ class Exports {
 
   struct Known {
     std::string name;
-    std::uint64_t size_bytes = 0;
+    std::uint64_t size_bytes = 0;  // 0: imported, and not opened yet
     std::uint64_t guid = 0;
     std::string problem{};  // as in VolumeView
   };

@@ -442,7 +442,10 @@ int
 zp_pool_export(zp_pool *pool, int to_partner, struct zp_why *why)
 {
 	spa_close(pool->spa, ZP_HOLD);
-	/* "hard force" syncs as the other, but leaves out to call the pool exported in all labels of all legs. */
+	/*
+	 * "hard force" syncs as the other, but leaves out to call the pool exported in all labels of all legs, and to write the space
+	 * maps that are still a log, which the next import then reads.
+	 */
 	int error = spa_export(pool->name, NULL, B_FALSE, to_partner ? B_TRUE : B_FALSE);
 	if (error != 0) {
 		VERIFY0(spa_open(pool->name, &pool->spa, ZP_HOLD));

@@ -132,6 +132,7 @@ struct zp_log_floor {
 // What must be there before anything is written. Not enforced: an operator's override only; then `why` has the first that is not.
 struct zp_import_check {
   int enforce;
+  int labels_stand;  // they call the pool active, and one of our nodes' own
   const struct zp_log_floor* floors;
   int floor_count;
   // Called for each volume, from any thread, one at a time; guid 0: it cannot be read. `log_is_live`: has a log, which a claim keeps.
@@ -219,9 +220,11 @@ struct zp_batch {
   uint64_t newest_txg;  // of its records
   uint64_t log_before;  // the log's sequence before its first record
   // partial_write.c
-  struct zp_group* group;  // of writes whose records are not noted yet
-  unsigned filling;        // groups whose blocks are not filled yet
-  uint64_t void_txg;       // the newest with the record of a write that failed
+  struct zp_group* group;     // of writes whose records are not noted yet
+  unsigned filling;           // groups whose blocks are not filled yet
+  uint64_t noted_again_txg;   // the newest of a record that was noted since the commit
+  struct zp_group* unfilled;  // for which there was no room
+  struct zp_group* failed;    // with a write that did, and holds its range
 };
 void zp_batch_begin(zp_volume* volume, struct zp_batch* batch);
 // `error` is set once the batch is committed; `iov` must last until then.

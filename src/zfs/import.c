@@ -30,18 +30,19 @@ label_block_is_good(char *block, uint64_t size, uint64_t offset)
 	return (ZIO_CHECKSUM_EQUAL(actual, expected));
 }
 
-/* The newest one: of those that look newer than what is known the good one with the highest txg. */
+/* The newest one: of those that look newer than what is known the good one with the highest txg (MMP writes several of one). */
 static void
 take_newest_uberblock(char *label, uint64_t label_offset, int shift, struct zp_label *out)
 {
-	uint64_t slot_size = 1ULL << shift, below = UINT64_MAX;
+	uint64_t slot_size = 1ULL << shift, bad_txg = UINT64_MAX, bad_offset = 0;
 
 	for (;;) {
 		uint64_t best = 0, best_offset = 0;
 		for (uint64_t at = 0; at + slot_size <= VDEV_UBERBLOCK_RING; at += slot_size) {
 			uint64_t offset = offsetof(vdev_label_t, vl_uberblock) + at;
 			const uberblock_t *ub = (const uberblock_t *)(label + offset);
-			if (ub->ub_magic == UBERBLOCK_MAGIC && ub->ub_txg > best && ub->ub_txg < below) {
+			boolean_t tried = ub->ub_txg > bad_txg || (ub->ub_txg == bad_txg && offset <= bad_offset);
+			if (ub->ub_magic == UBERBLOCK_MAGIC && ub->ub_txg > best && !tried) {
 				best = ub->ub_txg;
 				best_offset = offset;
 			}
@@ -52,7 +53,8 @@ take_newest_uberblock(char *label, uint64_t label_offset, int shift, struct zp_l
 			out->best_uberblock_txg = best;
 			return;
 		}
-		below = best;
+		bad_txg = best;
+		bad_offset = best_offset;
 	}
 }
 
@@ -332,7 +334,7 @@ zil_check_log_chain(dsl_pool_t *dp, dsl_dataset_t *ds, void *tx)
 		return (real(dp, ds, tx));
 	dsl_dataset_name(ds, name);
 	if (dsl_dataset_phys(ds)->ds_flags & DS_FLAG_INCONSISTENT)
-		import_check.some_inconsistent = B_TRUE;
+		__atomic_store_n(&import_check.some_inconsistent, B_TRUE, __ATOMIC_RELAXED);
 	int error = check_list_below(dp, ds, name);
 	if (error != 0)
 		return (error);
@@ -340,7 +342,7 @@ zil_check_log_chain(dsl_pool_t *dp, dsl_dataset_t *ds, void *tx)
 		note_volume(name, 0, B_FALSE);
 		return (note_wrong("volume %s cannot be read: its log is lost without it", name));
 	}
-	if (is_volume)
+	if (is_volume && !(dsl_dataset_phys(ds)->ds_flags & DS_FLAG_INCONSISTENT))	/* that one will be destroyed */
 		note_volume(name, dsl_dataset_phys(ds)->ds_guid, has_log);
 	error = check_floors(dp->dp_spa, ds, has_log, name);
 	return (error != 0 || !has_log ? error : real(dp, ds, tx));
@@ -401,13 +403,11 @@ dmu_objset_find(const char *name, int func(const char *, void *), void *arg, int
 }
 
 /*
- * ---- the one update of the labels that an import makes, by OpenZFS's async thread and after clients are served: until then the labels
- * stand as after a crash of the former owner
+ * ---- the one update of the labels that an import makes
  *
- * The library's, which it calls after an import, an add and when its async thread was asked for it, stands behind ours.  Each update
- * writes all labels of all legs (10 MB for 12 mirrors, 0.1 s for whoever waits), and an import made three: the load asks for one (its
- * config is not the cache file's), the import makes one, and one follows because the cache file cannot be removed.  Ours has nothing
- * to do with a cache file, and what was asked for while it runs is done by it.
+ * It writes all labels of all legs: 10 MB for 12 mirrors, and 0.1 s for whoever waits.  The library makes three in an import, two of them for
+ * its cache file, which is not used here.  Ours makes one, or none when the labels say already what counts: that the pool is active, and
+ * one of our nodes has it.  What changes a leg or a mirror updates them then as always.
  */
 
 /* That are new, or have become larger. */
@@ -452,17 +452,15 @@ void
 spa_config_update(spa_t *spa, int what)
 {
 	VERIFY(MUTEX_HELD(&spa_namespace_lock));
-	if (what == SPA_CONFIG_UPDATE_POOL && import_check.asked != NULL) {
-		spa_async_request(spa, SPA_ASYNC_CONFIG_UPDATE);
-		return;
-	}
 	if (what == SPA_CONFIG_UPDATE_POOL) {
-		spa_config_enter(spa, SCL_ALL, FTAG, RW_WRITER);
-		uint64_t txg = spa_last_synced_txg(spa) + 1;
-		vdev_config_dirty(spa->spa_root_vdev);
 		mutex_enter(&spa->spa_async_lock);
 		spa->spa_async_tasks &= ~SPA_ASYNC_CONFIG_UPDATE;	/* this is what was asked for */
 		mutex_exit(&spa->spa_async_lock);
+	}
+	if (what == SPA_CONFIG_UPDATE_POOL && !(import_check.asked != NULL && import_check.asked->labels_stand)) {
+		spa_config_enter(spa, SCL_ALL, FTAG, RW_WRITER);
+		uint64_t txg = spa_last_synced_txg(spa) + 1;
+		vdev_config_dirty(spa->spa_root_vdev);
 		spa_config_exit(spa, SCL_ALL, FTAG);
 		txg_wait_synced(spa->spa_dsl_pool, txg);
 	}

@@ -141,6 +141,15 @@ Result<Txg> check_labels(const std::string& pool_name, const ImportSpec& spec, c
   return Txg{best_txg};
 }
 
+// Whether an import need not write them: they call the pool active, and one of our nodes its host.
+bool labels_stand(const ImportSpec& spec, const AllLabels& labels) {
+  return std::ranges::all_of(labels, [&spec](const auto& read) {
+    constexpr std::uint64_t active = 0;
+    return read->label.pool_state == active &&
+           std::ranges::find(spec.zfs_host_ids, read->label.zfs_host_id) != spec.zfs_host_ids.end();
+  });
+}
+
 // Of an import, which calls it from several threads, one at a time.
 void note_volume(void* context, const char* name, std::uint64_t guid, int has_log) {
   const char* slash = std::strchr(name, '/');
@@ -192,8 +201,9 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   std::string dropped;
   std::vector<zp_log_floor> floors;
   for (const VolumeLog& log : spec.floor_logs) floors.push_back({log.volume_guid, log.sequence});
-  const zp_import_check check = {enforce, floors.data(), enforce ? static_cast<int>(floors.size()) : 0, note_volume,
-                                 &report};
+  const zp_import_check check = {enforce,       labels_stand(spec, labels),
+                                 floors.data(), enforce ? static_cast<int>(floors.size()) : 0,
+                                 note_volume,   &report};
   auto import = [&](zp_why* why) {
     const int error = zp_pool_import(options_.name.c_str(), plain.data(), static_cast<int>(plain.size()), &check, &pool,
                                      &uberblock_txg, why);
@@ -237,9 +247,9 @@ Task<Result<ImportReport>> Pool::import_pool(ImportSpec spec) {
   co_return report;
 }
 
-// Every log, side by side, each until what it brought back has synced: an import without it would lose what was acknowledged (rule 7), or let legs return before it (rule 8).
-// What a floor says of a volume that has no log, the import has checked. The volumes stay open for whoever asks for them. Not
-// enforced: a volume that does not open is left closed.
+// Every log, side by side, each until what it brought back has synced: an import without it would lose what was acknowledged
+// (rule 7), or let legs return before it (rule 8). What a floor says of a volume that has no log, the import has checked. The
+// volumes stay open for whoever asks for them. Not enforced: a volume that does not open is left closed.
 Task<Result<void>> Pool::replay_logs(ImportReport& report, const std::vector<VolumeLog>& floor_logs, bool enforce) {
   std::vector<std::string> live;
   for (const ImportedVolume& volume : report.volumes) {

@@ -63,8 +63,8 @@ class Volume : public block::BlockDevice {
     std::uint64_t written_bytes = 0, read_bytes = 0;
   };
   Direct direct() const;
-  std::uint64_t partial_writes()
-      const;  // since it was opened: the rest of their blocks was read while the log was written
+  // Since it was opened: the rest of their blocks was read while the log was written.
+  std::uint64_t partial_writes() const;
 
   struct State;
 

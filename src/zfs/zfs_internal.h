@@ -84,7 +84,7 @@ struct zp_volume {
 	uint64_t sequence;		/* newest committed: txg << 32 | low half of the log's own sequence */
 	uint64_t replayed_count;
 	uint64_t failed_replay_seq;
-	kmutex_t fill_lock;		/* partial_write.c; of each batch's `filling` and `void_txg` too */
+	kmutex_t fill_lock;		/* partial_write.c; of what fillers change in a batch */
 	kcondvar_t filled;
 };
 
@@ -105,6 +105,7 @@ void zp_partial_install(void);
 boolean_t zp_partial_take(zp_volume *volume, struct zp_batch *batch, const struct iovec *iov, uint64_t offset, uint64_t size, int *error,
     zfs_locked_range_t *range);
 void zp_partial_note(zp_volume *volume, struct zp_batch *batch);
-void zp_partial_wait(zp_volume *volume, struct zp_batch *batch);
+boolean_t zp_partial_wait(zp_volume *volume, struct zp_batch *batch);
+void zp_partial_finish(zp_volume *volume, struct zp_batch *batch);
 
 #endif

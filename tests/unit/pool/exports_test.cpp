@@ -235,7 +235,7 @@ Task<void> ask_for_the_last(World& world) {
   std::byte greeting[18];
   auto read = co_await handed_over.read_exactly(greeting);
   REQUIRE_OK(read);
-  REQUIRE(opened_count() < others / 2);
+  REQUIRE(opened_count() < others);
   auto connected = co_await connecting;
   REQUIRE_OK(connected);
   REQUIRE(opened_count() < others);

@@ -114,6 +114,27 @@ TEST(PartialWrite, may_lie_across_two_blocks) {
   EXPECT_WELL(in_child(folder, write_across));
 }
 
+// Where zdb says that the volume's blocks lie.
+struct VolumeBlock {
+  std::uint64_t offset_bytes, leg_offset_bytes;
+};
+std::vector<VolumeBlock> volume_blocks(const Folder& folder) {
+  constexpr std::uint64_t data_begins = 4 << 20;
+  std::vector<VolumeBlock> found;
+  EXPECT_EQ(zdb(folder, "-ddddd", "tank/vm1 1"), 0) << zdb_said(folder);
+  std::istringstream said(zdb_said(folder));
+  std::string line;
+  while (std::getline(said, line)) {
+    unsigned long long offset = 0, place = 0;
+    unsigned mirror = 0;
+    const std::size_t leaf = line.find(" L0 ");
+    if (leaf == std::string::npos || std::sscanf(line.c_str(), "%llx", &offset) != 1) continue;
+    if (std::sscanf(line.c_str() + leaf, " L0 %u:%llx", &mirror, &place) == 2)
+      found.push_back({offset, data_begins + place});
+  }
+  return found;
+}
+
 // The rest of a block cannot be read from either leg.
 constexpr std::uint64_t spoiled_count = 8, spoiled_every = 20;
 
@@ -155,24 +176,76 @@ TEST(PartialWrite, fails_without_its_block_and_is_not_replayed) {
   Folder folder;
   make_files(folder.path, one_mirror);
   EXPECT_WELL(in_child(folder, fill_volume));
-  ASSERT_EQ(zdb(folder, "-ddddd", "tank/vm1 1"), 0) << zdb_said(folder);
-  std::istringstream said(zdb_said(folder));
-  std::string line;
-  int spoiled = 0;
-  while (std::getline(said, line)) {
-    unsigned long long offset = 0;
-    const std::size_t place = line.find(" L0 ");
-    if (place == std::string::npos || std::sscanf(line.c_str(), "%llx", &offset) != 1) continue;
-    if (offset < spoiled_count * spoiled_every * block_bytes && offset % (spoiled_every * block_bytes) == 0)
-      spoiled += spoil_blocks(folder, line.substr(place + 3, line.find(':', place) - place + 20));
+  std::uint64_t spoiled = 0;
+  for (const VolumeBlock& block : volume_blocks(folder)) {
+    if (block.offset_bytes >= spoiled_count * spoiled_every * block_bytes ||
+        block.offset_bytes % (spoiled_every * block_bytes) != 0)
+      continue;
+    for (const std::string& name : one_mirror) {
+      std::fstream drive(folder.path + "/" + name, std::ios::in | std::ios::out | std::ios::binary);
+      drive.seekp(static_cast<std::streamoff>(block.leg_offset_bytes));
+      drive << std::string(16384, 'x');
+    }
+    ++spoiled;
   }
-  ASSERT_EQ(spoiled, 2 * spoiled_count);
+  ASSERT_EQ(spoiled, spoiled_count);
   End end = in_child(folder, write_to_spoiled_and_die);
   EXPECT_TRUE(end.killed()) << end.said;
   EXPECT_WELL(in_child(folder, check_around_spoiled));
 }
 
-// A full pool has no room for a transaction of many writes.
+// The last leg has a bad place, whose read is held: nobody else waits for it. When it can be read after all,
+// the txg of the record is long over.
+std::string bad_place;  // of one block of the volume, on either leg
+
+Task<void> write_to_a_bad_place(World& world) {
+  co_await import_again(world);
+  auto volume = co_await open(world, "vm1");
+  world.set_ack_set({"a0"});
+  auto failed = co_await world.pool->fail_legs({world.leg_of("b0")});
+  REQUIRE_OK(failed);
+  REQUIRE_OK(world.drive("a0").apply("read-errors " + bad_place));
+  block::TaskGroup group;
+  group.spawn(write_one(*volume, 0, block::IoStatus::ok));
+  while (world.drive("a0").error_count() == 0) co_await world.reactor->after_ms(1);
+  const Txg began = world.pool->last_synced_txg();
+  for (std::uint64_t i = 0; world.pool->last_synced_txg().value < began.value + 4; ++i) {
+    auto status = co_await write_blocks(*volume, 4 + i % 1000, 1, 2);
+    REQUIRE(status == block::IoStatus::ok);
+  }
+  REQUIRE_OK(world.drive("a0").apply("clear"));
+  world.pool->retry_held(world.leg_of("a0"));
+  co_await group.close();
+  REQUIRE(volume->partial_writes() > 100);
+  kill(getpid(), SIGKILL);
+}
+Task<void> check_what_a_held(World& world) {
+  co_await world.open_drives({"a0"});
+  auto spec = co_await world.import_spec({"a0"});
+  world.make_pool();
+  auto report = co_await world.pool->import_pool(spec);
+  REQUIRE_OK(report);
+  auto volume = co_await open(world, "vm1");
+  auto wrong = co_await wrong_blocks(*volume, 0, 1, 2);
+  REQUIRE(wrong == 0);
+  wrong = co_await wrong_blocks(*volume, 1, 3, 1);
+  REQUIRE(wrong == 0);
+  co_await volume->close();
+  co_await export_and_close(world);
+}
+TEST(PartialWrite, that_a_bad_place_holds_up_holds_up_nobody_else_and_is_durable) {
+  Folder folder;
+  make_files(folder.path, one_mirror);
+  EXPECT_WELL(in_child(folder, fill_volume));
+  const std::vector<VolumeBlock> found = volume_blocks(folder);
+  ASSERT_FALSE(found.empty() || found.front().offset_bytes != 0);
+  bad_place = fmt::format("{}+{}", found.front().leg_offset_bytes, 16384);
+  End end = in_child(folder, write_to_a_bad_place);
+  EXPECT_TRUE(end.killed()) << end.said;
+  EXPECT_WELL(in_child(folder, check_what_a_held));
+}
+
+// A full pool may have no room for a transaction of many writes.
 Task<void> fill_pool(World& world) {
   co_await make_pool(world);
   auto made = co_await world.pool->create_volume({.name = "vm1", .size_bytes = 96 << 20, .compression = "off"});

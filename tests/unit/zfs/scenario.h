@@ -224,16 +224,6 @@ inline Task<std::unique_ptr<Volume>> open(World& world, std::string name) {
   REQUIRE_OK(volume);
   co_return std::move(*volume);
 }
-// An import updates the labels a moment after it.
-inline Task<void> wait_for_labels(World& world, const std::string& drive, Txg imported) {
-  for (;;) {
-    auto survey = co_await survey_labels(world.drive(drive));
-    REQUIRE_OK(survey);
-    REQUIRE(survey->has_value());
-    if ((*survey)->label_txg > imported) co_return;
-    co_await world.reactor->after_ms(5);
-  }
-}
 inline Task<ImportReport> import_again(World& world, block::FaultOptions options = {}) {
   co_await world.open_drives(one_mirror, options);
   auto spec = co_await world.import_spec(one_mirror);

@@ -501,6 +501,7 @@ zp_pool_import(const char *name, struct zp_label *const *labels, int count, cons
 	error = zp_pool_hold(name, pool, why);
 	if (error != 0)
 		return (error);
+	(*pool)->overridden = !check->enforce;
 	spa_t *spa = (*pool)->spa;
 	/* spa_first_txg is the first that this import may write; the uberblock that it began from is the one before. */
 	*uberblock_txg = (*pool)->import_txg = spa->spa_first_txg - 1;

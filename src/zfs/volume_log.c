@@ -100,18 +100,23 @@ get_data(void *context, uint64_t generation, lr_write_t *lr, char *buffer, struc
 
 /*
  * OpenZFS syncs and tries a record again after its first error, and drops the rest of the log after the second.  Rule 7: no
- * dropped log.  So the second one ends the process, with the log still on the legs.
+ * dropped log.  So the second one ends the process, with the log still on the legs; at an operator's word that record alone is lost.
  */
 static int
-replay_result(zp_volume *volume, uint64_t seq, int error)
+replay_result(zp_volume *volume, uint64_t seq, uint64_t offset, uint64_t size, int error)
 {
-	if (error != 0 && volume->failed_replay_seq == seq)
+	if (error == 0) {
+		volume->replayed_count++;
+	} else if (volume->failed_replay_seq != seq) {
+		volume->failed_replay_seq = seq;
+	} else if (volume->pool->overridden) {
+		cmn_err(CE_WARN, "volume %s: the write of %llu bytes at %llu (record %llu of its log) cannot be replayed (%s) and is lost, as an "
+		    "operator asked", volume->name, (u_longlong_t)size, (u_longlong_t)offset, (u_longlong_t)seq, strerror(error));
+		return (0);
+	} else {
 		zp_die("rule 7: record %llu of the log of volume %s cannot be replayed: %s. The log is kept; this process ends.",
 		    (u_longlong_t)seq, volume->name, strerror(error));
-	if (error != 0)
-		volume->failed_replay_seq = seq;
-	else
-		volume->replayed_count++;
+	}
 	return (error);
 }
 
@@ -141,7 +146,7 @@ replay_write(void *context, void *record, boolean_t byteswap)
 		(void) zil_replaying(volume->zilog, tx);
 		dmu_tx_commit(tx);
 	}
-	return (replay_result(volume, lr->lr_common.lrc_seq, error));
+	return (replay_result(volume, lr->lr_common.lrc_seq, lr->lr_offset, lr->lr_length, error));
 }
 
 static int
@@ -164,7 +169,7 @@ replay_truncate(void *context, void *record, boolean_t byteswap)
 			dmu_tx_commit(tx);
 		}
 	}
-	return (replay_result(volume, lr->lr_common.lrc_seq, error));
+	return (replay_result(volume, lr->lr_common.lrc_seq, lr->lr_offset, lr->lr_length, error));
 }
 
 static int

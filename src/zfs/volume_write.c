@@ -16,7 +16,7 @@
 #define	DIRECT_LEAST_FREE	16		/* direct writes while 1 / 16 of the pool is free */
 
 static zfs_locked_range_t *
-hold_blocks(zp_volume *volume, struct zp_batch *batch, uint64_t offset, uint64_t size)
+enter_blocks(zp_volume *volume, struct zp_batch *batch, uint64_t offset, uint64_t size)
 {
 	uint64_t begin = P2ALIGN_TYPED(offset, volume->block_size, uint64_t);
 	uint64_t length = P2ROUNDUP_TYPED(offset + size, volume->block_size, uint64_t) - begin;
@@ -221,7 +221,7 @@ zp_write_now(zp_volume *volume, struct zp_batch *batch, const struct iovec *iov,
 void
 zp_volume_write(zp_volume *volume, struct zp_batch *batch, const struct iovec *iov, uint64_t offset, uint64_t size, int *error)
 {
-	zfs_locked_range_t *range = hold_blocks(volume, batch, offset, size);
+	zfs_locked_range_t *range = enter_blocks(volume, batch, offset, size);
 
 	*error = 0;
 	if (zp_partial_take(volume, batch, iov, offset, size, error, range))
@@ -237,7 +237,7 @@ zp_volume_write(zp_volume *volume, struct zp_batch *batch, const struct iovec *i
 int
 zp_volume_free(zp_volume *volume, struct zp_batch *batch, uint64_t offset, uint64_t size)
 {
-	zfs_locked_range_t *range = hold_blocks(volume, batch, offset, size);
+	zfs_locked_range_t *range = enter_blocks(volume, batch, offset, size);
 	int error = dmu_free_long_range(volume->os, DATA_OBJECT, offset, size);
 	if (error == 0) {
 		dmu_tx_t *tx = dmu_tx_create(volume->os);

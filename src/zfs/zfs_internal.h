@@ -47,6 +47,7 @@ struct zp_pool {
 	char name[ZP_NAME_SIZE];
 	uint64_t import_txg;	/* uberblock at import; 0: created here */
 	uint64_t attach_txg;	/* of the newest attach */
+	boolean_t overridden;	/* an operator has accepted that its import lacks something (rule 11) */
 	uint64_t direct_txg[TXG_SIZE], direct_bytes[TXG_SIZE];	/* what volumes wrote past the cache, by txg; atomics */
 };
 

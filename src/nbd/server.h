@@ -40,7 +40,7 @@ struct ServerOptions {
   std::uint32_t requests_per_connection = 256;       // more wait in the socket
   std::uint64_t bytes_per_connection = 64ull << 20;  // of reads and writes in flight
   std::int64_t handshake_ms = 10'000;                // a client that has not chosen an export by then is dropped
-  // Awaited before the client of a socket or link that is one export's is told that there is no such export: it may be on its way.
+  // Awaited before the client of a socket or link of one export is told that there is no such export: it may be on its way.
   std::function<block::Task<void>(std::string)> make_ready;
 };
 

@@ -52,8 +52,8 @@ class Engine {
 
   block::Reactor& reactor() { return reactor_; }
   const EngineOptions& options() const { return options_; }
-  // Awaited before a pool is made or imported: the gate's self-test, which runs beside what comes before that. A gate that fails it ends
-  // the process (rule 2).
+  // Awaited before a pool is made or imported: the gate's self-test, which runs beside what comes before that. A gate that
+  // fails it ends the process (rule 2).
   block::Task<void> ready();
   WorkerThreads& volume_threads() { return *volume_threads_; }
 

@@ -224,7 +224,6 @@ struct zp_batch {
   unsigned filling;           // groups whose blocks are not filled yet
   uint64_t noted_again_txg;   // the newest of a record that was noted since the commit
   struct zp_group* unfilled;  // for which there was no room
-  struct zp_group* failed;    // with a write that did, and holds its range
 };
 void zp_batch_begin(zp_volume* volume, struct zp_batch* batch);
 // `error` is set once the batch is committed; `iov` must last until then.

@@ -27,7 +27,7 @@ struct partial {
 };
 
 struct zp_group {
-	struct zp_group *next;		/* in the batch's `failed` */
+	struct zp_group *next;		/* in the batch's `unfilled` */
 	zp_volume *volume;
 	struct zp_batch *batch;
 	zio_t *arrival;
@@ -50,14 +50,6 @@ release_blocks(struct partial *write, const void *holder)
 	for (int i = 0; i < write->block_count; i++)
 		dbuf_rele(write->blocks[i], holder);
 	write->block_count = 0;
-}
-
-static void
-release_range(struct partial *write)
-{
-	if (write->range != NULL)
-		zfs_rangelock_exit(write->range);
-	write->range = NULL;
 }
 
 /* Whole blocks: it reads nothing. */
@@ -105,36 +97,30 @@ fill_one(struct zp_group *group, struct partial *write, dmu_tx_t *tx)
 	return (error);
 }
 
-/* True: one failed, and the group stays with its range. */
-static boolean_t
-release(struct zp_group *group)
+/* Gives up blocks and ranges: not while the record of a write that failed counts. */
+static void
+end_group(struct zp_group *group)
 {
 	boolean_t failed = B_FALSE;
 
 	for (struct partial *write = group->writes; write < group->writes + group->count; write++) {
 		release_blocks(write, group->volume);
 		failed |= *write->error != 0;
-		if (*write->error == 0)
-			release_range(write);
 	}
-	return (failed);
-}
-
-static void
-push(struct zp_group **list, struct zp_group *group)
-{
-	group->next = *list;
-	*list = group;
+	if (failed)
+		txg_wait_synced(dmu_objset_pool(group->volume->os), group->txg);
+	for (struct partial *write = group->writes; write < group->writes + group->count; write++)
+		zfs_rangelock_exit(write->range);
+	free(group);
 }
 
 /* On a filler. */
 static void
 fill_blocks(void *context)
 {
-	struct zp_group *group = context;
+	struct zp_group *group = context, *unfilled = NULL;
 	zp_volume *volume = group->volume;
 	struct zp_batch *batch = group->batch;
-	struct zp_group **leave_in = NULL;
 	uint64_t again_txg = 0;
 	int error;
 	dmu_tx_t *tx = assign(group, &error);
@@ -145,19 +131,19 @@ fill_blocks(void *context)
 		if (dmu_tx_get_txg(tx) != group->txg)
 			again_txg = dmu_tx_get_txg(tx);
 		dmu_tx_commit(tx);
-		leave_in = release(group) ? &batch->failed : NULL;
+		end_group(group);
 	} else {
-		leave_in = &batch->unfilled;
+		unfilled = group;
 	}
 	mutex_enter(&volume->fill_lock);
 	batch->noted_again_txg = MAX(batch->noted_again_txg, again_txg);
-	if (leave_in != NULL)
-		push(leave_in, group);
+	if (unfilled != NULL) {
+		unfilled->next = batch->unfilled;
+		batch->unfilled = unfilled;
+	}
 	if (--batch->filling == 0)
 		cv_broadcast(&volume->filled);
 	mutex_exit(&volume->fill_lock);
-	if (leave_in == NULL)
-		free(group);
 }
 
 /* On the thread of the last block that arrived; it must not wait here. */
@@ -262,7 +248,7 @@ zp_partial_note(zp_volume *volume, struct zp_batch *batch)
 		for (struct partial *write = group->writes; write < group->writes + group->count; write++) {
 			*write->error = zp_write_now(volume, batch, write->iov, write->offset, write->size);
 			release_blocks(write, volume);
-			release_range(write);
+			zfs_rangelock_exit(write->range);
 		}
 		group->count = 0;
 	}
@@ -279,10 +265,7 @@ write_unfilled(zp_volume *volume, struct zp_batch *batch)
 		batch->unfilled = group->next;
 		for (struct partial *write = group->writes; write < group->writes + group->count; write++)
 			*write->error = zp_write_now(volume, batch, write->iov, write->offset, write->size);
-		if (release(group))
-			push(&batch->failed, group);
-		else
-			free(group);
+		end_group(group);
 	}
 }
 
@@ -299,21 +282,6 @@ zp_partial_wait(zp_volume *volume, struct zp_batch *batch)
 	batch->noted_again_txg = 0;
 	write_unfilled(volume, batch);
 	return (again);
-}
-
-/* After the commits. */
-void
-zp_partial_finish(zp_volume *volume, struct zp_batch *batch)
-{
-	struct zp_group *group;
-
-	while ((group = batch->failed) != NULL) {
-		batch->failed = group->next;
-		txg_wait_synced(dmu_objset_pool(volume->os), group->txg);
-		for (struct partial *write = group->writes; write < group->writes + group->count; write++)
-			release_range(write);
-		free(group);
-	}
 }
 
 uint64_t

@@ -271,7 +271,6 @@ zp_batch_commit(zp_volume *volume, struct zp_batch *batch)
 		if (!zp_mutated(ZP_COMMIT_SKIPPED))
 			zil_commit(volume->zilog, DATA_OBJECT);
 	} while (zp_partial_wait(volume, batch));
-	zp_partial_finish(volume, batch);
 	if (batch->newest_txg == 0)
 		return;
 	uint64_t sequence = batch->newest_txg << 32 | (uint32_t)(batch->log_before + 1);

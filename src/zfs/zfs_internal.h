@@ -107,6 +107,5 @@ boolean_t zp_partial_take(zp_volume *volume, struct zp_batch *batch, const struc
     zfs_locked_range_t *range);
 void zp_partial_note(zp_volume *volume, struct zp_batch *batch);
 boolean_t zp_partial_wait(zp_volume *volume, struct zp_batch *batch);
-void zp_partial_finish(zp_volume *volume, struct zp_batch *batch);
 
 #endif

@@ -224,11 +224,8 @@ Task<void> write_to_a_bad_place(World& world) {
   kill(getpid(), SIGKILL);
 }
 Task<void> check_what_a_held(World& world) {
-  co_await world.open_drives({"a0"});
-  auto spec = co_await world.import_spec({"a0"});
-  world.make_pool();
-  auto report = co_await world.pool->import_pool(spec);
-  REQUIRE_OK(report);
+  std::vector<std::string> a_alone = {"a0"};
+  co_await import_again(world, {}, a_alone);
   auto volume = co_await open(world, "vm1");
   auto wrong = co_await wrong_blocks(*volume, 0, 1, 2);
   REQUIRE(wrong == 0);
@@ -265,12 +262,7 @@ Task<void> write_two_and_die(World& world) {
   kill(getpid(), SIGKILL);
 }
 Task<void> import_with_accepted_loss(World& world) {
-  co_await world.open_drives(one_mirror);
-  auto spec = co_await world.import_spec(one_mirror);
-  spec.floor = ImportSpec::Floor::skip_and_say_so;
-  world.make_pool();
-  auto report = co_await world.pool->import_pool(spec);
-  REQUIRE_OK(report);
+  co_await import_again(world, {}, one_mirror, ImportSpec::Floor::skip_and_say_so);
   auto volume = co_await open(world, "vm1");
   auto wrong = co_await wrong_blocks(*volume, 0, 4, 1);
   REQUIRE(wrong == 4);

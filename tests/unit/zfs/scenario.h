@@ -224,9 +224,12 @@ inline Task<std::unique_ptr<Volume>> open(World& world, std::string name) {
   REQUIRE_OK(volume);
   co_return std::move(*volume);
 }
-inline Task<ImportReport> import_again(World& world, block::FaultOptions options = {}) {
-  co_await world.open_drives(one_mirror, options);
-  auto spec = co_await world.import_spec(one_mirror);
+inline Task<ImportReport> import_again(World& world, block::FaultOptions options = {},
+                                       std::vector<std::string> names = one_mirror,
+                                       ImportSpec::Floor floor = ImportSpec::Floor::enforce) {
+  co_await world.open_drives(names, options);
+  auto spec = co_await world.import_spec(names);
+  spec.floor = floor;
   world.make_pool();
   auto report = co_await world.pool->import_pool(spec);
   REQUIRE_OK(report);
